@@ -1,0 +1,1 @@
+"""The command line: a client of the same APIs as everyone, and `up`, which starts all on one machine."""

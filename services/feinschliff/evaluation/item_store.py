@@ -1,0 +1,160 @@
+"""Output items and their grades: stored once, under run and position, and never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, exists, func, select
+
+from feinschliff.evaluation.life import State
+from feinschliff.evaluation.resources import GradedLine, GradeGiven, Identity, OutputItem, Usage
+from feinschliff.evaluation.store import GRADES, ITEMS, RUNS, list_rows, storable, touched
+from feinschliff.formats.records import Message
+from feinschliff.formats.report import Failure
+from feinschliff.kit.db import Session, insert_ignore, select_one
+from feinschliff.kit.errors import WrongState
+from feinschliff.kit.filters import Order
+from feinschliff.kit.paging import Page
+
+_BOOLEANS = {"true": True, "false": False}
+ITEM_FIELDS = {
+    "passed": func.coalesce(ITEMS.c.passed, False),
+    "line": ITEMS.c.line,
+    "errored": ITEMS.c.errored,
+    "grader": GRADES.c.grader,
+    "value": GRADES.c.value,
+}
+ITEM_READERS: Mapping[str, Callable[[str], Any]] = {
+    "passed": lambda text: _BOOLEANS[text.lower()],
+    "errored": lambda text: _BOOLEANS[text.lower()],
+    "line": int,
+    "value": float,
+}
+ITEM_ORDERS = {"line": ITEMS.c.line}
+_IDENTITY = [ITEMS.c[name] for name in Identity._fields]
+
+
+def done_positions(session: Session, run: str) -> set[int]:
+    return set(session.scalars(select(ITEMS.c.position).where(ITEMS.c.run == run)))
+
+
+def insert_item(session: Session, item: OutputItem) -> bool:
+    """Stores an item with its grades and counts it; False, and nothing changes, where its position is stored already.
+
+    Raises:
+        WrongState: RUN_OVER where the run is final, so that its results stay what they were.
+    """
+    if not insert_ignore(session, ITEMS, [_item_columns(item)]):
+        return False
+    if item.grades:
+        session.execute(GRADES.insert(), [_grade_columns(item, k, grade) for k, grade in enumerate(item.grades)])
+    working = (RUNS.c.name == item.run) & RUNS.c.state.in_([State.RUNNING.value, State.CANCELLING.value])
+    counted = RUNS.update().where(working).values(done=RUNS.c.done + 1, changes=RUNS.c.changes + 1)
+    if touched(session, counted) != 1:
+        raise WrongState("RUN_OVER", "The run is over; its items no longer change.", run=item.run)
+    return True
+
+
+def get_item(session: Session, run: str, position: int) -> OutputItem | None:
+    row = select_one(session, ITEMS, run=run, position=position)
+    return None if row is None else _items(session, run, [row])[0]
+
+
+def list_items(
+    session: Session, run: str, where: Sequence[Any], order: Order, page: Page
+) -> tuple[list[OutputItem], str, int]:
+    """One page of items; conditions on grades hold where one and the same grade meets them all."""
+    of_grade = [condition for condition in where if _is_of_grade(condition)]
+    conditions = [ITEMS.c.run == run, *(condition for condition in where if not _is_of_grade(condition))]
+    if of_grade:
+        same = (GRADES.c.run == ITEMS.c.run) & (GRADES.c.position == ITEMS.c.position)
+        conditions.append(exists().where(same, *of_grade))
+    listed = list_rows(session, ITEMS, conditions, ITEM_ORDERS[order.field], ITEMS.c.position, order, page)
+    return _items(session, run, listed.rows), listed.next_page_token, listed.total
+
+
+def graded_lines(session: Session, run: str) -> list[GradedLine]:
+    """What statistics need of every stored item, in the order of positions."""
+    grades = _grades(session, GRADES.c.run == run)
+    query = select(ITEMS.c.position, ITEMS.c.line, ITEMS.c.errored).where(ITEMS.c.run == run).order_by(ITEMS.c.position)
+    return [GradedLine(line, errored, grades.get(position, ())) for position, line, errored in session.execute(query)]
+
+
+def first_error(session: Session, run: str) -> Failure | None:
+    query = select(ITEMS.c.error).where(ITEMS.c.run == run, ITEMS.c.errored).order_by(ITEMS.c.position).limit(1)
+    stored = session.scalar(query)
+    return None if stored is None else Failure.model_validate(stored)
+
+
+def usage_of(session: Session, run: str) -> Usage:
+    query = select(*(func.coalesce(func.sum(ITEMS.c[name]), 0) for name in Usage._fields)).where(ITEMS.c.run == run)
+    return Usage(*(int(total) for total in session.execute(query).one()))
+
+
+def identities_of(session: Session, run: str) -> list[Identity]:
+    """What answered, each once, in the order of its first item."""
+    query = (
+        select(*_IDENTITY)
+        .where(ITEMS.c.run == run, ITEMS.c.model_version.is_not(None))
+        .group_by(*_IDENTITY)
+        .order_by(func.min(ITEMS.c.position))
+    )
+    return [Identity(*row) for row in session.execute(query)]
+
+
+def _is_of_grade(condition: Any) -> bool:
+    return getattr(condition.left, "table", None) is GRADES
+
+
+def _grades(session: Session, where: ColumnElement[bool]) -> dict[int, list[GradeGiven]]:
+    columns = [GRADES.c[name] for name in GradeGiven._fields]
+    query = select(GRADES.c.position, *columns).where(where).order_by(GRADES.c.position, GRADES.c.ordinal)
+    grades: dict[int, list[GradeGiven]] = {}
+    for position, *given in session.execute(query):
+        grades.setdefault(position, []).append(GradeGiven(*given))
+    return grades
+
+
+def _items(session: Session, run: str, rows: Sequence[Mapping[str, Any]]) -> list[OutputItem]:
+    positions = [row["position"] for row in rows]
+    grades = _grades(session, and_(GRADES.c.run == run, GRADES.c.position.in_(positions)))
+    return [_item(row, grades.get(row["position"], [])) for row in rows]
+
+
+def _item(row: Mapping[str, Any], grades: Sequence[GradeGiven]) -> OutputItem:
+    identity = Identity(*(row[name] for name in Identity._fields)) if row["model_version"] is not None else None
+    return OutputItem(
+        run=row["run"],
+        position=row["position"],
+        line=row["line"],
+        item=row["item"],
+        created=row["created"],
+        prompt=[Message.model_validate(message) for message in row["prompt"]],
+        message=None if row["message"] is None else Message.model_validate(row["message"]),
+        finish_reason=row["finish_reason"],
+        usage=Usage(*(row[name] for name in Usage._fields)),
+        latency_seconds=row["latency_seconds"],
+        identity=identity,
+        grades=grades,
+        error=None if row["error"] is None else Failure.model_validate(row["error"]),
+    )
+
+
+def _item_columns(item: OutputItem) -> dict[str, object]:
+    identity = item.identity._asdict() if item.identity is not None else dict.fromkeys(Identity._fields)
+    plain = ("run", "position", "line", "item", "message", "finish_reason", "latency_seconds", "error", "created")
+    return storable(
+        {
+            **{name: getattr(item, name) for name in plain},
+            **item.usage._asdict(),
+            **identity,
+            "prompt": list(item.prompt),
+            "passed": item.passed,
+            "errored": item.error is not None,
+        }
+    )
+
+
+def _grade_columns(item: OutputItem, ordinal: int, grade: GradeGiven) -> dict[str, object]:
+    return storable({"run": item.run, "position": item.position, "ordinal": ordinal, **grade._asdict()})

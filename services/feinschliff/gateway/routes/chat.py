@@ -1,0 +1,118 @@
+"""`/v1/chat/completions`: one answer, whole or as a stream."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, NamedTuple
+
+import grpc
+import orjson
+from fastapi import APIRouter, Request, Response
+
+from feinschliff.gateway import ids
+from feinschliff.gateway.answers import Envelope, chunks
+from feinschliff.gateway.bodies import read_json, reply
+from feinschliff.gateway.conversation import ChatBody, param_of
+from feinschliff.gateway.errors import SERVER, ApiError, answering, from_refusal, no_model
+from feinschliff.gateway.models import Target
+from feinschliff.gateway.state import Here, Project, State
+from feinschliff.gateway.streams import data_event, event_stream, while_connected
+from feinschliff.kit.errors import from_rpc_error
+from feinschliff.v1 import common_pb2
+from feinschliff.v1 import inference_pb2 as pb
+
+if TYPE_CHECKING:
+    StreamCall = grpc.aio.UnaryStreamCall[pb.ChatStreamRequest, pb.ChatStreamResponse]
+
+log = logging.getLogger(__name__)
+router = APIRouter()
+NOT_LOADED = frozenset({"MODEL_NOT_LOADED", "MODEL_LOADING"})
+
+
+class Begun(NamedTuple):
+    """A stream whose first token, or whose end, is there."""
+
+    call: StreamCall
+    identity: common_pb2.Identity
+    first: pb.ChatStreamResponse
+
+
+@router.post("/v1/chat/completions")
+async def create(request: Request, here: Here, project: Project) -> Response:
+    body = await read_json(request, ChatBody, bytes_max=here.settings.gateway_body_bytes_max)
+    body.check_served()
+    envelope = Envelope(ids.new_completion_id(), int(here.clock.now().timestamp()), body.model)
+    if body.stream:
+        begun = await while_connected(request, _begin(here, project, body))
+        return event_stream(_events(here, envelope, begun, include_usage=body.include_usage))
+    answer = await while_connected(request, _answer(here, project, body))
+    return reply(envelope.completion(answer))
+
+
+async def _answer(here: State, project: str, body: ChatBody) -> pb.ChatResponse:
+    target = await here.models.resolve(project, body.model)
+    asked = body.to_request(target.model)
+    seconds = here.settings.gateway_answer_seconds
+    try:
+        return await here.clients.inference.Chat(asked, timeout=seconds)
+    except grpc.RpcError as error:
+        await _load(here, project, target, error, body.model)
+    with answering(missing=no_model(body.model), param_of=param_of):
+        return await here.clients.inference.Chat(asked, timeout=seconds)
+
+
+async def _begin(here: State, project: str, body: ChatBody) -> Begun:
+    target = await here.models.resolve(project, body.model)
+    asked = pb.ChatStreamRequest(chat=body.to_request(target.model))
+    seconds = here.settings.gateway_answer_seconds
+    try:
+        return await _first_token(here.clients.inference.ChatStream(asked, timeout=seconds))
+    except grpc.RpcError as error:
+        await _load(here, project, target, error, body.model)
+    with answering(missing=no_model(body.model), param_of=param_of):
+        return await _first_token(here.clients.inference.ChatStream(asked, timeout=seconds))
+
+
+async def _load(here: State, project: str, target: Target, error: grpc.RpcError, asked: str) -> None:
+    """Loads the model where that is all that was missing; anything else is the answer."""
+    if from_rpc_error(error).reason not in NOT_LOADED:
+        with answering(missing=no_model(asked), param_of=param_of):
+            raise error
+    await here.loader.load(project, target)
+
+
+async def _first_token(call: StreamCall) -> Begun:
+    """Waits for the first token: until then, what goes wrong is an ordinary HTTP error."""
+    identity = common_pb2.Identity()
+    try:
+        async for response in call:
+            if response.WhichOneof("event") == "identity":
+                identity = response.identity
+                continue
+            return Begun(call, identity, response)
+    except BaseException:
+        call.cancel()
+        raise
+    raise ApiError(500, "The model ended without an answer.", type=SERVER, code="no_answer")
+
+
+async def _events(here: State, envelope: Envelope, begun: Begun, *, include_usage: bool) -> AsyncIterator[bytes]:
+    sent = here.metrics.counter("feinschliff_gateway_stream_chunks_total")
+    try:
+        rest = aiter(begun.call)
+        async for event in chunks(envelope, begun.first, rest, begun.identity, include_usage=include_usage):
+            yield event
+            sent.inc()
+    except grpc.RpcError as error:
+        yield _broken(from_refusal(from_rpc_error(error), param_of=param_of))
+    except ApiError as error:
+        yield _broken(error)
+    finally:
+        begun.call.cancel()
+
+
+def _broken(error: ApiError) -> bytes:
+    """What is left to say once the stream has begun; no `[DONE]` follows."""
+    log.warning("stream broke off", extra={"code": error.code, "refusal": error.message})
+    return data_event(orjson.dumps(error.body))

@@ -1,0 +1,127 @@
+"""The body of a new fine-tuning job, what `auto` means in it, and the recipe that it becomes.
+
+`auto` is resolved from the number of training rows, before the job exists, and the numbers are part of every answer:
+- n_epochs: 3; below 100 examples in all enough to reach 100, at most 25; above 25,000 fewer, at least 1.
+- batch_size: 8, but never so many that an epoch has fewer than 4 steps.
+- learning_rate_multiplier: 1; it scales the recipe's own default rate for adapters, 2e-4.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field, JsonValue, model_validator
+
+from feinschliff.formats.recipe import Optimisation
+from feinschliff.gateway.bodies import Auto, Body, Metadata
+from feinschliff.gateway.errors import invalid, unsupported
+
+BASE_LEARNING_RATE: float = Optimisation.model_fields["learning_rate"].default
+LEARNING_RATE_MAX = 1.0
+SEED_MAX = 2_147_483_647
+
+_EPOCHS, _EXAMPLES_MIN, _EXAMPLES_MAX, _EPOCHS_MAX = 3, 100, 25_000, 25
+_BATCH_ROWS, _STEPS_PER_EPOCH_MIN = 8, 4
+
+
+class Hyperparameters(Body):
+    n_epochs: Annotated[Annotated[int, Field(ge=1, le=50)] | None, Auto] = None
+    batch_size: Annotated[Annotated[int, Field(ge=1, le=256)] | None, Auto] = None
+    learning_rate_multiplier: Annotated[
+        Annotated[float, Field(gt=0, le=LEARNING_RATE_MAX / BASE_LEARNING_RATE)] | None, Auto
+    ] = None
+
+
+class Supervised(Body):
+    hyperparameters: Hyperparameters | None = None
+
+
+class Method(Body):
+    type: Literal["supervised", "dpo", "reinforcement"]
+    supervised: Supervised | None = None
+    dpo: JsonValue = None
+    reinforcement: JsonValue = None
+
+
+class JobBody(Body):
+    """`POST /v1/fine_tuning/jobs`."""
+
+    model: str = Field(min_length=1, max_length=1024)
+    training_file: str = Field(min_length=1, max_length=256)
+    validation_file: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    suffix: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    seed: Annotated[int, Field(ge=0, le=SEED_MAX)] | None = None
+    metadata: Metadata = None
+    integrations: Annotated[list[JsonValue], Field(max_length=5)] | None = None
+    method: Method | None = None
+    hyperparameters: Hyperparameters | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, given: object) -> object:
+        """Null for an optional object means the same as leaving it out."""
+        if not isinstance(given, dict):
+            return given
+        return {key: value for key, value in given.items() if value is not None or key in ("model", "training_file")}
+
+    def check_served(self) -> None:
+        """Refuses what is valid at OpenAI and not served here; nothing that changes the result is ignored.
+
+        Raises:
+            ApiError: 400 unsupported_parameter, naming the parameter.
+        """
+        if self.method is not None and self.method.type != "supervised":
+            raise unsupported(
+                "method.type",
+                f"The method '{self.method.type}' is not served by this version; only 'supervised' is.",
+            )
+        if self.method is not None and (self.method.dpo is not None or self.method.reinforcement is not None):
+            extra = "dpo" if self.method.dpo is not None else "reinforcement"
+            raise invalid(f"method.{extra}", f"'method.{extra}' does not belong to method.type 'supervised'.")
+        if self.integrations:
+            raise unsupported(
+                "integrations",
+                "Integrations are not served by this version. TensorBoard files are always written; see the job's"
+                " events for the numbers.",
+            )
+
+    @property
+    def asked(self) -> Hyperparameters:
+        """From `method.supervised` where it says something, else from the older `hyperparameters`."""
+        supervised = self.method.supervised if self.method is not None else None
+        newer = (supervised and supervised.hyperparameters) or Hyperparameters()
+        older = self.hyperparameters or Hyperparameters()
+        return older.model_copy(update=newer.model_dump(exclude_none=True))
+
+
+class Resolved(NamedTuple):
+    """Hyperparameters as numbers."""
+
+    n_epochs: int
+    batch_size: int
+    learning_rate_multiplier: float
+
+    @property
+    def learning_rate(self) -> float:
+        return BASE_LEARNING_RATE * self.learning_rate_multiplier
+
+
+def resolve(asked: Hyperparameters, *, rows: int) -> Resolved:
+    """`auto` as numbers, by the module's rule; `rows` is the number of training rows."""
+    return Resolved(
+        asked.n_epochs or auto_epochs(rows),
+        asked.batch_size or auto_batch_size(rows),
+        asked.learning_rate_multiplier or 1.0,
+    )
+
+
+def auto_epochs(rows: int) -> int:
+    if rows * _EPOCHS < _EXAMPLES_MIN:
+        return min(_EPOCHS_MAX, _EXAMPLES_MIN // max(rows, 1))
+    if rows * _EPOCHS > _EXAMPLES_MAX:
+        return max(1, _EXAMPLES_MAX // rows)
+    return _EPOCHS
+
+
+def auto_batch_size(rows: int) -> int:
+    return max(1, min(_BATCH_ROWS, rows // _STEPS_PER_EPOCH_MIN))

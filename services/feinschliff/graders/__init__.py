@@ -1,0 +1,1 @@
+"""Grade one answer: for evaluation, as a reward, and as a filter."""

@@ -1,0 +1,90 @@
+"""One answer from its engine to its caller: events across threads, the place given back, everything counted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from feinschliff.inference.engine import Delta, Done, Event, Finish, GenerationRequest, Started
+from feinschliff.inference.pool import Lease
+from feinschliff.kit.errors import Internal, Unavailable
+from feinschliff.kit.metrics import Metrics
+
+
+@dataclass
+class Answers:
+    """Starts generations and measures them."""
+
+    metrics: Metrics
+    _prefix: str = field(default="feinschliff_inference_", init=False)
+
+    async def stream(self, lease: Lease, request: GenerationRequest) -> AsyncIterator[Delta | Done]:
+        """The pieces of an answer; the last one is Done. The lease is given back once the engine is through with it.
+
+        Leaving the iteration, by whatever way, ends the generation at once.
+
+        Raises:
+            Exhausted: QUEUE_FULL.
+            Internal: GENERATION_FAILED.
+            Unavailable: ENGINE_CLOSED.
+        """
+        loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
+
+        def emit(event: Event) -> None:
+            if isinstance(event, Done):
+                lease.give_back()
+                self._count_end(request, event)
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        began = last = time.monotonic()
+        try:
+            abort = lease.engine.generate(request, emit)
+        except BaseException:
+            lease.give_back()
+            raise
+        in_flight = self.metrics.gauge(self._prefix + "requests_in_flight")
+        in_flight.inc()
+        try:
+            tokens = 0
+            while True:
+                event = await events.get()
+                now = time.monotonic()
+                if isinstance(event, Started):
+                    self.metrics.histogram(self._prefix + "queue_wait_seconds").observe(now - began)
+                    continue
+                if isinstance(event, Delta) or event.completion_tokens > tokens:
+                    name = "next_token_seconds" if tokens else "first_token_seconds"
+                    self.metrics.histogram(self._prefix + name).observe(now - (last if tokens else began))
+                    tokens, last = tokens + 1, now
+                if isinstance(event, Done):
+                    refuse_broken(event)
+                    yield event
+                    return
+                yield event
+        finally:
+            abort()
+            in_flight.dec()
+
+    def count_refused(self) -> None:
+        self.metrics.counter(self._prefix + "requests_total").labels("refused").inc()
+
+    def observe_batch(self, rows: int) -> None:
+        self.metrics.histogram(self._prefix + "batch_size_sequences").observe(rows)
+
+    def _count_end(self, request: GenerationRequest, done: Done) -> None:
+        metrics, prefix = self.metrics, self._prefix
+        metrics.counter(prefix + "requests_total").labels(done.finish.value).inc()
+        metrics.counter(prefix + "prompt_tokens_total").inc(len(request.prompt_ids))
+        metrics.counter(prefix + "completion_tokens_total").inc(done.completion_tokens)
+        metrics.histogram(prefix + "prompt_tokens").observe(len(request.prompt_ids))
+        metrics.histogram(prefix + "completion_tokens").observe(done.completion_tokens)
+
+
+def refuse_broken(done: Done) -> None:
+    """An answer that the engine could not finish is an error, not a short answer."""
+    if done.finish is Finish.FAILED:
+        raise Internal("GENERATION_FAILED", f"The engine failed on the way: {done.error}.", error_id="", error=done.error)
+    if done.finish is Finish.CANCELLED:
+        raise Unavailable("ENGINE_CLOSED", "The model was unloaded while it answered; try again.", retry_after_seconds=1)

@@ -1,0 +1,51 @@
+"""The engines by name; the only place of this room that knows torch, and it is imported when a base is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from feinschliff.artifacts.bases import BaseFiles
+from feinschliff.inference.engine import Engine
+from feinschliff.inference.life import Precision
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What an engine may use of this machine.
+
+    Args:
+        cache_dir: where bases are unpacked.
+        rows_max, queue_max, prefill_tokens_per_step: as in `batcher.Limits`.
+        kv_cache_bytes_max: memory for attention keys and values.
+        threads: CPU threads of the engine; 0 leaves the choice to torch.
+        on_batch: told the number of rows of every decode step.
+    """
+
+    cache_dir: Path
+    rows_max: int = 16
+    queue_max: int = 64
+    prefill_tokens_per_step: int = 512
+    kv_cache_bytes_max: int = 2 * 1024**3
+    threads: int = 0
+    on_batch: Callable[[int], None] = lambda rows: None
+
+
+def resolve_precision(precision: Precision) -> Precision:
+    """What `auto` means on this machine; takes seconds the first time, because it asks torch."""
+    from feinschliff.lm.load import resolve_precision as resolve
+
+    return resolve(precision)
+
+
+Load = Callable[[BaseFiles, Precision, EngineOptions], Engine]
+
+
+def _transformers(base: BaseFiles, precision: Precision, options: EngineOptions) -> Engine:
+    from feinschliff.inference.engines.transformers import TransformersEngine
+
+    return TransformersEngine.load(base, precision, options)
+
+
+ENGINES: Mapping[str, Load] = {"transformers": _transformers}

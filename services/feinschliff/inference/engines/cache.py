@@ -1,0 +1,148 @@
+"""Attention keys and values of the rows that decode together, and the mask that keeps each row to its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+from transformers.cache_utils import Cache, DynamicCache
+
+from feinschliff.kit.errors import WrongState
+
+_CAPACITY_STEP = 256  # positions; growing copies the whole cache, so it grows seldom
+_ATTENTION_KINDS = {"full_attention", "sliding_attention"}
+
+
+class BatchCache(Cache):
+    """One rectangle per layer, [rows, heads, positions, head size]; row i holds `lengths[i]` positions.
+
+    A row that leaves is replaced by the last one, so that the rows in use are always the first ones. Positions that
+    a row does not use hold zeros or finite leftovers of its own, never another row's.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+        self._rows_B = torch.empty(0, dtype=torch.long)
+        self.positions_B = torch.empty(0, dtype=torch.long)
+        self.lengths: list[int] = []
+
+    @property
+    def allocated_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (*self._keys, *self._values))
+
+    def join(self, prefilled: DynamicCache) -> None:
+        """Adds a row behind the others with the keys and values of a prompt that was read alone."""
+        row, length = len(self.lengths), prefilled.get_seq_length()
+        self._reserve(prefilled, rows=row + 1, positions=length + 1)
+        for layer, (keys, values) in enumerate(zip(self._keys, self._values, strict=True)):
+            for target, source in ((keys, prefilled.layers[layer].keys), (values, prefilled.layers[layer].values)):
+                assert source is not None
+                target[row, :, :length] = source[0]
+                target[row, :, length:] = 0
+        self.lengths.append(length)
+
+    def leave(self, row: int) -> None:
+        """Removes a row and moves the last one into its place; the last to leave frees the memory."""
+        last = len(self.lengths) - 1
+        if row != last:
+            for tensor in (*self._keys, *self._values):
+                tensor[row] = tensor[last]
+            self.lengths[row] = self.lengths[last]
+        self.lengths.pop()
+        if not self.lengths:
+            self._keys, self._values = [], []
+
+    def begin_step(self) -> None:
+        """Makes room for one more position in every row."""
+        self._grow(len(self.lengths), max(self.lengths) + 1)
+        device = self._keys[0].device
+        self.positions_B = torch.tensor(self.lengths, device=device)
+        self._rows_B = torch.arange(len(self.lengths), device=device)
+
+    def end_step(self) -> None:
+        self.lengths = [length + 1 for length in self.lengths]
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Stores one new position of every row; gives back all rows as far as the longest."""
+        rows, used = len(self.lengths), max(self.lengths) + 1
+        all_keys, all_values = self._keys[layer_idx], self._values[layer_idx]
+        all_keys[self._rows_B, :, self.positions_B] = keys[:, :, 0]
+        all_values[self._rows_B, :, self.positions_B] = values[:, :, 0]
+        return all_keys[:rows, :, :used], all_values[:rows, :, :used]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return max(self.lengths, default=0)
+
+    def _reserve(self, like: DynamicCache, *, rows: int, positions: int) -> None:
+        if self._keys:
+            self._grow(rows, positions)
+            return
+        shape = rows, _stepped(positions)
+        self._keys, self._values = (
+            [_zeros_like(tensor, *shape) for tensor in tensors if tensor is not None]
+            for tensors in ([layer.keys for layer in like.layers], [layer.values for layer in like.layers])
+        )
+
+    def _grow(self, rows: int, positions: int) -> None:
+        """Makes it as large as it must be, and no larger: rows that left give their place back."""
+        have_rows, _, have_positions, _ = self._keys[0].shape
+        if rows <= have_rows and positions <= have_positions:
+            return
+        used_rows, used_positions = len(self.lengths), max(self.lengths)
+        shape = max(rows, used_rows), _stepped(max(positions, used_positions))
+
+        def grown(old: Tensor) -> Tensor:
+            new = _zeros_like(old, *shape)
+            new[:used_rows, :, :used_positions] = old[:used_rows, :, :used_positions]
+            return new
+
+        self._keys, self._values = [grown(old) for old in self._keys], [grown(old) for old in self._values]
+
+
+class MaskMaker:
+    """The attention mask of a decode step, in the form that the model takes: one, or one per kind of layer."""
+
+    def __init__(self, config: PreTrainedConfig) -> None:
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        if unknown := kinds - _ATTENTION_KINDS:
+            raise WrongState(
+                "BASE_MODEL_UNSUPPORTED",
+                f"This engine serves plain and sliding attention; the base has {', '.join(sorted(unknown))}.",
+                layer_types=",".join(sorted(unknown)),
+            )
+        self._window: int | None = getattr(config, "sliding_window", None)
+        self._is_mixed = kinds == _ATTENTION_KINDS
+        declared = getattr(config, "layer_types", None) is not None
+        self._slides_everywhere = self._window is not None and (kinds == {"sliding_attention"} or not declared)
+
+    def __call__(self, positions_B: Tensor) -> Tensor | dict[str, Tensor]:
+        """Row i sees the positions 0 to `positions_B[i]`; True is seen; (B, 1, 1, T)."""
+        at_T = torch.arange(int(positions_B.max()) + 1, device=positions_B.device)
+        seen_BT = at_T <= positions_B[:, None]
+        near_BT = seen_BT
+        if self._window is not None:
+            near_BT = seen_BT & (at_T > positions_B[:, None] - self._window)
+        full, sliding = seen_BT[:, None, None], near_BT[:, None, None]
+        if self._is_mixed:
+            return {"full_attention": full, "sliding_attention": sliding}
+        return sliding if self._slides_everywhere else full
+
+
+def kv_bytes_per_position(config: PreTrainedConfig, dtype: torch.dtype) -> int:
+    """Bytes of keys and values that one position of one row takes, over all layers."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * int(config.num_hidden_layers) * int(heads) * int(head_size) * dtype.itemsize
+
+
+def _stepped(positions: int) -> int:
+    return -(-positions // _CAPACITY_STEP) * _CAPACITY_STEP
+
+
+def _zeros_like(tensor: Tensor, rows: int, positions: int) -> Tensor:
+    _, heads, _, size = tensor.shape
+    return tensor.new_zeros(rows, heads, positions, size)

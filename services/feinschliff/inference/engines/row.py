@@ -1,0 +1,79 @@
+"""One request on its way through the batch: what it has read, what it has said, and whether it is done."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+
+from transformers.cache_utils import DynamicCache
+
+from feinschliff.inference.engine import Delta, Done, Emit, Event, Finish, GenerationRequest
+from feinschliff.lm.sampling import Sampler, TextStream
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Row:
+    """Only the engine's thread moves it; `is_aborted` may be set by any."""
+
+    request: GenerationRequest
+    emit: Emit
+    sampler: Sampler
+    text: TextStream
+    stop_ids: Collection[int]
+    cache: DynamicCache = field(default_factory=DynamicCache)
+    last_token: int = -1
+    completion_tokens: int = 0
+    is_aborted: bool = False
+    is_done: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        request: GenerationRequest,
+        emit: Emit,
+        *,
+        decode: Callable[[Sequence[int]], str],
+        stop_ids: Collection[int],
+    ) -> Row:
+        sampler = Sampler(temperature=request.temperature, top_p=request.top_p, seed=request.seed)
+        return cls(request, emit, sampler, TextStream(decode, request.stop), {*stop_ids, *request.stop_token_ids})
+
+    @property
+    def prompt_tokens(self) -> int:
+        return len(self.request.prompt_ids)
+
+    @property
+    def tokens_max(self) -> int:
+        return self.prompt_tokens + self.request.max_tokens
+
+    def accept(self, token: int) -> None:
+        """Takes the next token and tells what it means to the one who asked."""
+        self.last_token = token
+        self.completion_tokens += 1
+        if token in self.stop_ids:
+            self.finish(Finish.STOP, self.text.flush().text)
+            return
+        text, stopped = self.text.push(token)
+        if stopped:
+            self.finish(Finish.STOP, text)
+        elif self.completion_tokens == self.request.max_tokens:
+            rest = self.text.flush()
+            self.finish(Finish.STOP if rest.stopped else Finish.LENGTH, text + rest.text)
+        else:
+            self.tell(Delta(text))
+
+    def finish(self, finish: Finish, text: str = "", *, error: str = "") -> None:
+        if not self.is_done:
+            self.is_done = True
+            self.tell(Done(finish, self.completion_tokens, text, error))
+
+    def tell(self, event: Event) -> None:
+        """A listener that is gone ends its own request and nobody else's."""
+        try:
+            self.emit(event)
+        except Exception:
+            self.is_aborted = True
+            logger.warning("the receiver of a generation failed", exc_info=True)

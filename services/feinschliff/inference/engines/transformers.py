@@ -1,0 +1,286 @@
+"""Continuous batching over a transformers model: requests and adapters join and leave between two steps."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache
+
+from feinschliff.artifacts.bases import BaseFiles
+from feinschliff.formats.records import Message
+from feinschliff.inference.batcher import Batcher, Limits
+from feinschliff.inference.engine import (
+    Abort,
+    Capacity,
+    Done,
+    Emit,
+    EngineFacts,
+    Event,
+    Finish,
+    GenerationRequest,
+    Started,
+)
+from feinschliff.inference.engines import EngineOptions, Precision
+from feinschliff.inference.engines.adapters import AdapterBank, read_adapter
+from feinschliff.inference.engines.cache import BatchCache, kv_bytes_per_position
+from feinschliff.inference.engines.forward import Forward
+from feinschliff.inference.engines.row import Row
+from feinschliff.kit.errors import Exhausted, Unavailable, WrongState
+from feinschliff.lm.chat import Chat
+from feinschliff.lm.load import LoadedBase, load_base
+from feinschliff.lm.sampling import choose_tokens
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_RETRY_SECONDS = 1.0
+
+
+class TransformersEngine:
+    """See `engine.Engine`. One thread owns the model; everything else hands it work."""
+
+    def __init__(self, loaded: LoadedBase, options: EngineOptions) -> None:
+        config = loaded.model.config.get_text_config()
+        cells_max = options.kv_cache_bytes_max // kv_bytes_per_position(config, loaded.model.dtype)
+        self._chat = Chat.of(loaded.tokenizer, generation_stop_ids=_stop_ids(loaded))
+        self._tokenizer = loaded.tokenizer.backend_tokenizer
+        self.facts = EngineFacts(
+            base_uri=loaded.uri,
+            base_digest=loaded.digest,
+            precision=loaded.precision,
+            template_hash=self._chat.template_hash,
+            context_tokens=min(int(config.max_position_embeddings), cells_max),
+            vocabulary_tokens=int(config.vocab_size),
+        )
+        self._options = options
+        self._model = loaded.model
+        self._forward = Forward(loaded.model)
+        self._bank = AdapterBank(loaded.model)
+        self._cache = BatchCache()
+        self._rows: list[Row] = []  # in the order of the cache's rows
+        self._changed = threading.Condition()
+        limits = Limits(options.rows_max, options.queue_max, cells_max, options.prefill_tokens_per_step)
+        self._batcher: Batcher[Row] = Batcher(limits)
+        self._commands: deque[Callable[[], None]] = deque()
+        self._is_closed = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def load(cls, base: BaseFiles, precision: Precision, options: EngineOptions) -> TransformersEngine:
+        """Loads a base and warms it up.
+
+        Raises:
+            Invalid: BASE_MODEL_UNREADABLE, CHAT_TEMPLATE_MISSING.
+            WrongState: BASE_MODEL_UNSUPPORTED.
+        """
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        engine = cls(load_base(base, precision=precision, cache_dir=options.cache_dir), options)
+        engine._warm_up()
+        return engine
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        return self._chat.prompt_ids(messages)
+
+    def encode_text(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def render_chat(self, messages: Sequence[Message]) -> str:
+        return self._chat.prompt_text(messages)
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
+
+    def load_adapter(self, digest: str, folder: Path) -> None:
+        adapter = read_adapter(folder, self._model)
+        self._between_steps(lambda: self._bank.add(digest, adapter))
+
+    def unload_adapter(self, digest: str) -> None:
+        def remove() -> None:
+            with self._changed:
+                if any(row.request.adapter_digest == digest for row in self._batcher):
+                    raise WrongState("ADAPTER_IN_USE", f"Requests still run on {digest}.", adapter=digest)
+            self._bank.remove(digest)
+
+        self._between_steps(remove)
+
+    def adapters(self) -> frozenset[str]:
+        return self._bank.digests
+
+    def generate(self, request: GenerationRequest, emit: Emit) -> Abort:
+        row = Row.of(request, emit, decode=self.decode, stop_ids=self._chat.stop_token_ids)
+
+        def abort() -> None:
+            with self._changed:
+                row.is_aborted = True
+                self._changed.notify()
+
+        with self._changed:
+            self._refuse_closed()
+            if request.adapter_digest and request.adapter_digest not in self._bank:
+                digest = request.adapter_digest
+                raise WrongState("ADAPTER_NOT_LOADED", f"Adapter {digest} is not loaded.", adapter=digest)
+            if not self._batcher.offer(row):
+                raise Exhausted(
+                    "QUEUE_FULL",
+                    f"{self._batcher.waiting} requests wait for this model already; try again in {_RETRY_SECONDS:g} s.",
+                    retry_after_seconds=_RETRY_SECONDS,
+                    waiting=self._batcher.waiting,
+                )
+            self._changed.notify()
+        return abort
+
+    def capacity(self) -> Capacity:
+        with self._changed:
+            return Capacity(
+                rows_max=self._options.rows_max,
+                running=self._batcher.running,
+                waiting=self._batcher.waiting,
+                queue_max=self._options.queue_max,
+                kv_cache_bytes=self._cache.allocated_bytes,
+            )
+
+    def close(self) -> None:
+        with self._changed:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._changed.notify()
+        self._thread.join()
+        self._bank.clear()
+        self._model.to("meta")  # gives the weights back now, whoever still holds a reference to the model
+        gc.collect()
+
+    def _refuse_closed(self) -> None:
+        if self._is_closed:
+            raise Unavailable("ENGINE_CLOSED", "This model is being unloaded.", retry_after_seconds=_RETRY_SECONDS)
+
+    def _between_steps(self, act: Callable[[], T]) -> T:
+        """Runs `act` on the engine's thread while no step runs."""
+        done: Future[T] = Future()
+
+        def command() -> None:
+            try:
+                done.set_result(act())
+            except Exception as error:
+                done.set_exception(error)
+
+        with self._changed:
+            self._refuse_closed()
+            self._commands.append(command)
+            self._changed.notify()
+        return done.result()
+
+    def _warm_up(self) -> None:
+        """The first passes choose and build kernels; the first user should not wait for that."""
+        done: Future[Done] = Future()
+
+        def emit(event: Event) -> None:
+            if isinstance(event, Done):
+                done.set_result(event)
+
+        prompt = [1] * min(64, self.facts.context_tokens - 2)
+        self.generate(GenerationRequest(prompt, max_tokens=2), emit)
+        if error := done.result().error:
+            self.close()
+            raise WrongState("BASE_MODEL_UNSUPPORTED", f"This engine cannot run the base: {error}.", error=error)
+
+    def _run(self) -> None:
+        with torch.inference_mode():
+            while self._wait_for_work():
+                for command in self._taken_commands():
+                    command()
+                self._step()
+            for command in self._taken_commands():
+                command()
+        with self._changed:
+            for row in list(self._batcher):
+                row.finish(Finish.CANCELLED)
+
+    def _wait_for_work(self) -> bool:
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closed or self._commands or not self._batcher.is_idle)
+            return not self._is_closed
+
+    def _taken_commands(self) -> list[Callable[[], None]]:
+        with self._changed:
+            commands = list(self._commands)
+            self._commands.clear()
+        return commands
+
+    def _step(self) -> None:
+        """One turn: drop who left, read prompts, then one token for every row."""
+        with self._changed:
+            for row in [row for row in self._batcher if row.is_aborted]:
+                row.finish(Finish.CANCELLED)
+        self._drop_done()
+        with self._changed:
+            chunks = self._batcher.plan()
+        for row, start, stop in chunks:
+            self._guarded([row], lambda row=row, start=start, stop=stop: self._read(row, start, stop))
+        if self._rows:
+            self._guarded(self._rows, self._decode)
+        self._drop_done()
+
+    def _guarded(self, rows: Sequence[Row], act: Callable[[], None]) -> None:
+        """A step that fails costs the requests in it, never the engine."""
+        try:
+            act()
+        except Exception as error:
+            logger.exception("a step of the engine failed", extra={"rows": len(rows)})
+            for row in rows:
+                row.finish(Finish.FAILED, error=type(error).__name__)
+
+    def _read(self, row: Row, start: int, stop: int) -> None:
+        if start == 0:
+            row.tell(Started())
+        if row.is_done:
+            return
+        self._bank.select([row.request.adapter_digest])
+        logits_V = self._forward.prefill(row.request.prompt_ids[start:stop], row.cache)
+        if stop < row.prompt_tokens:
+            return
+        self._say([row], logits_V[None])
+        if not row.is_done:
+            self._cache.join(row.cache)
+            self._rows.append(row)
+        row.cache = DynamicCache()
+
+    def _decode(self) -> None:
+        rows = list(self._rows)
+        self._options.on_batch(len(rows))
+        self._bank.select([row.request.adapter_digest for row in rows])
+        self._say(rows, self._forward.decode([row.last_token for row in rows], self._cache))
+
+    def _say(self, rows: Sequence[Row], logits_BV: Tensor) -> None:
+        is_usable = logits_BV.amax(-1).isfinite().tolist()
+        tokens = choose_tokens(logits_BV, [row.sampler for row in rows])
+        for row, token, usable in zip(rows, tokens, is_usable, strict=True):
+            if usable:
+                row.accept(token)
+            else:
+                row.finish(Finish.FAILED, error="the model's numbers are not finite")
+
+    def _drop_done(self) -> None:
+        for place in reversed([place for place, row in enumerate(self._rows) if row.is_done]):
+            self._cache.leave(place)
+            self._rows[place] = self._rows[-1]
+            self._rows.pop()
+        with self._changed:
+            for row in [row for row in self._batcher if row.is_done]:
+                self._batcher.remove(row)
+
+
+def _stop_ids(loaded: LoadedBase) -> list[int]:
+    configured = getattr(loaded.model.generation_config, "eos_token_id", None)
+    return cast(list[int], configured) if isinstance(configured, list) else [] if configured is None else [configured]

@@ -1,0 +1,216 @@
+"""The life of a deployment as data: what is wanted, what is seen, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from enum import StrEnum
+from typing import Literal, NamedTuple
+
+from pydantic import Field
+
+from feinschliff.formats.base import Stored
+from feinschliff.kit.errors import Refusal, Unavailable
+
+Precision = Literal["auto", "bf16", "fp32"]
+NAME = "projects/{project}/deployments/{deployment}"
+PROJECT = "projects/{project}"
+
+
+class State(StrEnum):
+    PENDING = "pending"
+    LOADING = "loading"
+    READY = "ready"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+    DELETING = "deleting"
+
+
+class RouteState(StrEnum):
+    PENDING = "pending"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class Failure(Stored):
+    """Why something could not be loaded; kept with the deployment."""
+
+    reason: str
+    message: str
+    advice: tuple[str, ...] = ()
+    retryable: bool = False
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failure:
+        if not isinstance(error, Refusal):
+            return cls(reason="INTERNAL", message=f"Loading failed: {type(error).__name__}.", retryable=True)
+        return cls(
+            reason=error.reason,
+            message=error.message,
+            advice=error.advice,
+            retryable=isinstance(error, Unavailable),
+            metadata=error.metadata,
+        )
+
+
+class Sampling(Stored):
+    """How tokens are drawn; None leaves it to the next one who may say."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def or_else(self, other: Sampling) -> Sampling:
+        """These values, and where there are none, those of `other`."""
+        mine = {name: value for name, value in self.model_dump().items() if value not in (None, ())}
+        return Sampling(**{**other.model_dump(), **mine})
+
+
+class Version(Stored):
+    """What serving must know of a registered model version; it never changes."""
+
+    name: str
+    base_model: str
+    base_digest: str
+    adapter_uri: str
+    adapter_sha256: str = ""
+    adapter_digest: str
+    template_hash: str = ""
+    stop_token_ids: tuple[int, ...] = ()
+    defaults: Sampling = Sampling()
+
+
+class Route(Stored):
+    """A version, or an alias that is followed, on a deployment."""
+
+    id: str
+    model_version: str
+    weight: float = 1.0
+
+
+class Spec(Stored):
+    """What is wanted of a deployment."""
+
+    base_model: str
+    routes: tuple[Route, ...] = ()
+    precision: Precision = "auto"
+    on_demand: bool = False
+    on_demand_max: int = 8
+    replicas: int = 1
+    context_tokens: int | None = None
+    defaults: Sampling = Sampling()
+    display_name: str = ""
+    refuse_store: bool = False
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+
+
+class RouteStatus(Stored):
+    """How far a route has come; `serving` answers while it is READY, and is loaded first after a restart."""
+
+    state: RouteState = RouteState.PENDING
+    serving: Version | None = None
+    failure: Failure | None = None
+
+
+class Status(Stored):
+    """What the server has made of it so far."""
+
+    state: State = State.PENDING
+    base_digest: str = ""
+    precision: str = ""
+    routes: dict[str, RouteStatus] = Field(default_factory=dict)
+    failure: Failure | None = None
+
+
+class Deployment(NamedTuple):
+    """One row: `generation` counts the writes of `spec`, `version` all writes."""
+
+    name: str
+    spec: Spec
+    status: Status
+    generation: int
+    version: int
+    created: datetime
+    updated: datetime
+
+    @property
+    def project(self) -> str:
+        return self.name.split("/")[1]
+
+    @property
+    def is_wanted(self) -> bool:
+        return self.status.state is not State.DELETING and self.spec.replicas > 0
+
+
+class Seen(StrEnum):
+    """What is there of something that takes long to load."""
+
+    NOTHING = "nothing"
+    LOADING = "loading"
+    HELD = "held"
+    FAILED = "failed"
+
+
+class Act(StrEnum):
+    LOAD = "load"
+    LOAD_AGAIN = "load_again"
+    UNLOAD = "unload"
+    FORGET = "forget"
+
+
+DECIDE: Mapping[tuple[bool, Seen], Act] = {  # (wanted, seen) -> act; anything else: nothing to do, or wait
+    (True, Seen.NOTHING): Act.LOAD,
+    (True, Seen.FAILED): Act.LOAD_AGAIN,  # after a pause that grows
+    (False, Seen.HELD): Act.UNLOAD,  # once nothing runs on it
+    (False, Seen.FAILED): Act.FORGET,
+}
+
+_ROUTE: Mapping[Seen, RouteState] = {
+    Seen.NOTHING: RouteState.PENDING,
+    Seen.LOADING: RouteState.LOADING,
+    Seen.HELD: RouteState.READY,
+    Seen.FAILED: RouteState.FAILED,
+}
+
+
+class Look(NamedTuple):
+    """What is seen of a base or an adapter, and why it failed where it did."""
+
+    seen: Seen
+    failure: Failure | None = None
+
+
+NOT_YET = Look(Seen.NOTHING)
+
+
+def route_status(before: RouteStatus, target: Version | None, look: Look, held: Collection[str]) -> RouteStatus:
+    """A route's status: it answers with what it had until what it leads to now is loaded.
+
+    Args:
+        target: the version it leads to at present; None where that is not known, and then `look` says why.
+        look: at the target's adapter.
+        held: digests of the adapters that are loaded on its base.
+    """
+    if target is not None and look.seen is Seen.HELD:
+        return RouteStatus(state=RouteState.READY, serving=target)
+    if before.serving is not None and before.serving.adapter_digest in held:
+        return RouteStatus(state=RouteState.READY, serving=before.serving, failure=look.failure)
+    return RouteStatus(state=_ROUTE[look.seen], serving=before.serving, failure=look.failure)
+
+
+def deployment_state(base: Look, routes: Collection[RouteStatus]) -> tuple[State, Failure | None]:
+    """READY when all that is wanted is loaded, DEGRADED when some of it answers, FAILED when nothing does."""
+    if base.seen is Seen.FAILED:
+        return State.FAILED, base.failure
+    if base.seen is not Seen.HELD:
+        return State.LOADING, None
+    failures = [route.failure for route in routes if route.failure is not None]
+    answering = [route for route in routes if route.state is RouteState.READY]
+    if failures:
+        return (State.DEGRADED if answering else State.FAILED), failures[0]
+    return (State.READY if len(answering) == len(routes) else State.LOADING), None

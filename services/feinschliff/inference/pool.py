@@ -1,0 +1,245 @@
+"""The engines and adapters in memory: loaded once, shared by deployments, kept while a request runs on them."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from feinschliff.artifacts.bases import BaseFiles
+from feinschliff.inference.engine import Capacity, Engine
+from feinschliff.inference.life import Look, Precision, Seen, Version
+from feinschliff.inference.shelf import Shelf
+from feinschliff.kit.clock import Clock
+from feinschliff.kit.errors import Exhausted
+from feinschliff.kit.failpoints import fail
+from feinschliff.kit.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+_BUSY_RETRY_SECONDS = 1.0
+
+
+class BaseKey(NamedTuple):
+    """What makes two loaded bases the same."""
+
+    digest: str
+    precision: Precision
+
+
+class Source(NamedTuple):
+    """A base as a deployment names it."""
+
+    uri: str
+    precision: Precision
+
+
+class Located(NamedTuple):
+    """Its files on this machine, and what it will be once loaded."""
+
+    files: BaseFiles
+    key: BaseKey
+
+
+class Loader(Protocol):
+    """Where bases and adapters come from; every method may take long and is called in a thread of its own."""
+
+    def locate(self, source: Source) -> Located: ...
+
+    def load(self, located: Located) -> Engine: ...
+
+    def fetch(self, version: Version) -> AbstractContextManager[Path]:
+        """A folder with the version's adapter, its hashes verified, for as long as it is being loaded."""
+        ...
+
+
+class Lease:
+    """The right to generate on an engine with an adapter; neither is unloaded before it is given back."""
+
+    def __init__(self, engine: Engine, key: BaseKey, adapter_digest: str, give_back: Callable[[Lease], None]) -> None:
+        self.engine = engine
+        self.key = key
+        self.adapter_digest = adapter_digest
+        self._give_back = give_back
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._give_back(self)
+
+
+class Pool:
+    """What is loaded; every method may be called from any thread and returns at once."""
+
+    def __init__(self, loader: Loader, metrics: Metrics, *, clock: Clock, changed: Callable[[], None]) -> None:
+        self._loader = loader
+        self._metrics = metrics
+        self._located: Shelf[Source, Located] = Shelf(clock, changed)
+        self._engines: Shelf[BaseKey, Engine] = Shelf(clock, changed)
+        self._adapters: Shelf[tuple[BaseKey, str], None] = Shelf(clock, changed)
+        self._lock = threading.RLock()
+        self._leases: Counter[tuple[BaseKey, str]] = Counter()
+        self._on_demand: dict[BaseKey, OrderedDict[str, None]] = {}  # the longest unused first
+
+    def locate(self, source: Source) -> Located | None:
+        """The base's files if they are here; begins to look for them if not."""
+        future = self._located.get(source, lambda: self._loader.locate(source))
+        return self._located.held(source) if future.done() else None
+
+    def look_at_source(self, source: Source) -> Look:
+        return self._located.look(source)
+
+    def located(self, source: Source) -> Located | None:
+        return self._located.held(source)
+
+    def look_at_base(self, key: BaseKey) -> Look:
+        return self._engines.look(key)
+
+    def look_at_adapter(self, key: BaseKey, digest: str) -> Look:
+        return self._adapters.look((key, digest))
+
+    def engine(self, key: BaseKey) -> Engine | None:
+        return self._engines.held(key)
+
+    def bases(self) -> list[BaseKey]:
+        return self._engines.keys()
+
+    def adapters(self, key: BaseKey) -> list[str]:
+        """Digests that are loaded, being loaded, or failed."""
+        return [digest for base, digest in self._adapters.keys() if base == key]
+
+    def loaded_adapters(self, key: BaseKey) -> list[str]:
+        return [digest for digest in self.adapters(key) if self._is_loaded(key, digest)]
+
+    def load_base(self, located: Located) -> None:
+        def load() -> Engine:
+            fail("deployment.before_load")
+            return self._loader.load(located)
+
+        self._engines.get(located.key, load)
+
+    def load_adapter(self, key: BaseKey, version: Version) -> Future[None]:
+        """Begins to load an adapter onto a loaded base."""
+
+        def load() -> None:
+            began = time.monotonic()
+            engine = self._engines.held(key)
+            if engine is None:
+                raise RuntimeError("the base was unloaded before its adapter was loaded")
+            try:
+                with self._loader.fetch(version) as folder:
+                    engine.load_adapter(version.adapter_digest, folder)
+            except BaseException:
+                self._count_load("failed")
+                raise
+            self._count_load("loaded")
+            self._metrics.histogram("feinschliff_inference_adapter_load_seconds").observe(time.monotonic() - began)
+
+        with self._lock:  # not while the same adapter is being unloaded
+            return self._adapters.get((key, version.adapter_digest), load)
+
+    def load_on_demand(self, key: BaseKey, version: Version, *, pinned: Collection[str], limit: int) -> Future[None]:
+        """Loads an adapter that no route asks for; the longest unused one goes where there are too many.
+
+        Raises:
+            Exhausted: ADAPTERS_BUSY where requests run on all of them.
+        """
+        with self._lock:
+            kept = self._on_demand.setdefault(key, OrderedDict())
+            if version.adapter_digest not in kept and version.adapter_digest not in pinned:
+                while len(kept) >= limit:
+                    self._evict_one(key, kept)
+                kept[version.adapter_digest] = None
+            return self.load_adapter(key, version)
+
+    def is_on_demand(self, key: BaseKey, digest: str) -> bool:
+        with self._lock:
+            return digest in self._on_demand.get(key, {})
+
+    def acquire(self, key: BaseKey, adapter_digest: str) -> Lease | None:
+        """A lease, or None where the base or the adapter is not loaded."""
+        with self._lock:
+            engine = self._engines.held(key)
+            if engine is None or (adapter_digest and not self._is_loaded(key, adapter_digest)):
+                return None
+            self._leases[key, adapter_digest] += 1
+            if adapter_digest in self._on_demand.get(key, {}):
+                self._on_demand[key].move_to_end(adapter_digest)
+            return Lease(engine, key, adapter_digest, self._release)
+
+    def unload_adapter(self, key: BaseKey, digest: str) -> bool:
+        """Frees an adapter, or says False while it is being loaded or a request runs on it."""
+        with self._lock:
+            if self._leases[key, digest] > 0 or self.look_at_adapter(key, digest).seen is Seen.LOADING:
+                return False
+            self._adapters.take((key, digest))
+            self._on_demand.get(key, OrderedDict()).pop(digest, None)
+            engine = self._engines.held(key)
+            if engine is not None:
+                engine.unload_adapter(digest)
+            return True
+
+    def unload_base(self, key: BaseKey) -> bool:
+        """Frees a base with its adapters, or says False while something is being loaded or a request runs on it."""
+        with self._lock:
+            busy = any(base == key and count > 0 for (base, _), count in self._leases.items())
+            looks = [self.look_at_base(key), *(self.look_at_adapter(key, digest) for digest in self.adapters(key))]
+            if busy or any(look.seen is Seen.LOADING for look in looks):
+                return False
+            for digest in self.adapters(key):
+                self._adapters.take((key, digest))
+            self._on_demand.pop(key, None)
+            engine = self._engines.take(key)
+        if engine is not None:
+            engine.close()
+            del engine
+            gc.collect()
+            logger.info("base unloaded", extra={"base_digest": key.digest})
+        return True
+
+    def forget_sources(self, wanted: Collection[Source]) -> None:
+        for source in set(self._located.keys()) - set(wanted):
+            self._located.take(source)
+
+    def capacities(self) -> Mapping[BaseKey, Capacity]:
+        engines = {key: self._engines.held(key) for key in self.bases()}
+        return {key: engine.capacity() for key, engine in engines.items() if engine is not None}
+
+    def close(self) -> None:
+        for key in self.bases():
+            engine = self._engines.take(key)
+            if engine is not None:
+                engine.close()
+
+    def _is_loaded(self, key: BaseKey, digest: str) -> bool:
+        return self.look_at_adapter(key, digest).seen is Seen.HELD
+
+    def _release(self, lease: Lease) -> None:
+        with self._lock:
+            self._leases[lease.key, lease.adapter_digest] -= 1
+            if not self._leases[lease.key, lease.adapter_digest]:
+                del self._leases[lease.key, lease.adapter_digest]
+
+    def _evict_one(self, key: BaseKey, kept: OrderedDict[str, None]) -> None:
+        for digest in kept:
+            if self.unload_adapter(key, digest):
+                kept.pop(digest, None)
+                self._count_load("evicted")
+                return
+        raise Exhausted(
+            "ADAPTERS_BUSY",
+            f"Requests run on all {len(kept)} adapters that are loaded on demand; try again shortly.",
+            retry_after_seconds=_BUSY_RETRY_SECONDS,
+            adapters=len(kept),
+        )
+
+    def _count_load(self, outcome: str) -> None:
+        self._metrics.counter("feinschliff_inference_adapter_loads_total").labels(outcome).inc()

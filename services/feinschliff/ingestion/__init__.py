@@ -1,0 +1,1 @@
+"""Data comes in: datasets, their immutable versions, and the checks that every row passes."""

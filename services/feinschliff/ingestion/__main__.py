@@ -1,0 +1,80 @@
+"""Wires ingestion and serves it: `python -m feinschliff.ingestion`."""
+
+from __future__ import annotations
+
+import uuid
+
+from feinschliff.artifacts.connect import connect, readiness
+from feinschliff.ingestion.counting import Tokenizers
+from feinschliff.ingestion.datasets import Datasets
+from feinschliff.ingestion.intake import Limits
+from feinschliff.ingestion.reservations import Reservations
+from feinschliff.ingestion.service import DatasetService
+from feinschliff.ingestion.settings import IngestionSettings
+from feinschliff.ingestion.upkeep import Upkeep
+from feinschliff.ingestion.uploads import Uploads
+from feinschliff.ingestion.versions import Versions
+from feinschliff.kit.clock import SystemClock
+from feinschliff.kit.db import Database
+from feinschliff.kit.metrics import Metrics
+from feinschliff.kit.server import Loop, Room, Servicer, run
+from feinschliff.kit.watch import Wake
+from feinschliff.v1 import ingestion_pb2_grpc
+
+
+def wire(settings: IngestionSettings) -> Room:
+    """The room, its database migrated; it opens no port yet."""
+    metrics, clock, wake = Metrics("ingestion"), SystemClock(), Wake()
+    database = Database(settings.database_url_for("ingestion"), "ingestion")
+    database.upgrade()
+    store = connect(settings)
+    reservations = Reservations(
+        database, store, clock, wake, owner=uuid.uuid4().hex, lease_seconds=settings.ingestion_lease_seconds
+    )
+    datasets = Datasets(database, store, clock)
+    tokenizers = Tokenizers(store, settings.cache_dir, settings.ingestion_tokenizer_base, offline=settings.offline)
+    uploads = Uploads(
+        database,
+        store,
+        reservations,
+        tokenizers,
+        limits_of(settings),
+        clock,
+        metrics,
+        uploads_max=settings.ingestion_uploads_max,
+    )
+    upkeep = Upkeep(database, datasets, reservations, metrics)
+    service = DatasetService(datasets, Versions(database, store), uploads, wake, metrics)
+    return Room(
+        name="ingestion",
+        port=settings.ingestion_port,
+        metrics_port=settings.ingestion_metrics_port,
+        servicers=[
+            Servicer(ingestion_pb2_grpc.add_DatasetServiceServicer_to_server, service, "feinschliff.v1.DatasetService"),
+            Servicer(
+                ingestion_pb2_grpc.add_CompletionLogServiceServicer_to_server,
+                ingestion_pb2_grpc.CompletionLogServiceServicer(),
+                "feinschliff.v1.CompletionLogService",
+            ),
+        ],
+        loops=[
+            Loop("leases", lambda: upkeep.renew_every(settings.ingestion_lease_seconds / 4)),
+            Loop("cleanup", lambda: upkeep.clean_every(settings.ingestion_cleanup_seconds)),
+        ],
+        checks={"database": database.check, "store": readiness(store)},
+        close=[database.close],
+        metrics=metrics,
+    )
+
+
+def limits_of(settings: IngestionSettings) -> Limits:
+    return Limits(
+        file_bytes_max=settings.ingestion_dataset_bytes_max,
+        line_bytes_max=settings.ingestion_line_bytes_max,
+        rows_min=settings.ingestion_rows_min,
+        rows_few=settings.ingestion_rows_few,
+    )
+
+
+if __name__ == "__main__":
+    run(wire, IngestionSettings)

@@ -1,0 +1,1 @@
+"""How the tables of ingestion came to be; append-only."""

@@ -1,0 +1,175 @@
+"""The metric catalogue: what can be seen of the platform, by name, as data."""
+
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
+
+Kind = Literal["counter", "gauge", "histogram"]
+
+# From a cached read (1 ms) to the longest unary default deadline (30 s); doubling, so that any quantile is within 2x.
+CALL_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+# What a reader feels: 50 ms is instant, 10 s is gone; a CPU takes seconds for a long prompt.
+FIRST_TOKEN_SECONDS = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3.0, 6.0, 12.0, 30.0)
+# Reading speed is about 0.1 to 0.25 s a token; GPUs give 5 to 30 ms.
+NEXT_TOKEN_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.3)
+# Queues and long work: from at once to a working day.
+WAIT_SECONDS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14400.0, 28800.0)
+# An adapter of a few MB on loopback to tens of GB to S3.
+TRANSFER_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+# Powers of 4 up to the longest context in use (262 144).
+TOKENS = (16.0, 64.0, 256.0, 1024.0, 4096.0, 16384.0, 65536.0, 262144.0)
+# Powers of 2: each doubling of a batch is one step in throughput.
+BATCH = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
+# A grader is pure text work (10 us) unless it is a judge, which is a model call (seconds).
+GRADER_SECONDS = (0.00001, 0.0001, 0.001, 0.01, 0.1, 1.0, 5.0, 30.0)
+
+SERVED = ("ingestion", "training", "evaluation", "registry", "inference")
+ALL = (*SERVED, "gateway")
+_CALL = ("grpc_type", "grpc_service", "grpc_method")
+_DONE = (*_CALL, "grpc_code")
+
+
+class MetricSpec(NamedTuple):
+    """One family of metrics: `rooms` have it, `labels` take values from closed sets only."""
+
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    rooms: tuple[str, ...] = ALL
+
+
+def _counter(help: str, *labels: str, rooms: tuple[str, ...] = ALL) -> MetricSpec:
+    return MetricSpec("counter", help, labels, (), rooms)
+
+
+def _gauge(help: str, *labels: str, rooms: tuple[str, ...] = ALL) -> MetricSpec:
+    return MetricSpec("gauge", help, labels, (), rooms)
+
+
+def _histogram(help: str, buckets: tuple[float, ...], *labels: str, rooms: tuple[str, ...] = ALL) -> MetricSpec:
+    return MetricSpec("histogram", help, labels, buckets, rooms)
+
+
+def _of(room: str, families: Mapping[str, MetricSpec]) -> dict[str, MetricSpec]:
+    return {f"feinschliff_{room}_{name}": spec._replace(rooms=(room,)) for name, spec in families.items()}
+
+
+_CALLS = {
+    "grpc_server_started_total": _counter("Calls begun.", *_CALL),
+    "grpc_server_handled_total": _counter("Calls ended, by status code.", *_DONE),
+    "grpc_server_handling_seconds": _histogram("From a call's start to its end.", CALL_SECONDS, *_CALL),
+    "grpc_server_msg_received_total": _counter("Messages received from clients.", *_CALL),
+    "grpc_server_msg_sent_total": _counter("Messages sent to clients.", *_CALL),
+    "grpc_client_started_total": _counter("Calls begun to other services.", *_CALL),
+    "grpc_client_handled_total": _counter("Calls to other services ended, by status code.", *_DONE),
+    "grpc_client_handling_seconds": _histogram(
+        "From the start of a call to another service to its end.", CALL_SECONDS, *_CALL
+    ),
+}
+
+_ROOM = {
+    "feinschliff_room_check_healthy": _gauge("1 while the dependency answers, 0 while it does not.", "room", "check"),
+    "feinschliff_room_loop_errors_total": _counter(
+        "Times a background loop failed and was started again.", "room", "loop"
+    ),
+    "feinschliff_room_refusals_total": _counter("Calls refused, by reason.", "room", "reason"),
+    "feinschliff_room_offloaded_in_flight": _gauge("Calls that run in worker threads of the process.", "room"),
+}
+
+_INGESTION = {
+    "upload_bytes_total": _counter("Bytes received in uploads."),
+    "uploads_total": _counter("Uploads ended, by outcome: stored, refused, failed, validated.", "outcome"),
+    "upload_seconds": _histogram("From the first chunk to the answer.", TRANSFER_SECONDS),
+    "uploads_in_flight": _gauge("Uploads that run now."),
+    "rows_total": _counter("Rows read, by outcome: kept, skipped, refused.", "outcome"),
+    "findings_total": _counter("Findings in uploaded data, by severity: error, warning, note.", "severity"),
+    "tokens_total": _counter("Tokens counted in stored versions."),
+    "versions": _gauge("Dataset versions, by state.", "state"),
+    "read_rows_total": _counter("Rows streamed to readers."),
+    "completions_stored_total": _counter("Exchanges written to the completion log."),
+    "feedback_total": _counter("Feedback received on stored completions, by sign: positive, negative, other.", "sign"),
+}
+
+_TRAINING = {
+    "jobs": _gauge("Jobs, by state.", "state"),
+    "jobs_finished_total": _counter("Jobs ended, by final state.", "state"),
+    "queue_depth_jobs": _gauge("Jobs that wait for a place to run."),
+    "queue_wait_seconds": _histogram("From queued to the first attempt's start.", WAIT_SECONDS),
+    "job_seconds": _histogram("From a job's creation to its end, by final state.", WAIT_SECONDS, "state"),
+    "attempts_total": _counter(
+        "Attempts ended, by outcome: succeeded, failed, resumable, vanished, cancelled.", "outcome"
+    ),
+    "attempts_in_flight": _gauge("Attempts whose process runs now."),
+    "reconcile_seconds": _histogram("One turn of the reconciler over all jobs.", CALL_SECONDS),
+    "reconcile_errors_total": _counter("Jobs that the reconciler could not handle in a turn."),
+    "events_stored_total": _counter("Events stored; a repeated key is not counted."),
+    "watchers": _gauge("Streams that follow a job now."),
+    "trained_tokens_total": _counter("Tokens that carried a label and were trained on."),
+    "tokens_per_second": _gauge("Real tokens per second over all running attempts, as last reported."),
+    "steps_total": _counter("Optimiser steps reported."),
+    "checkpoints_total": _counter("Checkpoints committed."),
+    "checkpoint_seconds": _histogram("From the start of writing a checkpoint to its commit.", TRANSFER_SECONDS),
+    "checkpoint_bytes_total": _counter("Bytes of committed checkpoints."),
+}
+
+_REGISTRY = {
+    "models": _gauge("Models."),
+    "versions": _gauge("Model versions, by state.", "state"),
+    "versions_registered_total": _counter("Model versions registered."),
+    "alias_moves_total": _counter("Aliases set or moved, by act: set, moved, removed.", "act"),
+    "lineage_seconds": _histogram("Building one lineage graph.", CALL_SECONDS),
+}
+
+_EVALUATION = {
+    "runs": _gauge("Runs, by state.", "state"),
+    "runs_finished_total": _counter("Runs ended, by final state.", "state"),
+    "run_seconds": _histogram("From a run's creation to its end.", WAIT_SECONDS),
+    "items_total": _counter("Output items, by outcome: passed, failed, ungraded, errored.", "outcome"),
+    "items_in_flight": _gauge("Items that are sampled or graded now."),
+    "grader_seconds": _histogram("One grade, by type of grader.", GRADER_SECONDS, "grader"),
+    "sampling_seconds": _histogram("One answer from inference.", FIRST_TOKEN_SECONDS),
+    "sampled_tokens_total": _counter("Tokens of sampled answers."),
+}
+
+_INFERENCE = {
+    "requests_total": _counter("Chat requests, by how they ended: stop, length, cancelled, refused, failed.", "finish"),
+    "requests_in_flight": _gauge("Chat requests that are being answered."),
+    "queue_depth_requests": _gauge("Chat requests that wait for a place in the batch."),
+    "queue_wait_seconds": _histogram("From a request's arrival to its first place in a batch.", FIRST_TOKEN_SECONDS),
+    "first_token_seconds": _histogram("From a request's arrival to its first token.", FIRST_TOKEN_SECONDS),
+    "next_token_seconds": _histogram("Between two tokens of one answer.", NEXT_TOKEN_SECONDS),
+    "prompt_tokens_total": _counter("Tokens of prompts."),
+    "completion_tokens_total": _counter("Tokens of answers."),
+    "prompt_tokens": _histogram("Tokens of one prompt.", TOKENS),
+    "completion_tokens": _histogram("Tokens of one answer.", TOKENS),
+    "batch_size_sequences": _histogram("Sequences in one forward pass.", BATCH),
+    "loaded_bases": _gauge("Base models in memory."),
+    "loaded_adapters": _gauge("Adapters in memory."),
+    "adapter_loads_total": _counter("Adapters loaded, by outcome: loaded, failed, evicted.", "outcome"),
+    "adapter_load_seconds": _histogram("From the wish for an adapter to its place in memory.", TRANSFER_SECONDS),
+    "deployments": _gauge("Deployments, by state.", "state"),
+    "kv_cache_bytes": _gauge("Bytes held for attention keys and values."),
+}
+
+_GATEWAY = {
+    "http_requests_total": _counter(
+        "HTTP requests, by route and class of status: 2xx, 4xx, 5xx.", "route", "method", "status"
+    ),
+    "http_request_seconds": _histogram(
+        "From an HTTP request's start to its last byte.", CALL_SECONDS, "route", "method"
+    ),
+    "http_requests_in_flight": _gauge("HTTP requests that are being answered."),
+    "upload_bytes_total": _counter("Bytes of uploaded files."),
+    "stream_chunks_total": _counter("Chunks of streamed answers sent."),
+}
+
+CATALOGUE: Mapping[str, MetricSpec] = {
+    **_CALLS,
+    **_ROOM,
+    **_of("ingestion", _INGESTION),
+    **_of("training", _TRAINING),
+    **_of("registry", _REGISTRY),
+    **_of("evaluation", _EVALUATION),
+    **_of("inference", _INFERENCE),
+    **_of("gateway", _GATEWAY),
+}

@@ -1,0 +1,84 @@
+"""Connections: how SQLite and PostgreSQL must be opened so that both keep the same promises."""
+
+from pathlib import Path
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from feinschliff.kit.errors import StartError
+
+BUSY_TIMEOUT_SECONDS = 10.0
+POOL_SIZE, POOL_OVERFLOW = 5, 10  # x 5 rooms stays below PostgreSQL's usual 100 connections
+POOL_TIMEOUT_SECONDS = 10
+READ_ONLY = "feinschliff_read_only"
+_SETTING = "FEINSCHLIFF_DATABASE_URL"
+
+
+def engine_for(address: str, busy_timeout_seconds: float) -> Engine:
+    """An engine for `sqlite:///path` or `postgresql://...`; connects when first used.
+
+    Raises:
+        StartError: any other address.
+    """
+    try:
+        url = make_url(address)
+    except ArgumentError:
+        raise StartError([f"{_SETTING}: not an SQLAlchemy URL"]) from None
+    match url.get_backend_name():
+        case "sqlite":
+            return _sqlite_engine(url, busy_timeout_seconds)
+        case "postgresql":
+            return _postgresql_engine(url)
+        case other:
+            raise StartError([f"{_SETTING}: {other} is neither sqlite nor postgresql"])
+
+
+def reading_engine(engine: Engine) -> Engine:
+    """The same connections, in transactions that see one moment and refuse to write."""
+    if engine.dialect.name == "sqlite":
+        return engine.execution_options(**{READ_ONLY: True})
+    return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+
+
+def _postgresql_engine(url: URL) -> Engine:
+    return create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_pre_ping=True,
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
+        pool_timeout=POOL_TIMEOUT_SECONDS,
+        connect_args={"connect_timeout": 5},
+    )
+
+
+def _sqlite_engine(url: URL, busy_timeout_seconds: float) -> Engine:
+    if not url.database or url.database == ":memory:":
+        raise StartError([f"{_SETTING}: SQLite needs a file; threads do not share a database in memory"])
+    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        url,
+        pool_size=POOL_SIZE,
+        max_overflow=POOL_OVERFLOW,
+        pool_timeout=POOL_TIMEOUT_SECONDS,
+        connect_args={"timeout": busy_timeout_seconds, "check_same_thread": False},
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # we send BEGIN ourselves
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    reads = connection.get_execution_options().get(READ_ONLY, False)
+    connection.exec_driver_sql(f"PRAGMA query_only={'ON' if reads else 'OFF'}")
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")

@@ -1,0 +1,118 @@
+"""Health that tells the truth: serving while every dependency answers, per service, recovering by itself."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+from grpc_health.v1 import health, health_pb2
+
+from feinschliff.kit.metrics import Metrics
+
+log = logging.getLogger(__name__)
+LIVE = "live"
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Readiness:
+    """What a room's checks say now; empty `failing` means ready. Not ready before the first round of checks."""
+
+    def __init__(self) -> None:
+        self.failing: Mapping[str, str] = {"start": "the checks have not run yet"}
+
+    @property
+    def is_ready(self) -> bool:
+        return not self.failing
+
+
+class Health:
+    """The grpc.health.v1 answers of one server: each service, "" for all, and "live" for the process."""
+
+    def __init__(self, services: Sequence[str]) -> None:
+        self.servicer = health.aio.HealthServicer()
+        self._names = ("", *services)
+        self._is_leaving = False
+
+    async def begin(self) -> None:
+        for name in self._names:
+            await self.servicer.set(name, NOT_SERVING)
+        await self.servicer.set(LIVE, SERVING)
+
+    async def show(self, *, is_ready: bool) -> None:
+        for name in self._names:
+            await self.servicer.set(name, SERVING if is_ready and not self._is_leaving else NOT_SERVING)
+
+    async def leave(self) -> None:
+        """NOT_SERVING for good; the process is still alive."""
+        self._is_leaving = True
+        await self.show(is_ready=False)
+
+
+class Check:
+    """One dependency, asked in a thread of its own, so that one that hangs delays neither the loop nor the others."""
+
+    def __init__(self, name: str, ask: Callable[[], None], timeout_seconds: float) -> None:
+        self.name = name
+        self._ask = ask
+        self._timeout_seconds = timeout_seconds
+        self._pending: asyncio.Future[str] | None = None
+
+    async def problem(self) -> str:
+        """Why the dependency counts as down; empty if it answers."""
+        if self._pending is None or self._pending.done():
+            self._pending = _in_daemon_thread(self._ask, self.name)
+        try:
+            return await asyncio.wait_for(asyncio.shield(self._pending), self._timeout_seconds)
+        except TimeoutError:
+            return f"no answer within {self._timeout_seconds:g} s"
+
+
+async def watch_checks(
+    room: str,
+    checks: Sequence[Check],
+    readiness: Readiness,
+    health_of_room: Health,
+    metrics: Metrics,
+    every_seconds: float,
+) -> None:
+    """Looks at every dependency, again and again; says a change once."""
+    while True:
+        await look(room, checks, readiness, health_of_room, metrics)
+        await asyncio.sleep(every_seconds)
+
+
+async def look(
+    room: str, checks: Sequence[Check], readiness: Readiness, health_of_room: Health, metrics: Metrics
+) -> None:
+    problems = dict(zip([c.name for c in checks], await asyncio.gather(*(c.problem() for c in checks)), strict=True))
+    before, now = readiness.failing, {name: text for name, text in problems.items() if text}
+    readiness.failing = now
+    for name in problems:
+        metrics.gauge("feinschliff_room_check_healthy").labels(room, name).set(name not in now)
+        if name in now and name not in before:
+            log.warning("dependency down", extra={"check": name, "problem": now[name]})
+        elif name in before and name not in now:
+            log.info("dependency up", extra={"check": name})
+    await health_of_room.show(is_ready=not now)
+
+
+def _in_daemon_thread(ask: Callable[[], None], name: str) -> asyncio.Future[str]:
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[str] = loop.create_future()
+
+    def tell(problem: str) -> None:
+        if not answer.done():
+            answer.set_result(problem)
+
+    def run() -> None:
+        problem = ""
+        try:
+            ask()
+        except Exception as error:  # whatever it is, the dependency does not answer, and this is how we say so
+            problem = f"{type(error).__name__}: {error}"[:500]
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(tell, problem)
+
+    threading.Thread(target=run, name=f"check-{name}", daemon=True).start()
+    return answer

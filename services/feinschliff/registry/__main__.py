@@ -1,0 +1,68 @@
+"""Wires the registry service and serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from feinschliff.artifacts.commit import read_manifest
+from feinschliff.artifacts.connect import connect, readiness
+from feinschliff.artifacts.store import Store
+from feinschliff.artifacts.uri import parse_s3
+from feinschliff.kit.clock import SystemClock
+from feinschliff.kit.db import Database
+from feinschliff.kit.errors import FieldViolation, Invalid, NotFound
+from feinschliff.kit.metrics import Metrics
+from feinschliff.kit.server import Room, Servicer, run
+from feinschliff.registry.aliases import Aliases
+from feinschliff.registry.lineage import Lineage
+from feinschliff.registry.lists import Lists
+from feinschliff.registry.models import Models
+from feinschliff.registry.service import RegistryService
+from feinschliff.registry.settings import RegistrySettings
+from feinschliff.v1 import registry_pb2_grpc as grpc_stubs
+
+
+def wire(settings: RegistrySettings) -> Room:
+    clock, metrics = SystemClock(), Metrics("registry")
+    database = Database(settings.database_url_for("registry"), "registry")
+    database.upgrade()
+    artifacts = connect(settings)
+    service = RegistryService(
+        Models(database, committed(artifacts), metrics, clock=clock),
+        Aliases(database, metrics, clock=clock),
+        Lineage(database, metrics),
+        Lists(database),
+        clock,
+    )
+    return Room(
+        name="registry",
+        port=settings.registry_port,
+        metrics_port=settings.registry_metrics_port,
+        servicers=[
+            Servicer(grpc_stubs.add_RegistryServiceServicer_to_server, service, "feinschliff.v1.RegistryService")
+        ],
+        loops=[],
+        checks={"database": database.check, "store": readiness(artifacts)},
+        close=[database.close],
+        metrics=metrics,
+    )
+
+
+def committed(artifacts: Store) -> Callable[[str, str], None]:
+    """Refuses a version whose files are not committed or are others than it says."""
+
+    def check(uri: str, digest: str) -> None:
+        bucket, prefix = parse_s3(uri)
+        manifest = read_manifest(artifacts.in_bucket(bucket), prefix)
+        if manifest is None:
+            raise NotFound("ARTIFACT_NOT_FOUND", f"Nothing is committed at {uri}.", uri=uri)
+        if manifest.digest != digest:
+            message = f"The files at {uri} have the digest {manifest.digest}, not {digest}."
+            field = FieldViolation("model_version.adapter_digest", message, "DIGEST_MISMATCH")
+            raise Invalid("DIGEST_MISMATCH", message, fields=[field], uri=uri, found=manifest.digest, claimed=digest)
+
+    return check
+
+
+if __name__ == "__main__":
+    run(wire, RegistrySettings)

@@ -1,0 +1,118 @@
+"""What a finished job leaves behind: the adapter, how it is spoken to, how it came about, and one manifest over it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import orjson
+import torch
+
+from feinschliff.artifacts.commit import commit, sha256_of
+from feinschliff.artifacts.store import Store
+from feinschliff.formats.manifest import FileEntry, Manifest, content_digest
+from feinschliff.formats.report import GoldenProbe, Result
+from feinschliff.kit.failpoints import fail
+from feinschliff.lm.chat import Chat
+from feinschliff.trainer.checkpoint import METRICS_NAME, upload_folder
+from feinschliff.trainer.state import MetricsRow, TrainState, metrics_csv
+
+if TYPE_CHECKING:
+    from feinschliff.lm.load import LoadedBase
+
+TEMPLATE_NAME = "chat_template.jinja"
+CHAT_NAME = "chat.json"
+PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
+
+
+def result_prefix(job_prefix: str) -> str:
+    return f"{job_prefix}/result"
+
+
+def commit_result(
+    store: Store,
+    job_prefix: str,
+    weights: Path,
+    *,
+    base: LoadedBase,
+    chat: Chat,
+    state: TrainState,
+    best_step: int,
+    epochs: float,
+    probes: list[GoldenProbe],
+    seconds: float,
+) -> Manifest:
+    """Make the job a success: everything before the manifest can be done again, nothing after it needs to be.
+
+    Args:
+        weights: folder with the adaptation's files of `best_step`; used up.
+    """
+    adapter_digest = content_digest(
+        {path.name: FileEntry(sha256=sha256_of(path), size_bytes=path.stat().st_size) for path in weights.iterdir()}
+    )
+    (weights / TEMPLATE_NAME).write_text(chat.template, encoding="utf-8")
+    (weights / CHAT_NAME).write_bytes(orjson.dumps(_chat_facts(base, chat), option=orjson.OPT_INDENT_2))
+    (weights / METRICS_NAME).write_bytes(metrics_csv(state.history))
+    meta = Result(
+        base_model=base.uri,
+        base_digest=base.digest,
+        adapter_digest=adapter_digest,
+        chat_template_hash=chat.template_hash,
+        tokenizer_hash=chat.tokenizer_hash,
+        stop_token_ids=list(chat.stop_token_ids),
+        code_version=_version("feinschliff"),
+        steps=state.step,
+        epochs=epochs,
+        trained_tokens=state.trained_tokens,
+        best_step=best_step,
+        stopped_early=state.stopped_early,
+        metrics=final_metrics(state, best_step),
+        golden_probes=probes,
+        seconds=seconds,
+        hardware=hardware(),
+        packages={name: _version(name) for name in PACKAGES},
+    )
+    prefix = result_prefix(job_prefix)
+    stored = upload_folder(store, prefix, weights)
+    fail("result.before_commit")
+    manifest = commit(store, prefix, stored, meta.model_dump(mode="json"), kind="result")
+    fail("result.after_commit")
+    return manifest
+
+
+def final_metrics(state: TrainState, best_step: int) -> dict[str, float]:
+    """The last training numbers, and the validation numbers of the weights that were kept."""
+    last = state.history[-1]
+    metrics = {"train_loss": last.train_loss, "train_accuracy": last.train_accuracy}
+    kept: MetricsRow | None = next((row for row in state.history if row.step == best_step), None)
+    if kept is not None and kept.valid_loss is not None:
+        metrics["validation_loss"] = kept.valid_loss
+        metrics["validation_accuracy"] = kept.valid_mean_token_accuracy or 0.0
+    return metrics
+
+
+def hardware() -> str:
+    if torch.cuda.is_available():
+        return f"{torch.cuda.get_device_name()}, {platform.machine()}"
+    name = torch.cpu.get_capabilities().get("cpu_name") or platform.processor()
+    return f"{name}, {len(os.sched_getaffinity(0))} cores, {platform.machine()}"
+
+
+def _chat_facts(base: LoadedBase, chat: Chat) -> dict[str, object]:
+    return {
+        "base_model": base.uri,
+        "base_digest": base.digest,
+        "chat_template_hash": chat.template_hash,
+        "tokenizer_hash": chat.tokenizer_hash,
+        "stop_token_ids": list(chat.stop_token_ids),
+    }
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

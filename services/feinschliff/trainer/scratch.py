@@ -1,0 +1,29 @@
+"""A local folder for files on their way to the store."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from pathlib import Path
+
+
+class Scratch:
+    """Folders of one attempt, removed at its end; those that a killed attempt of the job left go at the start."""
+
+    def __init__(self, job: str, *, parent: Path | None = None) -> None:
+        place = parent or Path(tempfile.gettempdir())
+        stem = f"feinschliff-trainer-{hashlib.sha256(job.encode()).hexdigest()[:12]}-"
+        for leftover in place.glob(f"{stem}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        self._folder = Path(tempfile.mkdtemp(prefix=stem, dir=place))
+        self._count = 0
+
+    def new_folder(self) -> Path:
+        self._count += 1
+        folder = self._folder / str(self._count)
+        folder.mkdir()
+        return folder
+
+    def close(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)

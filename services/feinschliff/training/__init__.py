@@ -1,0 +1,1 @@
+"""What should run: jobs, their attempts, and the loop that makes both agree."""

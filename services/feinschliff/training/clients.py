@@ -1,0 +1,137 @@
+"""What training asks of other rooms, over gRPC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from feinschliff.artifacts import bases
+from feinschliff.artifacts.store import Store
+from feinschliff.artifacts.uri import parse_s3
+from feinschliff.formats.manifest import Manifest
+from feinschliff.formats.report import Result
+from feinschliff.kit.client import sync_channel
+from feinschliff.kit.errors import FieldViolation, Refusal, from_rpc_error
+from feinschliff.kit.metrics import Metrics
+from feinschliff.training.jobs import DatasetFacts, VersionFacts
+from feinschliff.training.proto import RECIPE_PATH, from_recipe
+from feinschliff.training.store import Job
+from feinschliff.v1 import common_pb2, ingestion_pb2, ingestion_pb2_grpc, registry_pb2, registry_pb2_grpc
+
+DATASETS = "feinschliff.v1.DatasetService"
+REGISTRY = "feinschliff.v1.RegistryService"
+
+
+class IngestionClient:
+    """Data set versions, read from ingestion."""
+
+    def __init__(self, address: str, metrics: Metrics | None = None) -> None:
+        channel = sync_channel(address, name="ingestion", services=[DATASETS], metrics=metrics)
+        self._stub = ingestion_pb2_grpc.DatasetServiceStub(channel)
+
+    def version(self, name: str) -> DatasetFacts:
+        with refusals():
+            found = self._stub.GetDatasetVersion(ingestion_pb2.GetDatasetVersionRequest(name=name))
+        return DatasetFacts(
+            name=found.name,
+            ready=found.state == ingestion_pb2.DatasetVersion.STATE_READY,
+            sha256=found.sha256,
+            prefix=found.name,
+            rows_by_split=dict(found.rows_by_split),
+        )
+
+
+class RegistryClient:
+    """Model versions, read from and added to the registry."""
+
+    def __init__(self, address: str, metrics: Metrics | None = None) -> None:
+        channel = sync_channel(address, name="registry", services=[REGISTRY], metrics=metrics)
+        self._stub = registry_pb2_grpc.RegistryServiceStub(channel)
+
+    def version(self, name: str) -> VersionFacts:
+        with refusals():
+            found = self._stub.GetModelVersion(registry_pb2.GetModelVersionRequest(name=name))
+        return VersionFacts(
+            name=found.name,
+            base_model=found.base_model,
+            base_digest=found.base_digest,
+            adapter_prefix=parse_s3(found.adapter.uri)[1],
+        )
+
+    def register(self, job: Job, manifest: Manifest, adapter: common_pb2.ArtifactRef) -> str:
+        """The name of the version that this job's result became; asking twice gives the same one."""
+        project = job.parent.split("/")[1]
+        model = job.recipe.output_model or job.name.rsplit("/", 1)[1]
+        request = registry_pb2.CreateModelVersionRequest(
+            parent=f"projects/{project}/models/{model}",
+            model_version=version_of(job, Result.model_validate(manifest.meta), adapter),
+            create_model_if_missing=True,
+            request_id=job.uid,
+        )
+        with refusals():
+            return self._stub.CreateModelVersion(request).name
+
+
+def version_of(job: Job, result: Result, adapter: common_pb2.ArtifactRef) -> registry_pb2.ModelVersion:
+    """All that a version records of its making."""
+    return registry_pb2.ModelVersion(
+        kind=registry_pb2.ModelVersion.KIND_ADAPTER,
+        base_model=result.base_model,
+        base_digest=result.base_digest,
+        adapter=adapter,
+        adapter_digest=result.adapter_digest,
+        training_job=job.name,
+        parent_version=str(job.inputs["parent_version"]),
+        dataset_versions=[_dataset(one) for one in job.inputs["datasets"]],
+        recipe=from_recipe(job.recipe),
+        code_version=result.code_version,
+        chat_template_hash=result.chat_template_hash,
+        tokenizer_hash=result.tokenizer_hash,
+        stop_token_ids=result.stop_token_ids,
+        golden_probes=[registry_pb2.GoldenProbe(**probe.model_dump()) for probe in result.golden_probes],
+        metrics={
+            **result.metrics,
+            "steps": result.steps,
+            "epochs": result.epochs,
+            "trained_tokens": result.trained_tokens,
+            "best_step": result.best_step,
+            "seconds": result.seconds,
+        },
+        environment={"hardware": result.hardware, **result.packages},
+        labels=job.labels,
+    )
+
+
+def base_check(store: Store, cache: Path, *, offline: bool) -> Callable[[str], None]:
+    """Refuses a base that does not exist, before a job is made; what lies elsewhere is only looked at when it runs."""
+
+    def check(uri: str) -> None:
+        try:
+            if uri.startswith(("pypi:", "file:", "s3:")) or offline:
+                bases.resolve(uri, store, cache, offline=offline)
+            elif not uri.startswith("hf:"):
+                bases.resolve(uri, store, cache, offline=True)
+        except Refusal as refusal:
+            refusal.fields = (FieldViolation(f"{RECIPE_PATH}.base_model", refusal.message, refusal.reason),)
+            raise
+
+    return check
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Lets another service's refusal pass as our own."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from error
+
+
+def _dataset(facts: Mapping[str, Any]) -> registry_pb2.DatasetVersionRef:
+    return registry_pb2.DatasetVersionRef(
+        dataset_version=facts["name"], sha256=facts["sha256"], rows=facts["rows"], weight=facts["weight"]
+    )

@@ -1,0 +1,450 @@
+"""The rules of jobs: how one comes to be, what may be asked of it, and what its attempts report."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from feinschliff.artifacts.store import Store
+from feinschliff.formats.recipe import DataSource, Recipe
+from feinschliff.formats.report import CheckpointReport, Failure, Metrics, Notice, Progress, Report
+from feinschliff.formats.runfile import DataPart, Runfile
+from feinschliff.kit import names
+from feinschliff.kit.clock import Clock
+from feinschliff.kit.db import Database, Session
+from feinschliff.kit.errors import (
+    AlreadyExists,
+    Conflict,
+    FieldViolation,
+    Invalid,
+    NotFound,
+    Unauthenticated,
+    WrongState,
+)
+from feinschliff.kit.watch import Wake
+from feinschliff.training import store
+from feinschliff.training.life import FINAL, MOVES, State
+from feinschliff.training.store import LEDGER, Checkpoint, Event, Job
+
+PROJECT = "projects/{project}"
+JOB = "projects/{project}/trainingJobs/{training_job}"
+ATTEMPT = JOB + "/attempts/{attempt}"
+DATASET_VERSION = "projects/{project}/datasets/{dataset}/versions/{version}"
+NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What a job needs to know of a data set version."""
+
+    name: str
+    ready: bool
+    sha256: str
+    prefix: str
+    rows_by_split: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class VersionFacts:
+    """What a job needs to know of the model version that it continues."""
+
+    name: str
+    base_model: str
+    base_digest: str
+    adapter_prefix: str
+
+
+class Datasets(Protocol):
+    def version(self, name: str) -> DatasetFacts: ...
+
+
+class Models(Protocol):
+    def version(self, name: str) -> VersionFacts: ...
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a caller asks for when it creates a job."""
+
+    parent: str
+    job_id: str
+    recipe: Recipe
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    request_id: str
+    body_digest: str
+
+
+@dataclass(frozen=True)
+class Told:
+    """What an attempt is answered after its reports."""
+
+    last_sequence: int
+    cancel: bool
+
+
+class Jobs:
+    """Every method is one use case and one short transaction; all may be called from any thread."""
+
+    def __init__(
+        self,
+        database: Database,
+        artifacts: Store,
+        datasets: Datasets,
+        models: Models,
+        check_base: Callable[[str], None],
+        *,
+        clock: Clock,
+        wake: Wake,
+        new_id: Callable[[str], str] = names.new_id,
+    ) -> None:
+        self._database = database
+        self._artifacts = artifacts
+        self._datasets = datasets
+        self._models = models
+        self._check_base = check_base
+        self._clock = clock
+        self._wake = wake
+        self._new_id = new_id
+
+    def create(self, order: Order, *, validate_only: bool = False) -> Job:
+        """Checks everything that can be known before the job runs, then queues it.
+
+        Raises:
+            Invalid: RECIPE_INVALID, BASE_UNKNOWN, DATASET_SPLIT_EMPTY, REQUEST_ID_REUSED.
+            NotFound: the data set or model version.
+            WrongState: DATASET_NOT_READY.
+            AlreadyExists: JOB_EXISTS.
+        """
+        names.parse(PROJECT, order.parent, field="parent")
+        inputs = self._inputs(order.recipe)
+        now = self._clock.now()
+        uid = self._new_id("job-")
+        name = names.build(JOB, project=order.parent.split("/")[1], training_job=order.job_id or uid)
+        job = Job(
+            name=name,
+            parent=order.parent,
+            uid=uid,
+            recipe=order.recipe,
+            inputs={**inputs, "tensorboard_uri": f"s3://{self._artifacts.bucket}/{name}/tensorboard"},
+            labels=order.labels,
+            annotations=order.annotations,
+            created=now,
+            updated=now,
+            not_before=now,
+            lease_until=NEVER,
+        )
+        if validate_only:
+            return job
+        with self._database.transaction() as session:
+            scope = f"CreateTrainingJob {order.parent}"
+            made = LEDGER.once(session, scope, order.request_id, order.body_digest, lambda: _insert(session, job))
+            result = _existing(session, made)
+        self._wake.notify()
+        return result
+
+    def get(self, name: str) -> Job:
+        """Raises NotFound JOB_NOT_FOUND."""
+        names.parse(JOB, name)
+        with self._database.reading() as session:
+            return _existing(session, name)
+
+    def cancel(self, name: str, reason: str = "") -> Job:
+        """Stops a job for good; asking twice changes nothing.
+
+        Raises:
+            WrongState: JOB_STATE_FORBIDS for a job that is over in another way.
+        """
+        names.parse(JOB, name)
+        with self._database.transaction() as session:
+            job = _existing(session, name)
+            if job.state in (State.CANCELLING, State.CANCELLED):
+                return job
+            to = State.CANCELLED if job.state is State.QUEUED else State.CANCELLING
+            job = move(session, job, to, self._clock.now(), note=f" Reason: {reason}" if reason else "")
+        self._wake.notify()
+        return job
+
+    def delete(self, name: str, etag: str = "") -> None:
+        """Removes a finished job, its events and its files.
+
+        Raises:
+            WrongState: JOB_STATE_FORBIDS while it is not over, JOB_IN_USE while a model version points to it.
+            Conflict: ROW_CHANGED where the etag is not the job's.
+        """
+        job = self.get(name)
+        if etag and etag != str(job.version):
+            raise Conflict("ROW_CHANGED", f"{name} changed since it was read; read it again.", job=name)
+        if job.state not in FINAL:
+            raise forbids(job, "deleted")
+        if job.model_version:
+            raise WrongState(
+                "JOB_IN_USE",
+                f"{job.model_version} was made by this job; delete that version first.",
+                job=name,
+                model_version=job.model_version,
+            )
+        with self._database.transaction() as session:
+            store.delete_job(session, name)
+        self._artifacts.delete_prefix(name)
+
+    def runfile(self, attempt: str, token: str) -> Runfile:
+        with self._database.reading() as session:
+            job = self._owner(session, attempt, token)
+        return Runfile(
+            job=job.name,
+            attempt=job.attempt,
+            recipe=job.recipe,
+            base_model=job.inputs["base_model"],
+            base_digest=job.inputs["base_digest"],
+            initial_adapter_prefix=job.inputs["initial_adapter_prefix"],
+            train=[DataPart.model_validate(part) for part in job.inputs["train"]],
+            validation=[DataPart.model_validate(part) for part in job.inputs["validation"]],
+            prefix=job.name,
+        )
+
+    def record(self, attempt: str, token: str, reports: Sequence[tuple[int, datetime, Report]]) -> Told:
+        """Stores what an attempt reports; a key that is known is not stored again.
+
+        Args:
+            reports: number of each in its attempt, when it was measured, and the report itself.
+        """
+        with self._database.transaction() as session:
+            job = self._owner(session, attempt, token)
+            now = self._clock.now()
+            store.save_attempt(session, attempt, heartbeat=now)
+            events = [_event_of(report, time) for _, time, report in reports if not isinstance(report, Progress)]
+            job, new = store.append_events(session, job, events)
+            new_keys = {event.key for event in new}
+            for _, time, report in reports:
+                if isinstance(report, CheckpointReport) and report.key in new_keys:
+                    store.put_checkpoint(session, _checkpoint_of(job, report, time))
+            job = _with_latest(session, job, [report for _, _, report in reports], now)
+        self._wake.notify()
+        return Told(max((number for number, _, _ in reports), default=0), cancel=job.state is State.CANCELLING)
+
+    def finish(self, attempt: str, token: str, failure: Failure | None) -> None:
+        """Notes why an attempt ends; whether it succeeded is decided by what it committed."""
+        with self._database.transaction() as session:
+            self._owner(session, attempt, token)
+            store.save_attempt(session, attempt, failure=failure, heartbeat=self._clock.now())
+        self._wake.notify()
+
+    def _owner(self, session: Session, attempt: str, token: str) -> Job:
+        """The job of the attempt that this token opens, if it is still the job's current one."""
+        names.parse(ATTEMPT, attempt, field="attempt")
+        known = store.get_attempt(session, attempt)
+        if known is None or not hmac.compare_digest(known.token_hash, token_hash(token)):
+            raise Unauthenticated("ATTEMPT_TOKEN_WRONG", "This token does not open this attempt.", attempt=attempt)
+        job = _existing(session, known.job)
+        if job.attempt != known.number or known.ended is not None or job.state in FINAL:
+            raise WrongState(
+                "ATTEMPT_SUPERSEDED",
+                f"Attempt {known.number} of {job.name} is over; stop.",
+                attempt=attempt,
+                current=job.attempt,
+            )
+        return job
+
+    def _inputs(self, recipe: Recipe) -> dict[str, Any]:
+        if bool(recipe.base_model) == bool(recipe.from_model_version):
+            message = "Name either base_model or from_model_version."
+            fields = [FieldViolation("training_job.recipe.base_model", message, "RECIPE_INVALID")]
+            raise Invalid("RECIPE_INVALID", message, fields=fields)
+        start = self._models.version(recipe.from_model_version) if recipe.from_model_version else None
+        base_model = start.base_model if start else recipe.base_model
+        if start is None:
+            self._check_base(base_model)
+        train, validation, facts = [], [], []
+        for index, source in enumerate(recipe.data):
+            facts.append(self._ready(source.dataset_version, f"training_job.recipe.data[{index}].dataset_version"))
+            train.append(_part(facts[-1], ["train"], source.weight))
+            validation += self._validation_of(source, facts[-1], index)
+            _refuse_empty(facts[-1], "train", index)
+        return {
+            "base_model": base_model,
+            "base_digest": start.base_digest if start else "",
+            "initial_adapter_prefix": start.adapter_prefix if start else "",
+            "parent_version": start.name if start else "",
+            "train": train,
+            "validation": validation,
+            "datasets": [
+                {
+                    "name": one.name,
+                    "sha256": one.sha256,
+                    "rows": one.rows_by_split.get("train", 0),
+                    "weight": source.weight,
+                }
+                for one, source in zip(facts, recipe.data, strict=True)
+            ],
+        }
+
+    def _validation_of(self, source: DataSource, facts: DatasetFacts, index: int) -> list[dict[str, Any]]:
+        if source.validation_dataset_version:
+            path = f"training_job.recipe.data[{index}].validation_dataset_version"
+            other = self._ready(source.validation_dataset_version, path)
+            return [_part(other, [split for split, rows in sorted(other.rows_by_split.items()) if rows], 1.0)]
+        return [_part(facts, ["validation"], 1.0)] if facts.rows_by_split.get("validation") else []
+
+    def _ready(self, name: str, path: str) -> DatasetFacts:
+        names.parse(DATASET_VERSION, name, field=path)
+        facts = self._datasets.version(name)
+        if not facts.ready:
+            raise WrongState(
+                "DATASET_NOT_READY",
+                f"{name} is not ready; wait until its state is READY.",
+                fields=[FieldViolation(path, "not ready", "DATASET_NOT_READY")],
+                dataset_version=name,
+            )
+        return facts
+
+
+def move(
+    session: Session, job: Job, to: State, now: datetime, *, note: str = "", level: str = "info", **changes: Any
+) -> Job:
+    """One step of a job's life: its row and the event that tells of it, in one transaction.
+
+    Raises:
+        WrongState: JOB_STATE_FORBIDS.
+        Conflict: ROW_CHANGED.
+    """
+    if to not in MOVES.get(job.state, frozenset()):
+        raise forbids(job, to.value)
+    failure = changes.get("failure")
+    detail = {"kind": "state", "previous": job.state.value, "current": to.value}
+    event = Event(
+        key=f"state/{to.value}/{changes.get('attempt', job.attempt)}",
+        time=now,
+        message=f"The job is {to.value}.{note}",
+        level=level,
+        detail=detail | ({"failure": failure.model_dump()} if failure else {}),
+    )
+    if to in FINAL:
+        changes |= {"finished": now}
+    job = store.save_job(session, job, state=to, updated=now, **changes)
+    return store.append_events(session, job, [event])[0]
+
+
+def forbids(job: Job, wanted: str) -> WrongState:
+    return WrongState(
+        "JOB_STATE_FORBIDS",
+        f"{job.name} is {job.state.value}; it cannot become {wanted}.",
+        job=job.name,
+        state=job.state.value,
+        wanted=wanted,
+    )
+
+
+def token_hash(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def _insert(session: Session, job: Job) -> str:
+    if store.get_job(session, job.name) is not None:
+        raise AlreadyExists("JOB_EXISTS", f"{job.name} exists; take another id, or none.", job=job.name)
+    store.insert_job(session, job)
+    created = Event(
+        key="state/queued/0",
+        time=job.created,
+        message="The job was created and is queued.",
+        detail={"kind": "state", "previous": "", "current": State.QUEUED.value},
+    )
+    store.append_events(session, job, [created])
+    return job.name
+
+
+def _existing(session: Session, name: str) -> Job:
+    job = store.get_job(session, name)
+    if job is None:
+        raise NotFound("JOB_NOT_FOUND", f"There is no job {name}.", job=name)
+    return job
+
+
+def _part(facts: DatasetFacts, splits: list[str], weight: float) -> dict[str, Any]:
+    part = DataPart(dataset_version=facts.name, prefix=facts.prefix, sha256=facts.sha256, splits=splits, weight=weight)
+    return part.model_dump()
+
+
+def _refuse_empty(facts: DatasetFacts, split: str, index: int) -> None:
+    if not facts.rows_by_split.get(split):
+        path = f"training_job.recipe.data[{index}].dataset_version"
+        message = f"{facts.name} has no rows in its {split} split; upload it with a larger share for {split}."
+        raise Invalid(
+            "DATASET_SPLIT_EMPTY",
+            message,
+            fields=[FieldViolation(path, message, "DATASET_SPLIT_EMPTY")],
+            dataset_version=facts.name,
+            split=split,
+        )
+
+
+def _event_of(report: Metrics | CheckpointReport | Notice, time: datetime) -> Event:
+    match report:
+        case Metrics():
+            what = "validation loss" if report.phase == "validation" else "training loss"
+            text = f"Step {report.step}/{report.steps_total}: {what}={report.values.get('loss', float('nan')):.4f}"
+            return Event(report.key, time, text, report.model_dump(exclude={"key"}))
+        case CheckpointReport():
+            text = f"Checkpoint created at step {report.step}."
+            detail = report.model_dump(exclude={"key", "prefix"}) | {"uri": report.prefix}
+            return Event(report.key, time, text, detail)
+        case Notice():
+            return Event(report.key, time, report.message, {"kind": "notice"}, report.level)
+
+
+def _checkpoint_of(job: Job, report: CheckpointReport, time: datetime) -> Checkpoint:
+    return Checkpoint(
+        job=job.name,
+        step=report.step,
+        prefix=report.prefix,
+        digest=report.digest,
+        metrics=report.values,
+        best=report.best,
+        created=time,
+    )
+
+
+def _with_latest(session: Session, job: Job, reports: Sequence[Report], now: datetime) -> Job:
+    """The job's own view of the newest reports: progress, latest numbers, best checkpoint."""
+    changes: dict[str, Any] = {}
+    metrics = dict(job.metrics)
+    for report in reports:
+        if isinstance(report, Metrics):
+            metrics |= _latest(report, metrics)
+        elif isinstance(report, CheckpointReport):
+            changes["safe_step"] = max(report.step, changes.get("safe_step", job.safe_step))
+            if report.best:
+                changes["best_step"] = report.step
+        elif isinstance(report, Progress):
+            eta = (
+                None
+                if report.eta_seconds is None
+                else datetime.fromtimestamp(now.timestamp() + report.eta_seconds, UTC)
+            )
+            changes["progress"] = {
+                "stage": report.stage,
+                "done": report.step,
+                "total": report.steps_total,
+                "unit": "steps",
+                "eta": eta.isoformat() if eta else None,
+            }
+    if metrics != job.metrics:
+        changes["metrics"] = metrics
+    return store.save_job(session, job, updated=now, **changes) if changes else job
+
+
+def _latest(report: Metrics, known: Mapping[str, float]) -> dict[str, float]:
+    if report.step < known.get("step", 0):
+        return {}  # a step that is done again after a crash
+    latest: dict[str, float] = {"step": report.step, "steps_total": report.steps_total, "epoch": report.epoch}
+    latest["trained_tokens"] = report.trained_tokens
+    if report.phase == "train":
+        return latest | dict(report.values)
+    loss = report.values.get("loss")
+    others = {f"validation_{key}": value for key, value in report.values.items()}
+    best = {} if loss is None else {"best_validation_loss": min(loss, known.get("best_validation_loss", loss))}
+    return latest | others | best

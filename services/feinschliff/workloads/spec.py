@@ -1,0 +1,62 @@
+"""What to run: the same words for a subprocess and for a Kubernetes Job."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from feinschliff.kit.errors import Invalid
+
+NAME_CHARS_MAX = 63
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
+_HASH_CHARS = 8
+
+
+@dataclass(frozen=True)
+class WorkloadSpec:
+    """One program to run once.
+
+    Args:
+        name: 1..63 of `[a-z0-9.-]`, see `workload_name`; a name is used once and never again with another command.
+        command: program and arguments; no shell.
+        env: plain settings; may be written to disk.
+        secret_env: settings that never touch the disk.
+        labels: what `Runner.list` selects by.
+        grace_seconds: from the request to stop until it is killed.
+        log_path: where its output goes (appended); None: beside the runner's own files.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    secret_env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    grace_seconds: float = 30.0
+    log_path: Path | None = None
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if not self.command:
+            raise Invalid("WORKLOAD_COMMAND_EMPTY", f"{self.name} has no command.", name=self.name)
+
+
+def check_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise Invalid("WORKLOAD_NAME_INVALID", f"{name[:100]!r} is no name of a workload.", name=name[:100])
+    return name
+
+
+def workload_name(*parts: str | int) -> str:
+    """A valid name that follows from its parts: readable, and distinct for distinct parts.
+
+    `workload_name("training", "ftjob-a1", 2)` is `training-ftjob-a1-2`; parts that do not fit get a short hash.
+    """
+    wanted = "-".join(str(part) for part in parts)
+    if _NAME.fullmatch(wanted):
+        return wanted
+    digest = hashlib.sha256(wanted.encode()).hexdigest()[:_HASH_CHARS]
+    readable = re.sub(r"[^a-z0-9.-]+", "-", wanted.lower()).strip("-.")[: NAME_CHARS_MAX - _HASH_CHARS - 1].rstrip("-.")
+    return f"{readable}-{digest}" if readable else digest

@@ -1,0 +1,1 @@
+"""A room's storage for these tests: two tables and three migrations."""

