@@ -12,6 +12,7 @@ import pytest
 from google.api import field_behavior_pb2, resource_pb2
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor_pb2 import DescriptorProto, EnumDescriptorProto, FieldDescriptorProto
+
 from protos.check import OPEN_INFERENCE, OURS, PROTOS, build_image, messages, read
 
 Behavior = field_behavior_pb2.FieldBehavior

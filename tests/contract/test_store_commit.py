@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from feinschliff.artifacts.commit import commit, fetch, key_of, read_manifest
+from feinschliff.artifacts.commit import Source, commit, fetch, key_of, read_manifest
 from feinschliff.artifacts.directory import DirectoryStore
 from feinschliff.artifacts.store import OCTETS, Store, Stored
 from feinschliff.formats.manifest import MANIFEST_NAME, content_digest
@@ -52,7 +52,8 @@ class Recorded(DirectoryStore):
 
 def test_what_was_committed_comes_back_verified(store: Store, weights: Path, tmp_path: Path) -> None:
     rows = store.put_stream("set/1/data/rows.jsonl", [b'{"a":1}\n', b'{"a":2}\n'])
-    files = {"weights.safetensors": weights, "config.json": b"{}", "data/rows.jsonl": rows, "empty": b""}
+    files: dict[str, Source] = {"weights.safetensors": weights, "config.json": b"{}", "empty": b""}
+    files["data/rows.jsonl"] = rows
 
     manifest = commit(store, "set/1", files, {"step": 7, "why": None}, kind="checkpoint")
 

@@ -44,10 +44,11 @@ class Part(Protocol):
 
 @dataclass
 class ModulePart:
-    """A module of ours as a program, tied to this process; its output is appended to `log_path`.
+    """A module of ours as a program; its output is appended to `log_path`.
 
     Args:
         stop_seconds: from SIGTERM to SIGKILL.
+        is_tied: whether it ends when this process does, however that dies.
     """
 
     name: str
@@ -55,6 +56,7 @@ class ModulePart:
     environment: Mapping[str, str]
     log_path: Path
     stop_seconds: float
+    is_tied: bool = True
     _said_from: int = field(default=0, init=False)
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -63,9 +65,9 @@ class ModulePart:
         with self.log_path.open("ab") as log:
             self._said_from = log.tell()
             return subprocess.Popen(
-                [sys.executable, "-m", "feinschliff.cli.tied", self.module],
+                [sys.executable, "-m", *(["feinschliff.cli.tied"] if self.is_tied else []), self.module],
                 env={**os.environ, **self.environment},
-                stdin=subprocess.PIPE,
+                stdin=subprocess.PIPE if self.is_tied else subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -118,7 +119,7 @@ class Supervisor:
         self._show(self._phase)
 
     def _show(self, phase: Phase, problem: str = "") -> None:
-        supervisor = ProcessRef.of(psutil.Process().pid)
+        supervisor = ProcessRef.of(os.getpid())
         assert supervisor is not None
         with self._writing:
             self._phase = phase
@@ -153,7 +154,7 @@ def parts(settings: PlatformSettings, keys: S3Keys) -> Sequence[Part]:
 
 def environment_of(settings: PlatformSettings, keys: S3Keys) -> dict[str, str]:
     """What a service needs to find its home and the others; all else it reads from the same environment as we did."""
-    named = ["s3_endpoint", "drain_seconds", *settings.ports()]
+    named = ["s3_endpoint", "drain_seconds", "check_seconds", *settings.ports()]
     named += [name for name in type(settings).model_fields if name.endswith("_address")]
     return {
         variable("home"): str(settings.home.absolute()),

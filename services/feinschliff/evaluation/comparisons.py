@@ -73,16 +73,15 @@ class Comparisons:
             if run.state is not State.COMPLETED:
                 message = f"{run.name} is {run.state.value}; only completed runs are compared."
                 raise WrongState("RUN_NOT_COMPLETED", message, run=run.name, state=run.state.value)
-        one, other = self._evaluations.get(first.eval), self._evaluations.get(second.eval)
-        if one.dataset_version != other.dataset_version:
-            message = f"The runs read different rows: {one.dataset_version} and {other.dataset_version}."
+        if first.dataset_version != second.dataset_version:
+            message = f"The runs read different rows: {first.dataset_version} and {second.dataset_version}."
             raise Invalid(
-                "COMPARISON_DATASETS_DIFFER", message, first=one.dataset_version, second=other.dataset_version
+                "COMPARISON_DATASETS_DIFFER", message, first=first.dataset_version, second=second.dataset_version
             )
-        if one.name != other.name:
-            message = f"The runs belong to different evals: {one.name} and {other.name}."
-            raise Invalid("COMPARISON_EVALS_DIFFER", message, first=one.name, second=other.name)
-        return one
+        if first.eval != second.eval:
+            message = f"The runs belong to different evals: {first.eval} and {second.eval}."
+            raise Invalid("COMPARISON_EVALS_DIFFER", message, first=first.eval, second=second.eval)
+        return self._evaluations.get(first.eval)
 
 
 def _is_binary(eval_: Eval, name: str) -> bool:

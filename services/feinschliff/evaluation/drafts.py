@@ -49,6 +49,7 @@ class RunDraft(NamedTuple):
     run_id: str
     display_name: str
     model: str
+    dataset_version: str
     sampling: Sampling
     prompt: PromptSpec | None
     split: Split
@@ -59,8 +60,8 @@ class RunDraft(NamedTuple):
     annotations: Mapping[str, str]
 
 
-def eval_of(draft: EvalDraft, dataset: DatasetFacts, new_id: str, now: datetime) -> Eval:
-    """The eval to store.
+def eval_of(draft: EvalDraft, dataset: DatasetFacts | None, new_id: str, now: datetime) -> Eval:
+    """The eval to store; without a dataset each run must name its own.
 
     Raises:
         Invalid: what `parse_all`, `Prompt.from_spec` and the limits refuse.
@@ -72,7 +73,8 @@ def eval_of(draft: EvalDraft, dataset: DatasetFacts, new_id: str, now: datetime)
     prompt = draft.prompt or {"item_reference": DEFAULT_REFERENCE}
     Prompt.from_spec(prompt, field="eval.prompt")
     graders = _graders(draft.graders)
-    _check_ready(dataset)
+    if dataset is not None:
+        _check_ready(dataset)
     eval_id = names.check_id(draft.eval_id, field="eval_id") if draft.eval_id else new_id
     return Eval(
         name=f"{draft.parent}/evals/{eval_id}",
@@ -91,13 +93,18 @@ def eval_of(draft: EvalDraft, dataset: DatasetFacts, new_id: str, now: datetime)
     )
 
 
-def run_of(draft: RunDraft, eval_: Eval, dataset: DatasetFacts, new_id: str, request_id: str, now: datetime) -> Run:
+def run_of(
+    draft: RunDraft, eval_: Eval, dataset: DatasetFacts | None, new_id: str, request_id: str, now: datetime
+) -> Run:
     """The run to store, queued, with the rows that count decided.
 
     Raises:
         Invalid: what prompts, paths, sampling and the limits refuse.
-        WrongState: DATASET_VERSION_NOT_READY, RUN_WITHOUT_ROWS.
+        WrongState: DATASET_VERSION_MISSING, DATASET_VERSION_NOT_READY, RUN_WITHOUT_ROWS.
     """
+    if dataset is None:
+        message = f"{eval_.name} names no dataset version, so the run must."
+        raise WrongState("DATASET_VERSION_MISSING", message, eval=eval_.name)
     checks.check_words(draft.display_name, "", draft.labels, draft.annotations, "eval_run")
     checks.check_text(draft.model, "eval_run.model", MODEL_CHARACTERS_MAX)
     checks.check_sampling(draft.sampling, "eval_run.sampling")
@@ -114,6 +121,7 @@ def run_of(draft: RunDraft, eval_: Eval, dataset: DatasetFacts, new_id: str, req
         project=eval_.parent,
         display_name=draft.display_name or draft.model[: checks.DISPLAY_NAME_CHARACTERS_MAX],
         model=draft.model,
+        dataset_version=dataset.name,
         sampling=draft.sampling,
         prompt=draft.prompt,
         split=split,

@@ -41,7 +41,9 @@ class Evaluations:
         self._clock = clock
         self._new_id = new_id
 
-    def create(self, draft: EvalDraft, dataset: DatasetFacts, once: Once, *, validate_only: bool = False) -> Eval:
+    def create(
+        self, draft: EvalDraft, dataset: DatasetFacts | None, once: Once, *, validate_only: bool = False
+    ) -> Eval:
         """Makes an eval, or checks whether one could be made (then without a name).
 
         Raises:

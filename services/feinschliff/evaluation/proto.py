@@ -10,6 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from feinschliff.evaluation.clients import FINISH_REASONS, SPLITS
 from feinschliff.evaluation.comparisons import RunComparison
 from feinschliff.evaluation.drafts import EvalDraft, Once, RunDraft
+from feinschliff.evaluation.grader_proto import from_grader, to_grade, to_grader
 from feinschliff.evaluation.life import State
 from feinschliff.evaluation.messages import (
     from_sampling,
@@ -22,7 +23,6 @@ from feinschliff.evaluation.messages import (
 from feinschliff.evaluation.prompts import PromptSpec
 from feinschliff.evaluation.resources import (
     Eval,
-    GradeGiven,
     GraderResult,
     Identity,
     OutputItem,
@@ -35,7 +35,7 @@ from feinschliff.evaluation.runs import RunView
 from feinschliff.evaluation.statistics import CONFIDENCE, Interval, Method, Verdict
 from feinschliff.formats.report import Failure
 from feinschliff.graders.grader import Grader
-from feinschliff.graders.spec import Spec
+from feinschliff.kit.errors import FieldViolation, Unserved
 from feinschliff.kit.idempotency import digest_of
 from feinschliff.v1 import common_pb2 as common
 from feinschliff.v1 import evaluation_pb2 as pb
@@ -62,55 +62,10 @@ _FINISH_NUMBERS = {name: number for number, name in FINISH_REASONS.items()}
 _ROWS_MAX = 1000
 
 
-def from_grader(grader: pb.Grader) -> Spec:
-    """The definition as the shelf reads it; what is not set is left out, so that the shelf's defaults hold."""
-    spec: dict[str, object] = {"name": grader.name}
-    kind = grader.WhichOneof("kind")
-    if kind is not None:
-        spec["type"] = kind
-    if kind == "string_check":
-        check = grader.string_check
-        operation = pb.StringCheckGrader.Operation.Name(check.operation).removeprefix("OPERATION_").lower()
-        spec |= {"input": check.input, "reference": check.reference, "operation": operation}
-    elif kind == "text_similarity":
-        similarity = grader.text_similarity
-        metric = pb.TextSimilarityGrader.Metric.Name(similarity.evaluation_metric).removeprefix("METRIC_").lower()
-        spec |= {"input": similarity.input, "reference": similarity.reference, "evaluation_metric": metric}
-        if similarity.HasField("pass_threshold"):
-            spec["pass_threshold"] = similarity.pass_threshold
-        if similarity.model:
-            spec["model"] = similarity.model
-    return spec
-
-
-def to_grader(grader: Grader) -> pb.Grader:
-    """The grader with every default filled in."""
-    spec = {key: value for key, value in grader.spec().items() if isinstance(value, str | float)}
-    made = pb.Grader(name=grader.name)
-    if grader.type == "string_check":
-        operation = pb.StringCheckGrader.Operation.Value(f"OPERATION_{spec['operation']}".upper())
-        made.string_check.CopyFrom(
-            pb.StringCheckGrader(input=str(spec["input"]), reference=str(spec["reference"]), operation=operation)
-        )
-    else:
-        metric = pb.TextSimilarityGrader.Metric.Value(f"METRIC_{spec['evaluation_metric']}".upper())
-        made.text_similarity.CopyFrom(
-            pb.TextSimilarityGrader(
-                input=str(spec["input"]),
-                reference=str(spec["reference"]),
-                evaluation_metric=metric,
-                pass_threshold=grader.pass_threshold,
-            )
-        )
-    return made
-
-
-def to_grade(grade: GradeGiven) -> pb.Grade:
-    return pb.Grade(grader=grade.grader, value=grade.value, passed=grade.passed, why=grade.why)
-
-
 def from_create_eval(request: pb.CreateEvalRequest) -> tuple[EvalDraft, Once]:
     wanted = request.eval
+    if wanted.HasField("item_schema"):
+        raise _unserved("eval.item_schema", "Schemas of items are not served; leave item_schema out.")
     draft = EvalDraft(
         parent=request.parent,
         eval_id=request.eval_id,
@@ -147,11 +102,14 @@ def to_eval(eval_: Eval, graders: list[Grader]) -> pb.Eval:
 
 def from_create_run(request: pb.CreateEvalRunRequest) -> tuple[RunDraft, Once]:
     wanted = request.eval_run
+    if wanted.tools:
+        raise _unserved("eval_run.tools", "Tools in runs are not served; leave tools out.")
     draft = RunDraft(
         parent=request.parent,
         run_id=request.eval_run_id,
         display_name=wanted.display_name,
         model=wanted.model,
+        dataset_version=wanted.dataset_version,
         sampling=from_sampling(wanted.sampling),
         prompt=_from_prompt(wanted.prompt) if wanted.HasField("prompt") else None,
         split=_SPLIT_NAMES.get(wanted.split, ""),
@@ -173,6 +131,7 @@ def to_run(view: RunView, now: datetime) -> pb.EvalRun:
         state=STATES[run.state],
         sampling=to_sampling(run.sampling),
         prompt=None if run.prompt is None else _to_prompt(run.prompt),
+        dataset_version=run.dataset_version,
         split=SPLITS[run.split],
         limit=run.limit,
         concurrency=run.concurrency,
@@ -253,6 +212,11 @@ def _warning(code: str, count: int, message: str, *, rows: Sequence[int] = (), f
     return common.Finding(
         severity=common.SEVERITY_WARNING, code=code, count=count, message=message, rows=rows, field=field
     )
+
+
+def _unserved(field: str, message: str) -> Unserved:
+    violation = FieldViolation(field, message, "EVAL_FIELD_UNSERVED")
+    return Unserved("EVAL_FIELD_UNSERVED", message, fields=[violation], field=field)
 
 
 def _from_prompt(prompt: pb.PromptTemplate) -> PromptSpec:

@@ -127,6 +127,7 @@ class Run:
     project: str
     display_name: str
     model: str
+    dataset_version: str
     sampling: Sampling
     prompt: PromptSpec | None
     split: Split

@@ -6,9 +6,18 @@ from collections.abc import Callable, Sequence
 
 from feinschliff.evaluation.resources import GradedLine, GradeGiven, GraderResult, passes
 from feinschliff.evaluation.statistics import Comparison, compare, summarise
+from feinschliff.graders.grade import Item, Sample
 from feinschliff.graders.grader import Grader
 
 OVERALL = "overall"
+WHY_CHARACTERS_MAX = 4096
+
+
+def give_grade(grader: Grader, item: Item, sample: Sample) -> GradeGiven:
+    """The grade with the grader's own word on whether it passes."""
+    value, why = grader.grade(item, sample)
+    passed = value is not None and value >= grader.pass_threshold
+    return GradeGiven(grader.name, value, passed, why[:WHY_CHARACTERS_MAX])
 
 
 def results_of(graders: Sequence[Grader], lines: Sequence[GradedLine]) -> list[GraderResult]:

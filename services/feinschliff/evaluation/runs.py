@@ -57,7 +57,9 @@ class Runs:
         self._wake = wake
         self._new_id = new_id
 
-    def create(self, draft: RunDraft, dataset: DatasetFacts, once: Once, *, validate_only: bool = False) -> RunView:
+    def create(
+        self, draft: RunDraft, dataset: DatasetFacts | None, once: Once, *, validate_only: bool = False
+    ) -> RunView:
         """Queues a run, or checks whether it could be (then without a name).
 
         Raises:

@@ -11,20 +11,19 @@ from google.protobuf import empty_pb2
 from feinschliff.evaluation.clients import Datasets
 from feinschliff.evaluation.comparisons import Comparisons
 from feinschliff.evaluation.evaluations import Evaluations, Listing
+from feinschliff.evaluation.grader_proto import from_grader, to_grade, to_grader
 from feinschliff.evaluation.messages import from_message, from_struct
 from feinschliff.evaluation.prompts import item_of
 from feinschliff.evaluation.proto import (
     from_create_eval,
     from_create_run,
-    from_grader,
     to_comparison,
     to_eval,
-    to_grade,
-    to_grader,
     to_item,
     to_run,
 )
-from feinschliff.evaluation.resources import DATASET_VERSION, PROJECT, RUN, Eval, GradeGiven
+from feinschliff.evaluation.resources import DATASET_VERSION, PROJECT, RUN, DatasetFacts, Eval
+from feinschliff.evaluation.results import give_grade
 from feinschliff.evaluation.runs import Runs
 from feinschliff.evaluation.statistics import CONFIDENCE
 from feinschliff.graders.grade import Sample
@@ -67,19 +66,12 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
         message = from_message(request.sample)
         sample = Sample(message.content or "", message.tool_calls or ())
         begun = time.perf_counter()
-        value, why = await offload(grader.grade, item_of(from_struct(request.item)), sample)
-        passed = value is not None and value >= grader.pass_threshold
-        error = pb.GraderError(kind=pb.GraderError.KIND_TEMPLATE, message=why) if value is None else None
-        return pb.RunGraderResponse(
-            grade=to_grade(GradeGiven(grader.name, value, passed, why)),
-            error=error,
-            seconds=time.perf_counter() - begun,
-        )
+        grade = await offload(give_grade, grader, item_of(from_struct(request.item)), sample)
+        return pb.RunGraderResponse(grade=to_grade(grade), seconds=time.perf_counter() - begun)
 
     async def CreateEval(self, request: pb.CreateEvalRequest, context: Context) -> pb.Eval:
         draft, once = from_create_eval(request)
-        names.parse(DATASET_VERSION, draft.dataset_version, field="eval.dataset_version")
-        dataset = await self._datasets.facts(draft.dataset_version)
+        dataset = await self._facts(draft.dataset_version, "eval.dataset_version")
         create = self._evaluations.create
         return _eval(await offload(create, draft, dataset, once, validate_only=request.validate_only))
 
@@ -112,9 +104,16 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
     async def CreateEvalRun(self, request: pb.CreateEvalRunRequest, context: Context) -> pb.EvalRun:
         draft, once = from_create_run(request)
         eval_ = await offload(self._evaluations.get, request.parent)
-        dataset = await self._datasets.facts(eval_.dataset_version)
+        version = draft.dataset_version or eval_.dataset_version
+        dataset = await self._facts(version, "eval_run.dataset_version")
         view = await offload(self._runs.create, draft, dataset, once, validate_only=request.validate_only)
         return to_run(view, self._clock.now())
+
+    async def _facts(self, version: str, field: str) -> DatasetFacts | None:
+        if not version:
+            return None
+        names.parse(DATASET_VERSION, version, field=field)
+        return await self._datasets.facts(version)
 
     async def GetEvalRun(self, request: pb.GetEvalRunRequest, context: Context) -> pb.EvalRun:
         return to_run(await offload(self._runs.get, request.name), self._clock.now())

@@ -75,6 +75,7 @@ RUNS = Table(
     Column("project", String(100), nullable=False, index=True),
     Column("display_name", String(256), nullable=False),
     Column("model", String(500), nullable=False),
+    Column("dataset_version", String(300), nullable=False),
     Column("state", String(20), nullable=False, index=True),
     Column("sampling", Json, nullable=False),
     Column("prompt", Json),

@@ -13,6 +13,7 @@ from feinschliff.evaluation.clients import Answer, Datasets, Models, Row
 from feinschliff.evaluation.failures import Fate, failure_of, fate_of, pause_seconds
 from feinschliff.evaluation.prompts import Prompt, item_of
 from feinschliff.evaluation.resources import Eval, GradeGiven, OutputItem, Run, Sampling
+from feinschliff.evaluation.results import give_grade
 from feinschliff.formats.records import Message
 from feinschliff.formats.report import Failure
 from feinschliff.graders import template
@@ -26,7 +27,6 @@ from feinschliff.kit.failpoints import fail
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.threads import offload
 
-WHY_CHARACTERS_MAX = 4096
 DEFAULT_SAMPLING: Sampling = {"temperature": 0.0, "max_tokens": 64}
 
 
@@ -43,7 +43,6 @@ class Plan:
     """A run with everything about it parsed; `answer` is read from the row where no model is asked."""
 
     run: Run
-    dataset_version: str
     prompt: Prompt
     graders: Sequence[Grader]
     sampling: Sampling
@@ -53,7 +52,6 @@ class Plan:
     def of(cls, run: Run, eval_: Eval) -> Plan:
         return cls(
             run=run,
-            dataset_version=eval_.dataset_version,
             prompt=Prompt.from_spec(run.prompt or eval_.prompt, field="prompt"),
             graders=parse_all(eval_.graders, path="graders"),
             sampling={**DEFAULT_SAMPLING, **eval_.sampling, **run.sampling},
@@ -127,7 +125,7 @@ class Worker:
         position, total = 0, plan.run.total
         patience, attempt = Patience(self._clock, self._limits.patience_seconds), 0
         while position < total:
-            rows = self._datasets.read(plan.dataset_version, plan.run.split, start=position, limit=total - position)
+            rows = self._datasets.read(plan.run.dataset_version, plan.run.split, start=position, limit=total - position)
             try:
                 async with aclosing(rows):
                     async for row in rows:
@@ -226,9 +224,7 @@ class Worker:
 
     def _grade(self, grader: Grader, item: Item, sample: Sample) -> GradeGiven:
         with self._grader_seconds.labels(grader.type).time():
-            value, why = grader.grade(item, sample)
-        passed = value is not None and value >= grader.pass_threshold
-        return GradeGiven(grader.name, value, passed, why[:WHY_CHARACTERS_MAX])
+            return give_grade(grader, item, sample)
 
 
 def _outcome(item: OutputItem) -> str:
@@ -240,5 +236,5 @@ def _outcome(item: OutputItem) -> str:
 def _rows_missing(plan: Plan, position: int) -> Failure:
     return Failure(
         reason="DATASET_ROWS_MISSING",
-        message=f"{plan.dataset_version} gave {position} rows; {plan.run.total} were announced.",
+        message=f"{plan.run.dataset_version} gave {position} rows; {plan.run.total} were announced.",
     )

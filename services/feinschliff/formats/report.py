@@ -52,7 +52,7 @@ class CheckpointReport(Stored):
     kind: Literal["checkpoint"] = "checkpoint"
     key: str
     step: int = Field(ge=0)
-    prefix: str
+    prefix: str = Field(description="Where it lies, as a URI once it has left the trainer.")
     digest: str
     values: dict[str, float] = Field(default_factory=dict)
     best: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from feinschliff.inference.engine import Delta, Done, Event, Finish, GenerationRequest, Started
@@ -20,7 +20,7 @@ class Answers:
     metrics: Metrics
     _prefix: str = field(default="feinschliff_inference_", init=False)
 
-    async def stream(self, lease: Lease, request: GenerationRequest) -> AsyncIterator[Delta | Done]:
+    async def stream(self, lease: Lease, request: GenerationRequest) -> AsyncGenerator[Delta | Done]:
         """The pieces of an answer; the last one is Done. The lease is given back once the engine is through with it.
 
         Leaving the iteration, by whatever way, ends the generation at once.
@@ -85,6 +85,8 @@ class Answers:
 def refuse_broken(done: Done) -> None:
     """An answer that the engine could not finish is an error, not a short answer."""
     if done.finish is Finish.FAILED:
-        raise Internal("GENERATION_FAILED", f"The engine failed on the way: {done.error}.", error_id="", error=done.error)
+        message = f"The engine failed on the way: {done.error}."
+        raise Internal("GENERATION_FAILED", message, error=done.error)
     if done.finish is Finish.CANCELLED:
-        raise Unavailable("ENGINE_CLOSED", "The model was unloaded while it answered; try again.", retry_after_seconds=1)
+        message = "The model was unloaded while it answered; try again."
+        raise Unavailable("ENGINE_CLOSED", message, retry_after_seconds=1)

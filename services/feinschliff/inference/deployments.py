@@ -95,7 +95,7 @@ class Deployments:
         with self._database.reading() as session:
             return _require(session, name)
 
-    def list(self, parent: str, token: str, size: int, filter_text: str, order_by: str) -> Listed:
+    def page(self, parent: str, token: str, size: int, filter_text: str, order_by: str) -> Listed:
         names.parse(PROJECT, parent, field="parent")
         order = parse_order(order_by, _ORDERS, Order("create_time", descending=True))
         page = Page.open(token, size, "deployments", parent, filter_text, order_by)
@@ -217,7 +217,9 @@ def _route_violations(routes: tuple[Route, ...], project: str) -> list[FieldViol
             text = f"Route id {route.id[:80]!r} must be {names.ID_WORDS}, and unique in the deployment."
             wrong.append(FieldViolation(f"{path}.id", text, "NAME_MALFORMED"))
         if not 0 <= route.weight <= 1000:
-            wrong.append(FieldViolation(f"{path}.weight", f"weight must be 0 to 1000, not {route.weight:g}.", "OUT_OF_RANGE"))
+            wrong.append(
+                FieldViolation(f"{path}.weight", f"weight must be 0 to 1000, not {route.weight:g}.", "OUT_OF_RANGE")
+            )
         is_name = names.matches(VERSION, route.model_version) or names.matches(ALIAS, route.model_version)
         if not is_name or route.model_version.split("/")[1] != project:
             text = f"{route.model_version[:200]!r} is no model version or model@alias of project {project}."

@@ -122,7 +122,7 @@ class Status(Stored):
 
     state: State = State.PENDING
     base_digest: str = ""
-    precision: str = ""
+    precision: Precision = "auto"
     routes: dict[str, RouteStatus] = Field(default_factory=dict)
     failure: Failure | None = None
 

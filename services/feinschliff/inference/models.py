@@ -162,8 +162,7 @@ def why_not(model: str, deployments: Sequence[Deployment]) -> Refusal:
     if failures:
         message = f"{model} is not loaded: {failures[0].message}"
         return WrongState("MODEL_NOT_LOADED", message, advice=failures[0].advice, model=model, cause=failures[0].reason)
-    is_known = related or model.startswith(_BASE_SCHEMES) or names.matches(VERSION, model) or names.matches(ALIAS, model)
-    if is_known:
+    if related or model.startswith(_BASE_SCHEMES) or names.matches(VERSION, model) or names.matches(ALIAS, model):
         return WrongState(
             "MODEL_NOT_LOADED",
             f"No deployment serves {model}.",
@@ -188,7 +187,7 @@ def is_host(deployment: Deployment, version: Version) -> bool:
 def key_of(deployment: Deployment) -> BaseKey | None:
     """The loaded base of a deployment, once it has been found."""
     status = deployment.status
-    return BaseKey(status.base_digest, status.precision) if status.base_digest and status.precision else None
+    return BaseKey(status.base_digest, status.precision) if status.base_digest else None
 
 
 def pinned_on(key: BaseKey, deployments: Sequence[Deployment]) -> set[str]:
@@ -237,7 +236,8 @@ def _name(version: Version | None) -> str:
 def _concerns(deployment: Deployment, model: str) -> bool:
     if deployment.status.state is State.DELETING:
         return False
-    return model in (deployment.name, deployment.spec.base_model, *(route.model_version for route in deployment.spec.routes))
+    routes = [route.model_version for route in deployment.spec.routes]
+    return model in (deployment.name, deployment.spec.base_model, *routes)
 
 
 def _is_on_its_way(deployment: Deployment, model: str) -> bool:
@@ -245,8 +245,9 @@ def _is_on_its_way(deployment: Deployment, model: str) -> bool:
         return False
     if deployment.status.state in (State.PENDING, State.LOADING, State.READY):
         return True
-    statuses = [deployment.status.routes.get(route.id) for route in deployment.spec.routes if route.model_version == model]
-    return any(one is None or one.state in (RouteState.PENDING, RouteState.LOADING) for one in statuses)
+    routes = [route for route in deployment.spec.routes if route.model_version == model]
+    statuses = [deployment.status.routes.get(route.id, RouteStatus()) for route in routes]
+    return any(one.state in (RouteState.PENDING, RouteState.LOADING) for one in statuses)
 
 
 def _failure(deployment: Deployment, model: str) -> Failure | None:

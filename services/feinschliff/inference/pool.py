@@ -63,17 +63,27 @@ class Loader(Protocol):
 class Lease:
     """The right to generate on an engine with an adapter; neither is unloaded before it is given back."""
 
-    def __init__(self, engine: Engine, key: BaseKey, adapter_digest: str, give_back: Callable[[Lease], None]) -> None:
+    def __init__(self, engine: Engine, key: BaseKey, adapter_digest: str, release: Callable[[Lease], None]) -> None:
         self.engine = engine
         self.key = key
         self.adapter_digest = adapter_digest
-        self._give_back = give_back
+        self._release = release
+        self._lock = threading.Lock()
+        self._is_given_back = False
+
+    def give_back(self) -> None:
+        """Once counts; any thread may."""
+        with self._lock:
+            if self._is_given_back:
+                return
+            self._is_given_back = True
+        self._release(self)
 
     def __enter__(self) -> Lease:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._give_back(self)
+        self.give_back()
 
 
 class Pool:
@@ -114,7 +124,8 @@ class Pool:
 
     def adapters(self, key: BaseKey) -> list[str]:
         """Digests that are loaded, being loaded, or failed."""
-        return [digest for base, digest in self._adapters.keys() if base == key]
+        keys = self._adapters.keys()
+        return [digest for base, digest in keys if base == key]
 
     def loaded_adapters(self, key: BaseKey) -> list[str]:
         return [digest for digest in self.adapters(key) if self._is_loaded(key, digest)]

@@ -1,20 +1,15 @@
-"""Between the API's messages and this room's own types."""
+"""Between the API's messages and this room's own types: deployments."""
 
 from __future__ import annotations
 
-import hashlib
-import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
+from typing import NamedTuple
 
-import orjson
-from google.protobuf import json_format
-from google.protobuf.message import Message as ProtoMessage
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from feinschliff.formats.records import Message, Role
 from feinschliff.inference.deployments import etag_of
-from feinschliff.inference.engine import Finish
 from feinschliff.inference.life import (
     Deployment,
     Failure,
@@ -26,27 +21,155 @@ from feinschliff.inference.life import (
     Spec,
     State,
 )
-from feinschliff.inference.models import Identity
-from feinschliff.inference.requests import MESSAGES_MAX
-from feinschliff.kit.errors import FieldViolation, Invalid, Unserved
+from feinschliff.kit.errors import FieldViolation, Unserved
 from feinschliff.v1 import common_pb2, inference_pb2
 
-_ROLES: dict[int, Role] = {
-    common_pb2.ROLE_SYSTEM: "system",
-    common_pb2.ROLE_DEVELOPER: "developer",
-    common_pb2.ROLE_USER: "user",
-    common_pb2.ROLE_ASSISTANT: "assistant",
-    common_pb2.ROLE_TOOL: "tool",
-}
-_FINISH = {
-    Finish.STOP: common_pb2.FINISH_REASON_STOP,
-    Finish.LENGTH: common_pb2.FINISH_REASON_LENGTH,
-    Finish.CANCELLED: common_pb2.FINISH_REASON_CANCELLED,
-    Finish.FAILED: common_pb2.FINISH_REASON_ERROR,
-}
 _PRECISIONS: dict[int, Precision] = {
     inference_pb2.Deployment.PRECISION_UNSPECIFIED: "auto",
     inference_pb2.Deployment.PRECISION_AUTO: "auto",
     inference_pb2.Deployment.PRECISION_BF16: "bf16",
     inference_pb2.Deployment.PRECISION_FP32: "fp32",
 }
+_ON_DEMAND_DEFAULT = 8
+_NEUTRAL = {"top_k": 0, "presence_penalty": 0, "frequency_penalty": 0, "repetition_penalty": 1, "n": 1}
+_UNSERVED_SAMPLING = (*_NEUTRAL, "logit_bias", "logprobs", "top_logprobs", "response_format")
+
+
+class Asked(NamedTuple):
+    """A field that this version may not serve, and whether the caller uses it."""
+
+    field: str
+    is_used: bool
+
+
+def refuse_unserved(asked: Iterable[Asked]) -> None:
+    """Raises Unserved FIELD_UNSERVED where the caller asks for what the API has and this version has not."""
+    used = [one.field for one in asked if one.is_used]
+    if used:
+        text = "This field is part of the API, but this version does not serve it yet."
+        raise Unserved(
+            "FIELD_UNSERVED",
+            f"Part of the API, but not served by this version: {', '.join(used)}.",
+            fields=[FieldViolation(field, text, "FIELD_UNSERVED") for field in used],
+            unserved=",".join(used),
+        )
+
+
+def to_sampling(params: common_pb2.SamplingParams, path: str) -> Sampling:
+    """Raises Unserved FIELD_UNSERVED."""
+    refuse_unserved(Asked(f"{path}.{name}", _differs(params, name)) for name in _UNSERVED_SAMPLING)
+    return Sampling(
+        temperature=params.temperature if params.HasField("temperature") else None,
+        top_p=params.top_p if params.HasField("top_p") else None,
+        max_tokens=params.max_tokens if params.HasField("max_tokens") else None,
+        seed=params.seed if params.HasField("seed") else None,
+        stop=tuple(params.stop),
+    )
+
+
+def from_sampling(sampling: Sampling) -> common_pb2.SamplingParams:
+    return common_pb2.SamplingParams(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_tokens,
+        seed=sampling.seed,
+        stop=sampling.stop,
+    )
+
+
+def to_spec(message: inference_pb2.Deployment) -> Spec:
+    """What a deployment message wants.
+
+    Raises:
+        Unserved: FIELD_UNSERVED.
+    """
+    precision = _PRECISIONS.get(message.precision)
+    builtin = (inference_pb2.Deployment.ENGINE_UNSPECIFIED, inference_pb2.Deployment.ENGINE_TRANSFORMERS)
+    refuse_unserved(
+        Asked(f"deployment.{field}", used)
+        for field, used in (
+            ("engine", message.engine not in builtin),
+            ("precision", precision is None),
+            ("replicas", message.replicas > 1),
+            ("resources", message.HasField("resources") and message.resources != inference_pb2.Resources()),
+            ("guards", bool(message.guards)),
+            ("logging.stored_fraction", message.logging.stored_fraction > 0),
+            *((f"routes[{place}].shadow", route.shadow) for place, route in enumerate(message.routes)),
+        )
+    )
+    return Spec(
+        base_model=message.base_model,
+        routes=tuple(_to_route(route) for route in message.routes),
+        precision=precision or "auto",
+        on_demand=message.on_demand,
+        on_demand_max=message.on_demand_max or _ON_DEMAND_DEFAULT,
+        replicas=message.replicas if message.HasField("replicas") else 1,
+        context_tokens=message.context_tokens if message.HasField("context_tokens") else None,
+        defaults=to_sampling(message.defaults, "deployment.defaults"),
+        display_name=message.display_name,
+        refuse_store=message.logging.refuse_store,
+        labels=dict(message.labels),
+        annotations=dict(message.annotations),
+    )
+
+
+def from_deployment(deployment: Deployment) -> inference_pb2.Deployment:
+    spec, status = deployment.spec, deployment.status
+    return inference_pb2.Deployment(
+        name=deployment.name,
+        display_name=spec.display_name or deployment.name.rsplit("/", 1)[1],
+        base_model=spec.base_model,
+        base_digest=status.base_digest,
+        routes=[_from_route(route, status.routes.get(route.id, RouteStatus())) for route in spec.routes],
+        on_demand=spec.on_demand,
+        on_demand_max=spec.on_demand_max,
+        engine=inference_pb2.Deployment.ENGINE_TRANSFORMERS,
+        precision=inference_pb2.Deployment.Precision.Value(f"PRECISION_{spec.precision.upper()}"),
+        replicas=spec.replicas,
+        defaults=from_sampling(spec.defaults),
+        logging=inference_pb2.Logging(refuse_store=spec.refuse_store) if spec.refuse_store else None,
+        context_tokens=spec.context_tokens,
+        state=inference_pb2.Deployment.State.Value(f"STATE_{status.state.name}"),
+        failure=_from_failure(status.failure),
+        ready_replicas=1 if spec.replicas and status.state in (State.READY, State.DEGRADED) else 0,
+        labels=spec.labels,
+        annotations=spec.annotations,
+        create_time=timestamp(deployment.created),
+        update_time=timestamp(deployment.updated),
+        etag=etag_of(deployment),
+    )
+
+
+def timestamp(moment: datetime) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp
+
+
+def _to_route(message: inference_pb2.Route) -> Route:
+    weight = message.weight if message.HasField("weight") else 1.0
+    return Route(id=message.id, model_version=message.model_version, weight=weight)
+
+
+def _from_route(route: Route, status: RouteStatus) -> inference_pb2.Route:
+    is_ready = status.state is RouteState.READY and status.serving is not None
+    return inference_pb2.Route(
+        id=route.id,
+        model_version=route.model_version,
+        weight=route.weight,
+        resolved_version=status.serving.name if status.serving else "",
+        adapter_digest=status.serving.adapter_digest if is_ready and status.serving else "",
+        state=inference_pb2.Route.State.Value(f"STATE_{status.state.name}"),
+        failure=_from_failure(status.failure),
+    )
+
+
+def _from_failure(failure: Failure | None) -> common_pb2.Failure | None:
+    return None if failure is None else common_pb2.Failure(**failure.model_dump())
+
+
+def _differs(message: Message, field: str) -> bool:
+    """Whether an optional field is set to something that changes the outcome."""
+    if field in _NEUTRAL:
+        return message.HasField(field) and getattr(message, field) != _NEUTRAL[field]
+    return any(descriptor.name == field for descriptor, _ in message.ListFields())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from feinschliff.inference import store
@@ -56,7 +56,15 @@ class Reconciler:
     """One `turn` at a time; a deployment that cannot be handled never stops the others."""
 
     def __init__(
-        self, database: Database, pool: Pool, versions: Versions, view: View, metrics: Metrics, *, clock: Clock, wake: Wake
+        self,
+        database: Database,
+        pool: Pool,
+        versions: Versions,
+        view: View,
+        metrics: Metrics,
+        *,
+        clock: Clock,
+        wake: Wake,
     ) -> None:
         self._database = database
         self._pool = pool
@@ -67,17 +75,22 @@ class Reconciler:
         self._wake = wake
 
     def turn(self) -> None:
-        deployments = self._view.refresh(self._read)
+        deployments = self.read()
         wanted = {one.name: self._see(one) for one in deployments if one.is_wanted}
         self._move_bases(wanted.values())
         self._move_adapters(deployments, wanted)
         self._pool.forget_sources({sight.source for sight in wanted.values()})
-        if any([self._settle(one, wanted) for one in deployments]):
-            self._view.refresh(self._read)
+        news = [one.name for one in deployments if self._settle(one, wanted)]
+        if news:
+            self.read()
             self._wake.notify()
         self._measure()
 
-    def _read(self) -> list[Deployment]:
+    def read(self) -> Sequence[Deployment]:
+        """Shows the table as it is to those who answer calls."""
+        return self._view.refresh(self._everything)
+
+    def _everything(self) -> list[Deployment]:
         with self._database.reading() as session:
             return store.everything(session)
 
@@ -191,7 +204,7 @@ class Reconciler:
         return Status(
             state=state,
             base_digest=key.digest if key else "",
-            precision=key.precision if key else "",
+            precision=key.precision if key else "auto",
             routes=routes,
             failure=failure,
         )
@@ -199,7 +212,7 @@ class Reconciler:
     def _bury(self, deployment: Deployment, sights: Mapping[str, Sight]) -> bool:
         """Deletes the row once its base is unloaded or is another deployment's too."""
         status = deployment.status
-        if status.base_digest and status.precision in ("bf16", "fp32"):
+        if status.base_digest:
             key = BaseKey(status.base_digest, status.precision)
             is_shared = any(sight.located is not None and sight.located.key == key for sight in sights.values())
             if not is_shared and self._pool.look_at_base(key).seen is not Seen.NOTHING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import grpc
 
@@ -19,7 +19,10 @@ from feinschliff.v1 import common_pb2, registry_pb2, registry_pb2_grpc
 SERVICE = "feinschliff.v1.RegistryService"
 VERSION = "projects/{project}/models/{model}/versions/{version}"
 ALIAS = "projects/{project}/models/{model}@{alias}"
+LISTED_MAX = 1000
+_ADAPTERS = (registry_pb2.ModelVersion.KIND_UNSPECIFIED, registry_pb2.ModelVersion.KIND_ADAPTER)
 
+T = TypeVar("T")
 _KEPT = 4096
 _DOWN_SECONDS = 2.0  # a registry that does not answer is not asked again for this long
 
@@ -43,6 +46,10 @@ class Versions(Protocol):
         Raises:
             WrongState: VERSION_TAINTED.
         """
+        ...
+
+    def of_project(self, project: str) -> list[Version]:
+        """The newest versions of a project that can be served, at most `LISTED_MAX`."""
         ...
 
 
@@ -77,6 +84,11 @@ class RegistryVersions:
             )
         return self._remember(name, self._clock.monotonic(), found)
 
+    def of_project(self, project: str) -> list[Version]:
+        request = registry_pb2.ListModelVersionsRequest(parent=f"projects/{project}/models/-", page_size=LISTED_MAX)
+        found = self._answer(lambda: self._stub.ListModelVersions(request))
+        return [_to_version(one) for one in found.model_versions if one.kind in _ADAPTERS]
+
     def _remember(self, name: str, now: float, found: registry_pb2.ModelVersion) -> Version:
         version = _servable(found)
         with self._lock:
@@ -86,23 +98,31 @@ class RegistryVersions:
         return version
 
     def _ask(self, name: str) -> registry_pb2.ModelVersion:
+        try:
+            return self._answer(lambda: self._stub.GetModelVersion(registry_pb2.GetModelVersionRequest(name=name)))
+        except NotFound as error:
+            raise NotFound("MODEL_UNKNOWN", f"The registry knows no {name}.", model=name) from error
+
+    def _answer(self, ask: Callable[[], T]) -> T:
         if self._down is not None and self._clock.monotonic() < self._down[0]:
             raise self._down[1]
         try:
-            return self._stub.GetModelVersion(registry_pb2.GetModelVersionRequest(name=name))
+            return ask()
         except grpc.RpcError as error:
             refusal = from_rpc_error(error)
-            if isinstance(refusal, NotFound):
-                raise NotFound("MODEL_UNKNOWN", f"The registry knows no {name}.", model=name) from error
             if isinstance(refusal, Unavailable):
                 self._down = (self._clock.monotonic() + _DOWN_SECONDS, refusal)
             raise refusal from error
 
 
 def _servable(found: registry_pb2.ModelVersion) -> Version:
-    kind = registry_pb2.ModelVersion.Kind.Name(found.kind)
-    if found.kind not in (registry_pb2.ModelVersion.KIND_UNSPECIFIED, registry_pb2.ModelVersion.KIND_ADAPTER):
+    if found.kind not in _ADAPTERS:
+        kind = registry_pb2.ModelVersion.Kind.Name(found.kind)
         raise Unserved("VERSION_KIND_UNSERVED", f"{found.name} is {kind}; adapters are served.", kind=kind)
+    return _to_version(found)
+
+
+def _to_version(found: registry_pb2.ModelVersion) -> Version:
     return Version(
         name=found.name,
         base_model=found.base_model,
@@ -117,12 +137,9 @@ def _servable(found: registry_pb2.ModelVersion) -> Version:
 
 
 def _defaults(params: common_pb2.SamplingParams) -> Sampling:
-    def given(name: str) -> bool:
-        return params.HasField(name)  # type: ignore[arg-type]
-
     return Sampling(
-        temperature=params.temperature if given("temperature") else None,
-        top_p=params.top_p if given("top_p") else None,
-        max_tokens=params.max_tokens if given("max_tokens") else None,
+        temperature=params.temperature if params.HasField("temperature") else None,
+        top_p=params.top_p if params.HasField("top_p") else None,
+        max_tokens=params.max_tokens if params.HasField("max_tokens") else None,
         stop=tuple(params.stop),
     )

@@ -123,7 +123,7 @@ def rows_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    row_bounds: tuple[int, ...],
+    row_bounds: tuple[int, ...] | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
@@ -133,6 +133,8 @@ def rows_attention(
     unsupported = [name for name in ("softcap", "s_aux", "position_bias") if rest.get(name) is not None]
     if unsupported or attention_mask is not None:
         raise _unsupported(f"its attention uses {', '.join(unsupported) or 'a mask of its own'}")
+    if row_bounds is None:
+        raise _unsupported("its layers do not pass the rows' bounds on to their attention")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     outputs = []
     for start, stop in pairwise(row_bounds):

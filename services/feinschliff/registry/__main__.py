@@ -51,15 +51,16 @@ def wire(settings: RegistrySettings) -> Room:
 def committed(artifacts: Store) -> Callable[[str, str], None]:
     """Refuses a version whose files are not committed or are others than it says."""
 
-    def check(uri: str, digest: str) -> None:
+    def check(uri: str, sha256: str) -> None:
         bucket, prefix = parse_s3(uri)
         manifest = read_manifest(artifacts.in_bucket(bucket), prefix)
         if manifest is None:
             raise NotFound("ARTIFACT_NOT_FOUND", f"Nothing is committed at {uri}.", uri=uri)
-        if manifest.digest != digest:
-            message = f"The files at {uri} have the digest {manifest.digest}, not {digest}."
-            field = FieldViolation("model_version.adapter_digest", message, "DIGEST_MISMATCH")
-            raise Invalid("DIGEST_MISMATCH", message, fields=[field], uri=uri, found=manifest.digest, claimed=digest)
+        found = manifest.digest.removeprefix("sha256:")
+        if found != sha256:
+            message = f"The files at {uri} have the digest {found}, not {sha256!r}."
+            field = FieldViolation("model_version.adapter.sha256", message, "DIGEST_MISMATCH")
+            raise Invalid("DIGEST_MISMATCH", message, fields=[field], uri=uri, found=found, claimed=sha256)
 
     return check
 

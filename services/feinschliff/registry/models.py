@@ -45,6 +45,7 @@ class Draft:
     base_model: str
     base_digest: str
     adapter_uri: str
+    adapter_sha256: str
     adapter_digest: str
     training_job: str
     parent_version: str
@@ -124,7 +125,7 @@ class Models:
         """
         ids = names.parse(MODEL, model_name, field="parent")
         _check_digest(draft.base_digest, "model_version.base_digest")
-        self._check_artifact(draft.adapter_uri, draft.adapter_digest)
+        self._check_artifact(draft.adapter_uri, draft.adapter_sha256)
         project = f"projects/{ids['project']}"
         with self._database.transaction() as session:
             scope = f"CreateModelVersion {model_name}"
@@ -189,7 +190,7 @@ class Models:
             number=model.versions_made,
             state=READY,
             created=self._clock.now(),
-            **{key: getattr(draft, key) for key in Draft.__dataclass_fields__},
+            **{key: getattr(draft, key) for key in Draft.__dataclass_fields__ if key != "adapter_sha256"},
         )
         store.insert(session, version)
         store.put_edges(session, _edges(version))

@@ -38,6 +38,7 @@ def to_draft(message: pb.ModelVersion) -> Draft:
         base_model=message.base_model,
         base_digest=message.base_digest,
         adapter_uri=message.adapter.uri,
+        adapter_sha256=message.adapter.sha256,
         adapter_digest=message.adapter_digest or f"sha256:{message.adapter.sha256}",
         training_job=message.training_job,
         parent_version=message.parent_version,

@@ -57,7 +57,7 @@ def wire(settings: TrainingSettings) -> Room:
         servicers=[
             Servicer(
                 grpc_stubs.add_TrainingServiceServicer_to_server,
-                TrainingService(jobs, Lists(database), artifacts, metrics, wake),
+                TrainingService(jobs, Lists(database), metrics, wake),
                 "feinschliff.v1.TrainingService",
             ),
             Servicer(

@@ -400,7 +400,7 @@ def _checkpoint_of(job: Job, report: CheckpointReport, time: datetime) -> Checkp
     return Checkpoint(
         job=job.name,
         step=report.step,
-        prefix=report.prefix,
+        uri=report.prefix,
         digest=report.digest,
         metrics=report.values,
         best=report.best,

@@ -173,13 +173,13 @@ def to_point(event: Event) -> pb.MetricPoint:
     return point
 
 
-def to_checkpoint(checkpoint: Checkpoint, *, last: bool, uri: str) -> pb.Checkpoint:
+def to_checkpoint(checkpoint: Checkpoint, *, last: bool) -> pb.Checkpoint:
     detail = {
         "step": checkpoint.step,
         "digest": checkpoint.digest,
         "values": checkpoint.metrics,
         "best": checkpoint.best,
-        "uri": uri,
+        "uri": checkpoint.uri,
     }
     message = _checkpoint(f"{checkpoint.job}/checkpoints/{checkpoint.step}", detail)
     message.last = last

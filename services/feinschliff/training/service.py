@@ -10,7 +10,6 @@ from google.protobuf import empty_pb2
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 
-from feinschliff.artifacts.store import Store
 from feinschliff.formats.report import Report
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.errors import Invalid, Unauthenticated
@@ -39,10 +38,9 @@ Context = grpc.aio.ServicerContext[object, object]
 
 
 class TrainingService(training_pb2_grpc.TrainingServiceServicer):
-    def __init__(self, jobs: Jobs, lists: Lists, artifacts: Store, metrics: Metrics, wake: Wake) -> None:
+    def __init__(self, jobs: Jobs, lists: Lists, metrics: Metrics, wake: Wake) -> None:
         self._jobs = jobs
         self._lists = lists
-        self._artifacts = artifacts
         self._metrics = metrics
         self._wake = wake
 
@@ -129,19 +127,13 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
             self._lists.checkpoints, request.parent, request.page_token, request.page_size, request.filter
         )
         return pb.ListCheckpointsResponse(
-            checkpoints=[
-                to_checkpoint(one.checkpoint, last=one.last, uri=self._uri(one.checkpoint.prefix))
-                for one in listed.items
-            ],
+            checkpoints=[to_checkpoint(one.checkpoint, last=one.last) for one in listed.items],
             next_page_token=listed.next_token,
         )
 
     async def GetCheckpoint(self, request: pb.GetCheckpointRequest, context: Context) -> pb.Checkpoint:
         found = await offload(self._lists.checkpoint, request.name)
-        return to_checkpoint(found.checkpoint, last=found.last, uri=self._uri(found.checkpoint.prefix))
-
-    def _uri(self, prefix: str) -> str:
-        return f"s3://{self._artifacts.bucket}/{prefix}"
+        return to_checkpoint(found.checkpoint, last=found.last)
 
 
 class WorkerService(training_pb2_grpc.WorkerServiceServicer):

@@ -105,7 +105,7 @@ CHECKPOINTS = Table(
     METADATA,
     Column("job", String(200), ForeignKey(JOBS.c.name, ondelete="CASCADE"), primary_key=True),
     Column("step", Integer, primary_key=True),
-    Column("prefix", String(400), nullable=False),
+    Column("uri", String(600), nullable=False),
     Column("digest", String(80), nullable=False),
     Column("metrics", Json, nullable=False),
     Column("best", Boolean, nullable=False),
@@ -181,7 +181,7 @@ class Event:
 class Checkpoint:
     job: str
     step: int
-    prefix: str
+    uri: str
     digest: str
     created: datetime
     metrics: Values = field(default_factory=dict)

@@ -8,12 +8,12 @@ from typing import Any
 
 import grpc
 from pydantic import Field
-from tests.contract.kit.rooms import DATASETS, TRAINING
 
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.server import Loop, Room, Servicer, run
 from feinschliff.kit.settings import Settings
 from feinschliff.v1 import ingestion_pb2, ingestion_pb2_grpc, training_pb2, training_pb2_grpc
+from tests.contract.kit.rooms import DATASETS, TRAINING
 
 
 class IngestionSettings(Settings):

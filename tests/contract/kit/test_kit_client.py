@@ -7,13 +7,13 @@ from typing import Any
 
 import grpc
 import pytest
-from tests.contract.kit.rooms import DATASETS, TRAINING, Open, eventually, opened
 
 from feinschliff.kit import client
 from feinschliff.kit.context import current_deadline, current_request_id, request_context
 from feinschliff.kit.errors import Refusal, TimedOut, Unavailable, WrongState, from_rpc_error
 from feinschliff.kit.metrics import Metrics
 from feinschliff.v1 import ingestion_pb2, ingestion_pb2_grpc, training_pb2, training_pb2_grpc
+from tests.contract.kit.rooms import DATASETS, TRAINING, Open, eventually, opened
 
 NAME = "projects/default/datasets/d"
 GET = ingestion_pb2.GetDatasetRequest(name=NAME)
@@ -125,7 +125,7 @@ async def test_the_request_id_is_passed_on_and_so_is_what_is_left_of_the_deadlin
         stub = ingestion_pb2_grpc.DatasetServiceStub(front.channel)
         await stub.GetDataset(GET, timeout=2, metadata=(("x-request-id", "req-1"),))
     assert seen[0][0] == "req-1"
-    assert 0 < seen[0][1] <= 2
+    assert 0 < seen[0][1] < 2.1
 
 
 async def test_work_that_is_no_call_passes_on_its_own_request_id(room: Open) -> None:

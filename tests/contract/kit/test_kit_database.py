@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Column, Integer, Table, func, inspect, select, text
 from sqlalchemy.exc import DBAPIError
-from tests.contract.kit.small_room.store import ITEMS, METADATA, MIGRATIONS, PARTS, ROOM
 
 from feinschliff.kit.db import Database, insert_ignore, metadata_for, select_one, update_versioned
 from feinschliff.kit.errors import Conflict, StartError, Unavailable, WrongState
+from tests.contract.kit.small_room.store import ITEMS, METADATA, MIGRATIONS, PARTS, ROOM
+from tests.support.postgres import Postgres
 
 ROOT = Path(__file__).parents[3]
 HEAD = "0003"
@@ -80,17 +81,17 @@ def test_the_version_table_is_the_rooms_own(database: Database) -> None:
     assert tables == {"small_items", "small_parts", "small_requests", "small_alembic_version"}
 
 
-def test_processes_that_start_at_once_migrate_once(empty_url: str) -> None:
-    started = [process("upgrade", empty_url) for _ in range(3)]
+def test_processes_that_start_at_once_migrate_once(database_url: str) -> None:
+    started = [process("upgrade", database_url) for _ in range(3)]
     ends = [(one.communicate(timeout=60)[1], one.returncode) for one in started]
     assert [code for _, code in ends] == [0, 0, 0], [errors for errors, _ in ends]
-    database = Database(empty_url, ROOM, migrations=MIGRATIONS)
+    database = Database(database_url, ROOM, migrations=MIGRATIONS)
     assert version_of(database) == HEAD
     database.close()
 
 
-def test_threads_that_start_at_once_migrate_once(empty_url: str) -> None:
-    databases = [Database(empty_url, ROOM, migrations=MIGRATIONS) for _ in range(4)]
+def test_threads_that_start_at_once_migrate_once(database_url: str) -> None:
+    databases = [Database(database_url, ROOM, migrations=MIGRATIONS) for _ in range(4)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(Database.upgrade, databases))
     assert version_of(databases[0]) == HEAD
@@ -98,12 +99,12 @@ def test_threads_that_start_at_once_migrate_once(empty_url: str) -> None:
         one.close()
 
 
-def test_rebuilding_a_table_keeps_the_rows_that_refer_to_it(empty_url: str) -> None:
+def test_rebuilding_a_table_keeps_the_rows_that_refer_to_it(database_url: str) -> None:
     from alembic import command
 
     from feinschliff.kit.db import migrate
 
-    database = Database(empty_url, ROOM, migrations=MIGRATIONS)
+    database = Database(database_url, ROOM, migrations=MIGRATIONS)
     whole = command.upgrade
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(migrate.command, "upgrade", lambda config, _: whole(config, "0002"))
@@ -117,12 +118,12 @@ def test_rebuilding_a_table_keeps_the_rows_that_refer_to_it(empty_url: str) -> N
     database.close()
 
 
-def test_a_migration_that_fails_leaves_nothing(empty_url: str) -> None:
+def test_a_migration_that_fails_leaves_nothing(database_url: str) -> None:
     from alembic import command
 
     from feinschliff.kit.db import migrate
 
-    database = Database(empty_url, ROOM, migrations=MIGRATIONS)
+    database = Database(database_url, ROOM, migrations=MIGRATIONS)
     whole = command.upgrade
 
     def broken(config: Any, revision: str) -> None:
@@ -139,8 +140,8 @@ def test_a_migration_that_fails_leaves_nothing(empty_url: str) -> None:
     database.close()
 
 
-def test_verify_accepts_the_tables_of_this_version_and_refuses_older_ones(empty_url: str) -> None:
-    database = Database(empty_url, ROOM, migrations=MIGRATIONS)
+def test_verify_accepts_the_tables_of_this_version_and_refuses_older_ones(database_url: str) -> None:
+    database = Database(database_url, ROOM, migrations=MIGRATIONS)
     with pytest.raises(WrongState) as caught:
         database.verify()
     assert caught.value.reason == "SCHEMA_BEHIND"
@@ -170,14 +171,14 @@ def test_a_transaction_that_raises_leaves_nothing(database: Database) -> None:
     assert names(database) == []
 
 
-def test_what_is_committed_survives_kill_9(empty_url: str) -> None:
-    writer = process("write", empty_url)
+def test_what_is_committed_survives_kill_9(database_url: str) -> None:
+    writer = process("write", database_url)
     assert writer.stdout is not None
     told = [int(writer.stdout.readline()) for _ in range(20)]
     writer.send_signal(signal.SIGKILL)
     rest, _ = writer.communicate(timeout=20)
     told += [int(line) for line in rest.splitlines() if line.strip()]
-    database = Database(empty_url, ROOM, migrations=MIGRATIONS)
+    database = Database(database_url, ROOM, migrations=MIGRATIONS)
     with database.reading() as session:
         there = set(session.execute(select(ITEMS.c.count)).scalars())
     database.close()
@@ -331,9 +332,9 @@ def test_a_fault_of_ours_is_no_outage(database: Database) -> None:
         session.execute(text("SELECT * FROM small_nothing"))
 
 
-def test_postgresql_going_away_is_unavailable_and_it_recovers_by_itself(kit_postgres: Any) -> None:
+def test_postgresql_going_away_is_unavailable_and_it_recovers_by_itself(postgres: Postgres) -> None:
     name = "kit_outage"
-    database = Database(kit_postgres.create(name), ROOM, migrations=MIGRATIONS)
+    database = Database(postgres.create(name), ROOM, migrations=MIGRATIONS)
     database.upgrade()
     with pytest.raises(Unavailable) as caught, database.transaction() as session:
         session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
@@ -342,7 +343,7 @@ def test_postgresql_going_away_is_unavailable_and_it_recovers_by_itself(kit_post
     database.check()
     assert add(database, item()) == 1
     database.close()
-    kit_postgres.drop(name)
+    postgres.drop(name)
 
 
 def test_a_postgresql_that_is_not_there_is_unavailable() -> None:

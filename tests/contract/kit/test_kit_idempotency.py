@@ -5,10 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from sqlalchemy import func, select
-from tests.contract.kit.small_room.store import ITEMS, LEDGER
 
 from feinschliff.kit.db import Database, insert_ignore
 from feinschliff.kit.errors import Invalid
+from tests.contract.kit.small_room.store import ITEMS, LEDGER
 
 
 def create(database: Database, request_id: str, body: str, name: str) -> str:

@@ -154,7 +154,7 @@ async def test_what_is_unsafe_or_misspelt_stops_the_start_by_name(tmp_path: Path
 
 
 async def _get(stub: ingestion_pb2_grpc.DatasetServiceStub, name: str) -> ingestion_pb2.Dataset:
-    return await stub.GetDataset(ingestion_pb2.GetDatasetRequest(name=name), timeout=60)  # type: ignore[no-any-return, misc]
+    return await stub.GetDataset(ingestion_pb2.GetDatasetRequest(name=name), timeout=60)
 
 
 async def _exists(path: Path) -> bool:

@@ -9,12 +9,12 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from tests.contract.kit.rooms import DATASETS, TRAINING, Open, eventually, opened, quick_settings
 
 from feinschliff.kit.errors import StartError, from_rpc_error
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.server import Loop, Room, start
 from feinschliff.v1 import ingestion_pb2, ingestion_pb2_grpc, training_pb2, training_pb2_grpc
+from tests.contract.kit.rooms import DATASETS, TRAINING, Open, eventually, opened, quick_settings
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -140,9 +140,8 @@ async def test_rooms_in_one_process_have_their_own_ports_health_and_metrics() ->
 
 
 def room_on(port: int, metrics_port: int, *, close: list[Callable[[], None]] | None = None) -> Room:
-    from tests.contract.kit.rooms import Datasets
-
     from feinschliff.kit.server import Servicer
+    from tests.contract.kit.rooms import Datasets
 
     servicer = Servicer(ingestion_pb2_grpc.add_DatasetServiceServicer_to_server, Datasets(), DATASETS)
     return Room("ingestion", port, metrics_port, [servicer], [], {}, close or [], Metrics("ingestion"))
@@ -198,7 +197,7 @@ async def test_stop_lets_a_running_call_end() -> None:
 
 
 async def _answer(stub: ingestion_pb2_grpc.DatasetServiceStub) -> ingestion_pb2.Dataset:
-    return await stub.GetDataset(ingestion_pb2.GetDatasetRequest(name="n"))  # type: ignore[no-any-return, misc]
+    return await stub.GetDataset(ingestion_pb2.GetDatasetRequest(name="n"))
 
 
 async def test_stop_sends_watchers_elsewhere_at_once() -> None:

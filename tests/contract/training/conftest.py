@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from tests.contract.training import attempt
-from tests.support.waiting import eventually
 
 from feinschliff.artifacts.directory import DirectoryStore
 from feinschliff.formats.manifest import Manifest
@@ -24,6 +22,8 @@ from feinschliff.training.reconciler import Plan, Reconciler
 from feinschliff.training.store import Job
 from feinschliff.v1 import common_pb2
 from feinschliff.workloads.process import SubprocessRunner
+from tests.contract.training import attempt
+from tests.support.waiting import eventually
 
 DATASET = "projects/default/datasets/routing/versions/1"
 PARENT = "projects/default"

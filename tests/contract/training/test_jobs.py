@@ -6,7 +6,6 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from tests.contract.training.conftest import PARENT, Training
 
 from feinschliff.formats.report import CheckpointReport, Failure, Metrics, Notice, Progress, Report
 from feinschliff.kit.errors import Invalid, Unauthenticated, WrongState
@@ -15,6 +14,7 @@ from feinschliff.training.jobs import move, token_hash
 from feinschliff.training.life import State
 from feinschliff.training.lists import Lists
 from feinschliff.training.store import Attempt, Job
+from tests.contract.training.conftest import PARENT, Training
 
 TOKEN = "secret"
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.contract.training.conftest import Training
 
 from feinschliff.training.life import State
 from feinschliff.training.lists import Lists
+from tests.contract.training.conftest import Training
 
 
 @pytest.fixture

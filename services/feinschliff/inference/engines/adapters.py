@@ -140,13 +140,12 @@ def _side_by_side(name: str, rows: Sequence[str], in_use: Mapping[str, Adapter])
 def _pair(name: str, sides: Mapping[str, Tensor], config: Mapping[str, Any], model: nn.Module) -> Pair:
     if sides.keys() != {"A", "B"}:
         raise WrongState("ADAPTER_CORRUPT", f"The adapter has only one half of {name}.", module=name)
-    try:
-        weight = model.get_submodule(name).weight
-    except AttributeError as error:
-        raise WrongState("ADAPTER_UNFIT", f"The base has no layer {name}.", module=name) from error
+    weight = dict(model.named_parameters(remove_duplicate=False)).get(f"{name}.weight")
+    if weight is None:
+        raise WrongState("ADAPTER_UNFIT", f"The base has no layer {name}.", module=name)
     a_RI, b_OR = (sides[side].to(weight.device, torch.float32).contiguous() for side in "AB")
     rank = a_RI.shape[0]
-    if not isinstance(weight, Tensor) or {(b_OR.shape[0], a_RI.shape[1])} - {tuple(weight.shape), tuple(weight.shape)[::-1]}:
+    if (b_OR.shape[0], a_RI.shape[1]) not in (tuple(weight.shape), tuple(weight.shape)[::-1]):
         raise WrongState("ADAPTER_UNFIT", f"The adapter's shapes do not fit the base's {name}.", module=name)
     if b_OR.shape[1] != rank or not all(bool((half.abs() <= _WEIGHT_MAX).all()) for half in (a_RI, b_OR)):
         raise WrongState("ADAPTER_CORRUPT", f"The adapter's numbers at {name} are not usable.", module=name)

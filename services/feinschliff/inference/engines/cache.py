@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -37,12 +37,15 @@ class BatchCache(Cache):
     def join(self, prefilled: DynamicCache) -> None:
         """Adds a row behind the others with the keys and values of a prompt that was read alone."""
         row, length = len(self.lengths), prefilled.get_seq_length()
-        self._reserve(prefilled, rows=row + 1, positions=length + 1)
-        for layer, (keys, values) in enumerate(zip(self._keys, self._values, strict=True)):
-            for target, source in ((keys, prefilled.layers[layer].keys), (values, prefilled.layers[layer].values)):
-                assert source is not None
-                target[row, :, :length] = source[0]
-                target[row, :, length:] = 0
+        keys, values = _parts(prefilled, "keys"), _parts(prefilled, "values")
+        if not self._keys:
+            self._keys, self._values = (
+                [_zeros_like(one, row + 1, length + 1) for one in side] for side in (keys, values)
+            )
+        self._grow(row + 1, length + 1)
+        for target, source in zip((*self._keys, *self._values), (*keys, *values), strict=True):
+            target[row, :, :length] = source[0]
+            target[row, :, length:] = 0
         self.lengths.append(length)
 
     def leave(self, row: int) -> None:
@@ -66,37 +69,29 @@ class BatchCache(Cache):
     def end_step(self) -> None:
         self.lengths = [length + 1 for length in self.lengths]
 
-    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         """Stores one new position of every row; gives back all rows as far as the longest."""
         rows, used = len(self.lengths), max(self.lengths) + 1
-        all_keys, all_values = self._keys[layer_idx], self._values[layer_idx]
-        all_keys[self._rows_B, :, self.positions_B] = keys[:, :, 0]
-        all_values[self._rows_B, :, self.positions_B] = values[:, :, 0]
-        return all_keys[:rows, :, :used], all_values[:rows, :, :used]
+        keys, values = self._keys[layer_idx], self._values[layer_idx]
+        keys[self._rows_B, :, self.positions_B] = key_states[:, :, 0]
+        values[self._rows_B, :, self.positions_B] = value_states[:, :, 0]
+        return keys[:rows, :, :used], values[:rows, :, :used]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return max(self.lengths, default=0)
-
-    def _reserve(self, like: DynamicCache, *, rows: int, positions: int) -> None:
-        if self._keys:
-            self._grow(rows, positions)
-            return
-        shape = rows, _stepped(positions)
-        self._keys, self._values = (
-            [_zeros_like(tensor, *shape) for tensor in tensors if tensor is not None]
-            for tensors in ([layer.keys for layer in like.layers], [layer.values for layer in like.layers])
-        )
 
     def _grow(self, rows: int, positions: int) -> None:
         """Makes it as large as it must be, and no larger: rows that left give their place back."""
         have_rows, _, have_positions, _ = self._keys[0].shape
         if rows <= have_rows and positions <= have_positions:
             return
-        used_rows, used_positions = len(self.lengths), max(self.lengths)
-        shape = max(rows, used_rows), _stepped(max(positions, used_positions))
+        used_rows, used_positions = len(self.lengths), max(self.lengths, default=0)
+        new_rows, new_positions = max(rows, used_rows), max(positions, used_positions)
 
         def grown(old: Tensor) -> Tensor:
-            new = _zeros_like(old, *shape)
+            new = _zeros_like(old, new_rows, new_positions)
             new[:used_rows, :, :used_positions] = old[:used_rows, :, :used_positions]
             return new
 
@@ -139,10 +134,13 @@ def kv_bytes_per_position(config: PreTrainedConfig, dtype: torch.dtype) -> int:
     return 2 * int(config.num_hidden_layers) * int(heads) * int(head_size) * dtype.itemsize
 
 
-def _stepped(positions: int) -> int:
-    return -(-positions // _CAPACITY_STEP) * _CAPACITY_STEP
+def _parts(cache: DynamicCache, side: Literal["keys", "values"]) -> list[Tensor]:
+    """The tensor of every layer, (1, heads, positions, head size)."""
+    return [getattr(layer, side) for layer in cache.layers]
 
 
 def _zeros_like(tensor: Tensor, rows: int, positions: int) -> Tensor:
+    """Room for so many rows and at least so many positions."""
     _, heads, _, size = tensor.shape
-    return tensor.new_zeros(rows, heads, positions, size)
+    stepped = -(-positions // _CAPACITY_STEP) * _CAPACITY_STEP
+    return tensor.new_zeros(rows, heads, stepped, size)

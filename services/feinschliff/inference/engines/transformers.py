@@ -8,16 +8,17 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers.cache_utils import DynamicCache
 
 from feinschliff.artifacts.bases import BaseFiles
 from feinschliff.formats.records import Message
-from feinschliff.inference.batcher import Batcher, Limits
+from feinschliff.inference.batcher import Batcher, Chunk, Limits
 from feinschliff.inference.engine import (
     Abort,
     Capacity,
@@ -29,11 +30,12 @@ from feinschliff.inference.engine import (
     GenerationRequest,
     Started,
 )
-from feinschliff.inference.engines import EngineOptions, Precision
+from feinschliff.inference.engines import EngineOptions
 from feinschliff.inference.engines.adapters import AdapterBank, read_adapter
 from feinschliff.inference.engines.cache import BatchCache, kv_bytes_per_position
 from feinschliff.inference.engines.forward import Forward
 from feinschliff.inference.engines.row import Row
+from feinschliff.inference.life import Precision
 from feinschliff.kit.errors import Exhausted, Unavailable, WrongState
 from feinschliff.lm.chat import Chat
 from feinschliff.lm.load import LoadedBase, load_base
@@ -158,7 +160,9 @@ class TransformersEngine:
             self._changed.notify()
         self._thread.join()
         self._bank.clear()
-        self._model.to("meta")  # gives the weights back now, whoever still holds a reference to the model
+        cast(nn.Module, self._model).to(
+            "meta"
+        )  # gives the weights back now, whoever still holds a reference to the model
         gc.collect()
 
     def _refuse_closed(self) -> None:
@@ -226,8 +230,8 @@ class TransformersEngine:
         self._drop_done()
         with self._changed:
             chunks = self._batcher.plan()
-        for row, start, stop in chunks:
-            self._guarded([row], lambda row=row, start=start, stop=stop: self._read(row, start, stop))
+        for chunk in chunks:
+            self._guarded([chunk.work], partial(self._read, chunk))
         if self._rows:
             self._guarded(self._rows, self._decode)
         self._drop_done()
@@ -241,7 +245,8 @@ class TransformersEngine:
             for row in rows:
                 row.finish(Finish.FAILED, error=type(error).__name__)
 
-    def _read(self, row: Row, start: int, stop: int) -> None:
+    def _read(self, chunk: Chunk[Row]) -> None:
+        row, start, stop = chunk
         if start == 0:
             row.tell(Started())
         if row.is_done:

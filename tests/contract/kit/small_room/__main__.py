@@ -2,9 +2,8 @@
 
 import sys
 
-from tests.contract.kit.small_room.store import ITEMS, MIGRATIONS, ROOM
-
 from feinschliff.kit.db import Database, insert_ignore
+from tests.contract.kit.small_room.store import ITEMS, MIGRATIONS, ROOM
 
 
 def main(act: str, url: str) -> None:

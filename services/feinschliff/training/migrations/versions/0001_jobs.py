@@ -75,7 +75,7 @@ def upgrade() -> None:
         "training_checkpoints",
         sa.Column("job", sa.String(length=200), nullable=False),
         sa.Column("step", sa.Integer(), nullable=False),
-        sa.Column("prefix", sa.String(length=400), nullable=False),
+        sa.Column("uri", sa.String(length=600), nullable=False),
         sa.Column("digest", sa.String(length=80), nullable=False),
         sa.Column("metrics", Json, nullable=False),
         sa.Column("best", sa.Boolean(), nullable=False),

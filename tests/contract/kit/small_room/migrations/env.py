@@ -1,7 +1,6 @@
 """Alembic's entry for the small room."""
 
-from tests.contract.kit.small_room.store import METADATA
-
 from feinschliff.kit.db import run_env
+from tests.contract.kit.small_room.store import METADATA
 
 run_env(METADATA)

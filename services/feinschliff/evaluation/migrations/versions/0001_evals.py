@@ -45,6 +45,7 @@ def upgrade() -> None:
         sa.Column("project", sa.String(length=100), nullable=False),
         sa.Column("display_name", sa.String(length=256), nullable=False),
         sa.Column("model", sa.String(length=500), nullable=False),
+        sa.Column("dataset_version", sa.String(length=300), nullable=False),
         sa.Column("state", sa.String(length=20), nullable=False),
         sa.Column("sampling", Json, nullable=False),
         sa.Column("prompt", Json, nullable=True),

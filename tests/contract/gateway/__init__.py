@@ -1,0 +1,1 @@
+"""The HTTP API, driven by the unmodified `openai` package over real sockets."""
