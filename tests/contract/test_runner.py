@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -75,7 +76,8 @@ def runner(folder: Path) -> Iterator[SubprocessRunner]:
     for seen in runner.list():
         if seen.state is State.RUNNING:
             eventually((folder / seen.name / "pids.json").exists, 5, "its pids")
-            os.killpg(pids(runner, seen.name)["group"], signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pids(runner, seen.name)["group"], signal.SIGKILL)
             ended(runner, seen.name)
 
 
@@ -302,15 +304,18 @@ def test_a_process_that_got_a_dead_workloads_id_is_left_alone(runner: Subprocess
     runner.start(WorkloadSpec("dead", ("true",)))
     ended(runner, "dead")
     (runner._folder / "dead" / "exit.json").unlink()
-    with subprocess.Popen(["sleep", "600"], start_new_session=True) as stranger:
+    stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    try:
         (runner._folder / "dead" / "pids.json").write_text(json.dumps({"wrapper": stranger.pid, "group": stranger.pid}))
+        eventually(lambda: runner.observe("dead").vanished, 5, "the watcher's end")
 
-        assert runner.observe("dead").vanished
         runner.stop("dead")
         runner.forget("dead")
 
         assert stranger.poll() is None
+    finally:
         stranger.kill()
+        stranger.wait()
 
 
 def test_no_zombies_are_left_to_the_starter(runner: SubprocessRunner) -> None:

@@ -18,7 +18,7 @@ from feinschliff.trainer.progress import Posted
 
 JOB = "projects/default/trainingJobs/ftjob-1"
 DATASET = "projects/default/datasets/file-1/versions/1"
-PRELOAD = ["feinschliff.trainer.attempt", "feinschliff.trainer.link", "transformers.models.llama.modeling_llama"]
+PRELOAD = [
     "feinschliff.trainer.attempt",
     "feinschliff.trainer.link",
     "transformers.models.llama.modeling_llama",

@@ -22,12 +22,16 @@ def pause_seconds(failures_in_a_row: int) -> float:
 
 
 class Keeper:
-    """One thread per part; `changed` is told whenever the part's process or its count of restarts is another."""
+    """One thread per part; `changed` is told whenever the part's process or its count of restarts is another.
+
+    `problem` says why it ended last; `is_hopeless`, that it would end the same way again.
+    """
 
     def __init__(self, part: Part, changed: Callable[[], None]) -> None:
         self.name = part.name
         self.restarts = 0
-        self.hopeless = ""
+        self.problem = ""
+        self.is_hopeless = False
         self._part = part
         self._changed = changed
         self._process: subprocess.Popen[bytes] | None = None
@@ -58,13 +62,13 @@ class Keeper:
         failures = 0
         while not self._stopping.is_set():
             begun = time.monotonic()
-            problem = self._run_once()
+            self.problem = self._run_once()
             if self._stopping.is_set():
                 return
             failures = 1 if time.monotonic() - begun > CALM_SECONDS else failures + 1
             pause = pause_seconds(failures)
             self.restarts += 1
-            log.error("part ended; starting it again", extra={"part": self.name, "why": problem, "pause_seconds": pause})
+            log.error("part ended; starting it again", extra={"part": self.name, "why": self.problem, "pause_seconds": pause})
             self._changed()
             self._stopping.wait(pause)
 
@@ -76,12 +80,10 @@ class Keeper:
                     return "stopped"
                 self._process = process = self._part.start()
         except Refusal as refusal:
-            self.hopeless = why(refusal)
-            return self.hopeless
+            self.is_hopeless = True
+            return why(refusal)
         log.info("part started", extra={"part": self.name, "pid": process.pid})
         self._changed()
         code = process.wait()
-        words = self._part.last_words()
-        if self._part.is_hopeless(code):
-            self.hopeless = words or f"{self.name} cannot start; it ended with {code}"
-        return f"exit code {code}: {words[-500:]}"
+        self.is_hopeless = self._part.is_hopeless(code)
+        return f"{self.name} ended with {code}: {self._part.last_words()}"

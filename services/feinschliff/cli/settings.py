@@ -28,6 +28,7 @@ class PlatformSettings(
 
     s3_port: int = Field(8333, ge=0, le=65535, description="Port of the embedded S3 server; 0 takes a free one.")
     drain_seconds: float = Field(0, ge=0, description="From NOT_SERVING to refusing calls; no router here needs it.")
+    call_timeout_seconds: float = Field(30, gt=0, description="Deadline of a unary call that brings none.")
     check_seconds: float = Field(0.25, gt=0, description="Between two looks at a dependency.")
 
     @model_validator(mode="before")

@@ -110,7 +110,8 @@ def forget_state(home: Path) -> None:
 def owning(home: Path) -> Iterator[bool]:
     """Holds the home for one supervisor; False where another one has it."""
     folder = _file(home).parent
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.mkdir(exist_ok=True, mode=0o700)
     with (folder / "lock").open("ab") as lock:
         deadline = time.monotonic() + _LOOKERS_SECONDS
         while True:

@@ -32,6 +32,7 @@ from feinschliff.kit.errors import Refusal, StartError, Unavailable, WrongState
 log = logging.getLogger(__name__)
 
 START_SECONDS_MAX = 120.0
+START_TRIES_MAX = 4  # a part that ended this often before all were ready ends the start
 CLOSE_SECONDS = 10.0  # beyond drain and grace, for adapters to close
 _LEFTOVER_SECONDS_MAX = 30.0
 _POLL_SECONDS = 0.1
@@ -92,8 +93,8 @@ class Supervisor:
         deadline = time.monotonic() + START_SECONDS_MAX
         while not self._stop.wait(_POLL_SECONDS):
             for keeper in self._keepers:
-                if keeper.hopeless:
-                    raise WrongState("PLATFORM_START_FAILED", keeper.hopeless, part=keeper.name)
+                if keeper.is_hopeless or keeper.restarts >= START_TRIES_MAX:
+                    raise WrongState("PLATFORM_START_FAILED", keeper.problem, part=keeper.name)
             seen = readiness.look(self._settings)
             if readiness.is_ready(seen):
                 return

@@ -78,8 +78,8 @@ class Answers:
         metrics.counter(prefix + "requests_total").labels(done.finish.value).inc()
         metrics.counter(prefix + "prompt_tokens_total").inc(len(request.prompt_ids))
         metrics.counter(prefix + "completion_tokens_total").inc(done.completion_tokens)
-        metrics.histogram(prefix + "prompt_tokens").observe(len(request.prompt_ids))
-        metrics.histogram(prefix + "completion_tokens").observe(done.completion_tokens)
+        metrics.histogram(prefix + "request_prompt_tokens").observe(len(request.prompt_ids))
+        metrics.histogram(prefix + "request_completion_tokens").observe(done.completion_tokens)
 
 
 def refuse_broken(done: Done) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from feinschliff.formats.base import Stored
 from feinschliff.kit.errors import Refusal, Unavailable
@@ -56,7 +56,9 @@ class Failure(Stored):
 
 
 class Sampling(Stored):
-    """How tokens are drawn; None leaves it to the next one who may say."""
+    """How tokens are drawn; None leaves it to the next one who may say. Bounds are checked by `requests`."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
 
     temperature: float | None = None
     top_p: float | None = None
@@ -85,7 +87,9 @@ class Version(Stored):
 
 
 class Route(Stored):
-    """A version, or an alias that is followed, on a deployment."""
+    """A version, or an alias that is followed, on a deployment. Bounds are checked by `deployments`."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
 
     id: str
     model_version: str

@@ -18,7 +18,7 @@ class InferenceSettings(Settings):
     inference_port: int = Field(50055, ge=0, le=65535, description="Port of the gRPC server.")
     inference_metrics_port: int = Field(9105, ge=0, le=65535, description="Port of the metrics.")
     inference_cache: Path = Field(
-        Path("{home}/cache"), description="Folder for base models; {home} is filled in. May be shared with training."
+        Path("{home}/cache/bases"), description="Folder for base models, shared with training; {home} is filled in."
     )
     inference_replica_id: str = Field("", description="Name of this copy; empty: the host's name.")
     inference_rows_max: int = Field(16, ge=1, le=1024, description="Requests of one base that are generated at once.")

@@ -17,6 +17,7 @@ from feinschliff.kit.errors import Conflict, Invalid, Refusal
 from feinschliff.kit.watch import Wake
 
 log = logging.getLogger(__name__)
+NOBODY = ""  # renews no lease, so a removal that failed is tried again once its lease is over
 
 
 class Reservations:
@@ -98,10 +99,10 @@ class Reservations:
                 log.warning("an abandoned upload stays", extra={"version": version.name, "why": str(refusal)})
 
     def _remove(self, version: Version) -> None:
-        mine = self._write(replace(version, owner=self._owner, lease_until=self._clock.now() + self._lease))
-        self._store.delete_prefix(mine.prefix)
+        doomed = self._write(replace(version, owner=NOBODY, lease_until=self._clock.now() + self._lease))
+        self._store.delete_prefix(doomed.prefix)
         with self._database.transaction() as session:
-            tables.delete_version(session, mine)
+            tables.delete_version(session, doomed)
         self._wake.notify()
 
     def _write(self, version: Version) -> Version:

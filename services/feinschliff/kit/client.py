@@ -54,7 +54,7 @@ def channel(
     """The channel to `address` of the running loop; made once and reused, never closed by its users.
 
     Args:
-        name: the service as people call it, for messages.
+        name: the service as people call it; two names at one address get a channel each.
         services: full names whose safe methods are repeated when the server is unavailable: reads by their name, and
             creates, because each gets a `request_id` if it has none. Their generated modules must be imported.
         metrics: where grpc_client_* is counted.

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from feinschliff.kit.tracing import Trace
@@ -12,8 +13,16 @@ REQUEST_ID_KEY = "x-request-id"
 
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 _trace: ContextVar[Trace | None] = ContextVar("trace", default=None)
-_deadline: ContextVar[float | None] = ContextVar("deadline", default=None)
+_deadline: ContextVar["Deadline | None"] = ContextVar("deadline", default=None)
 _fields: ContextVar[Mapping[str, object]] = ContextVar("fields", default=MappingProxyType({}))
+
+
+@dataclass
+class Deadline:
+    """When a call must have ended, on `time.monotonic`, and whether it has."""
+
+    moment: float | None
+    is_over: bool = False
 
 
 def current_request_id() -> str:
@@ -26,8 +35,12 @@ def current_trace() -> Trace | None:
 
 
 def current_deadline() -> float | None:
-    """The moment on `time.monotonic` by which the call must have ended; None if it has no deadline."""
-    return _deadline.get()
+    """The moment on `time.monotonic` by which the call must have ended; None if it has no deadline.
+
+    Work that a call leaves behind is free of it once the call has ended.
+    """
+    deadline = _deadline.get()
+    return None if deadline is None or deadline.is_over else deadline.moment
 
 
 def log_fields() -> Mapping[str, object]:
@@ -42,7 +55,7 @@ def set_trace(trace: Trace) -> None:
     _trace.set(trace)
 
 
-def set_deadline(deadline: float | None) -> None:
+def set_deadline(deadline: Deadline) -> None:
     _deadline.set(deadline)
 
 

@@ -4,10 +4,12 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from grpc_health.v1 import health, health_pb2
 
 from feinschliff.kit.metrics import Metrics
+from feinschliff.kit.threads import in_flight
 
 log = logging.getLogger(__name__)
 LIVE = "live"
@@ -94,6 +96,7 @@ async def look(
             log.warning("dependency down", extra={"check": name, "problem": now[name]})
         elif name in before and name not in now:
             log.info("dependency up", extra={"check": name})
+    metrics.gauge("feinschliff_room_offloaded_in_flight").labels(room).set(in_flight())
     await health_of_room.show(is_ready=not now)
 
 
@@ -111,7 +114,7 @@ def _in_daemon_thread(ask: Callable[[], None], name: str) -> asyncio.Future[str]
             ask()
         except Exception as error:  # whatever it is, the dependency does not answer, and this is how we say so
             problem = f"{type(error).__name__}: {error}"[:500]
-        if not loop.is_closed():
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(tell, problem)
 
     threading.Thread(target=run, name=f"check-{name}", daemon=True).start()

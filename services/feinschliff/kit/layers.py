@@ -14,7 +14,17 @@ from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
 from feinschliff.kit import context as ctx
-from feinschliff.kit.errors import Cancelled, FieldViolation, Internal, Invalid, Refusal, TimedOut, Unserved, to_status
+from feinschliff.kit.errors import (
+    Cancelled,
+    FieldViolation,
+    Internal,
+    Invalid,
+    Refusal,
+    TimedOut,
+    Unserved,
+    from_rpc_error,
+    to_status,
+)
 from feinschliff.kit.fields import clear_output_only, missing_required
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.tracing import TRACEPARENT_KEY, new_trace, parse_traceparent
@@ -24,6 +34,11 @@ log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
+_PASSED_ON = (  # of what another service refused: the caller may try again later, whoever was in the way
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
 _INFRASTRUCTURE = ("grpc.health.v1.", "grpc.reflection.")
 
 
@@ -109,9 +124,10 @@ def logged(call: Call) -> Iterator[None]:
         }
         if call.refusal is not None:
             extra |= {"reason": call.refusal.reason, "refusal": call.refusal.message}
-        if call.fault is not None and call.refusal is not None:
-            level, extra["error_id"] = logging.ERROR, call.refusal.metadata["error_id"]
-        log.log(level, "call", extra=extra, exc_info=call.fault)
+        fault = call.fault if call.code is grpc.StatusCode.INTERNAL else None
+        if fault is not None and call.refusal is not None:
+            level, extra["error_id"] = logging.ERROR, call.refusal.metadata.get("error_id", "")
+        log.log(level, "call", extra=extra, exc_info=fault)
 
 
 @asynccontextmanager
@@ -128,8 +144,18 @@ async def refusing(call: Call) -> AsyncIterator[None]:
     except grpc.aio.AbortError:
         call.code = _code_of(call.context)
         raise
+    except grpc.aio.InternalError as error:  # sending failed: nobody is there to be told
+        call.code = grpc.StatusCode.CANCELLED
+        raise asyncio.CancelledError from error
     except Refusal as refusal:
+        if isinstance(refusal, Internal):
+            call.fault = refusal
+            refusal.metadata["error_id"] = refusal.metadata.get("error_id") or _error_id()
         await _abort(call, refusal)
+    except grpc.RpcError as error:
+        call.fault = error
+        theirs = from_rpc_error(error)
+        await _abort(call, theirs if theirs.code in _PASSED_ON else _internal(call))
     except NotImplementedError as error:
         if _code_of(call.context) is grpc.StatusCode.UNIMPLEMENTED:
             await _abort(call, _unserved(call))
@@ -146,7 +172,8 @@ async def deadline(call: Call, default_seconds: float | None) -> AsyncIterator[N
     left_seconds = call.context.time_remaining()
     own_seconds = default_seconds if left_seconds is None else None
     whole_seconds = left_seconds if own_seconds is None else own_seconds
-    ctx.set_deadline(None if whole_seconds is None else time.monotonic() + whole_seconds)
+    limit = ctx.Deadline(None if whole_seconds is None else time.monotonic() + whole_seconds)
+    ctx.set_deadline(limit)
     try:
         async with asyncio.timeout(own_seconds) as timer:
             yield
@@ -159,6 +186,8 @@ async def deadline(call: Call, default_seconds: float | None) -> AsyncIterator[N
             advice=["Send a deadline that fits the work; check whether it happened before you repeat it."],
             seconds=own_seconds,
         ) from error
+    finally:
+        limit.is_over = True
 
 
 def decoded(read: Callable[[bytes], Any], raw: bytes) -> Any:
@@ -231,8 +260,12 @@ def _unserved(call: Call) -> Unserved:
     )
 
 
+def _error_id() -> str:
+    return uuid.uuid4().hex[:12]
+
+
 def _internal(call: Call) -> Internal:
-    error_id = uuid.uuid4().hex[:12]
+    error_id = _error_id()
     return Internal(
         "INTERNAL",
         f"A fault of the service; its log has the details under error id {error_id}.",

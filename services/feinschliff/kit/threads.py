@@ -11,6 +11,7 @@ from typing import Generic, ParamSpec, TypeVar
 
 WORKERS = 32  # enough for S3 and SQL waits of one room; each idle thread costs a few KiB
 
+SETTLE_POLL_SECONDS = 0.01
 P = ParamSpec("P")
 T = TypeVar("T")
 _END = object()
@@ -32,6 +33,13 @@ _in_flight = _InFlight()
 def in_flight() -> int:
     """How many offloaded calls still run."""
     return _in_flight.count
+
+
+async def settle(timeout_seconds: float, hurry: asyncio.Event) -> None:
+    """Returns once no offloaded call runs, the time is up, or there is no time."""
+    until = asyncio.get_running_loop().time() + timeout_seconds
+    while in_flight() and not hurry.is_set() and asyncio.get_running_loop().time() < until:
+        await asyncio.sleep(SETTLE_POLL_SECONDS)
 
 
 async def offload(fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:

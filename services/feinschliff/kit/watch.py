@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 from feinschliff.kit.threads import offload
@@ -28,7 +29,7 @@ class Wake:
             self._turn += 1
             waiting, self._waiting = self._waiting, set()
         for loop, event in waiting:
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # that loop is closed: nobody waits on it
                 loop.call_soon_threadsafe(event.set)
 
     async def wait(self, after: int, timeout_seconds: float) -> None:

@@ -263,7 +263,7 @@ def public_name_taken(session: Session, project: str, public_name: str) -> bool:
 
 def count_versions(session: Session) -> dict[str, int]:
     query = select(VERSIONS.c.state, func.count()).group_by(VERSIONS.c.state)
-    return dict(session.execute(query).tuples().all())
+    return dict(session.execute(query).all())
 
 
 def count_models(session: Session) -> int:

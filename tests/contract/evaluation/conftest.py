@@ -115,6 +115,15 @@ class Room:
         return list((await self.stub.ListOutputItems(request)).output_items)
 
 
+async def calls(peers: Peers, count: int) -> None:
+    """Waits until so many calls hang in inference."""
+
+    async def hang() -> bool:
+        return peers.inference.running == count
+
+    await eventually_async(hang, 10, f"{count} calls at once")
+
+
 Settings = Callable[..., EvaluationSettings]
 
 

@@ -68,6 +68,7 @@ class Ingestion(ingestion_pb2_grpc.DatasetServiceServicer):
     versions: dict[str, dict[str, Sequence[Row]]] = field(default_factory=dict)
     is_ready: bool = True
     break_after: int | None = None
+    announced: int | None = None
     streams: int = 0
 
     def GetDatasetVersion(
@@ -80,7 +81,7 @@ class Ingestion(ingestion_pb2_grpc.DatasetServiceServicer):
         return version(
             name=request.name,
             state=version.STATE_READY if self.is_ready else version.STATE_PROCESSING,
-            rows=sum(len(rows) for rows in splits.values()),
+            rows=self.announced or sum(len(rows) for rows in splits.values()),
             rows_by_split={name: len(rows) for name, rows in splits.items() if rows},
         )
 

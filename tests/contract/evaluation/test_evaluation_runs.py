@@ -9,7 +9,7 @@ import pytest
 
 from feinschliff.v1 import common_pb2 as common
 from feinschliff.v1 import evaluation_pb2 as pb
-from tests.contract.evaluation.conftest import Room, exact, fuzzy
+from tests.contract.evaluation.conftest import Room, calls, exact, fuzzy
 from tests.contract.evaluation.peers import (
     OTHER_VERSION,
     VERSION,
@@ -20,9 +20,6 @@ from tests.contract.evaluation.peers import (
     right_answer,
     wrong_for,
 )
-from tests.support.waiting import eventually
-
-RIGHT = {"refund": 1.0}
 
 
 async def test_a_run_grades_every_row_and_its_results_follow_from_the_items(room: Room, peers: Peers) -> None:
@@ -115,7 +112,7 @@ async def test_the_test_rows_count_where_there_are_some_and_others_on_request(ro
 async def test_no_more_calls_run_at_once_than_the_run_says(room: Room, peers: Peers) -> None:
     peers.inference.gate.clear()
     run = await room.run((await room.eval()).name, concurrency=3)
-    eventually(lambda: peers.inference.running == 3, what="three calls at once")
+    await calls(peers, 3)
     peers.inference.gate.set()
     await room.over(run.name)
     assert peers.inference.most_running == 3
@@ -248,7 +245,7 @@ async def test_a_broken_call_is_tried_a_few_times_and_then_given_up(room: Room, 
 async def test_inference_may_go_away_and_come_back(room: Room, peers: Peers) -> None:
     peers.inference.gate.clear()
     run = await room.run((await room.eval()).name)
-    eventually(lambda: peers.inference.running == 4, what="four calls")
+    await calls(peers, 4)
     peers.inference_down()
     peers.inference.gate.set()
     peers.inference_up()
@@ -269,14 +266,11 @@ async def test_a_stream_of_rows_that_breaks_is_taken_up_where_it_broke(
 
 
 async def test_rows_that_were_announced_and_do_not_come_fail_the_run(room: Room, peers: Peers) -> None:
-    peers.inference.gate.clear()
-    run = await room.run((await room.eval()).name, concurrency=1)
-    eventually(lambda: peers.inference.running == 1, what="a call")
-    peers.ingestion.versions[VERSION] = {"train": conversations(5)}
-    peers.ingestion.break_after = None
-    peers.inference.gate.set()
-    ended = await room.over(run.name)
-    assert ended.state in (pb.EvalRun.STATE_COMPLETED, pb.EvalRun.STATE_FAILED)
+    peers.ingestion.announced = 15
+    run = await room.measured((await room.eval()).name)
+    assert (run.state, run.failure.reason) == (pb.EvalRun.STATE_FAILED, "DATASET_ROWS_MISSING")
+    assert "gave 12 rows; 15 were announced" in run.failure.message
+    assert not run.failure.retryable
 
 
 async def test_a_model_that_changes_on_the_way_is_noticed(room: Room, peers: Peers) -> None:

@@ -24,7 +24,7 @@ def ingestion(s3_server: S3Server, tiny_model: Path, tmp_path_factory: pytest.Te
         f"sqlite:///{folder / 'ingestion.db'}",
         ingestion_tokenizer_base=f"file:{tiny_model}",
         ingestion_line_bytes_max="20000",
-        ingestion_dataset_bytes_max="60000000",
+        ingestion_dataset_bytes_max="20000000",
         ingestion_uploads_max="4",
     )
     running.process.start_and_wait()

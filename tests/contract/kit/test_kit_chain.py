@@ -71,6 +71,8 @@ async def test_a_refusal_arrives_as_the_same_type_with_everything_in_it(room: Op
     assert got.fields == sent.fields
     assert got.advice == sent.advice
     assert got.retry_after_seconds == 1.5
+    error_id = got.metadata.pop("error_id", "")
+    assert bool(error_id) == (kind is Internal)
     assert got.metadata == {"job": "j", "count": "3"}
 
 
@@ -105,6 +107,20 @@ async def test_an_unknown_exception_is_internal_with_an_id_and_tells_nothing_els
     lines = [record for record in caplog.records if record.exc_info]
     assert len(lines) == 1, "logged once"
     assert vars(lines[0])["error_id"] == got.metadata["error_id"]
+
+
+async def test_a_fault_that_a_handler_names_itself_gets_an_id_and_its_traceback_too(
+    room: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    def act() -> None:
+        raise Internal("GENERATION_FAILED", "The engine failed.")
+
+    room.datasets.act = act
+    with caplog.at_level(logging.INFO):
+        got = await refused(get(room))
+    assert got.reason == "GENERATION_FAILED"
+    lines = [record for record in caplog.records if record.exc_info]
+    assert [vars(line)["error_id"] for line in lines] == [got.metadata["error_id"]]
 
 
 async def test_a_method_that_is_not_served_says_so(room: Open) -> None:

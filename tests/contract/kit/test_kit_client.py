@@ -10,7 +10,7 @@ import pytest
 
 from feinschliff.kit import client
 from feinschliff.kit.context import current_deadline, current_request_id, request_context
-from feinschliff.kit.errors import Refusal, TimedOut, Unavailable, WrongState, from_rpc_error
+from feinschliff.kit.errors import Internal, Refusal, TimedOut, Unavailable, WrongState, from_rpc_error
 from feinschliff.kit.metrics import Metrics
 from feinschliff.v1 import ingestion_pb2, ingestion_pb2_grpc, training_pb2, training_pb2_grpc
 from tests.contract.kit.rooms import DATASETS, TRAINING, Open, eventually, opened
@@ -126,6 +126,45 @@ async def test_the_request_id_is_passed_on_and_so_is_what_is_left_of_the_deadlin
         await stub.GetDataset(GET, timeout=2, metadata=(("x-request-id", "req-1"),))
     assert seen[0][0] == "req-1"
     assert 0 < seen[0][1] < 2.1
+
+
+async def test_work_that_a_call_leaves_behind_is_free_of_its_deadline(room: Open) -> None:
+    left: list[asyncio.Task[None]] = []
+    go = asyncio.Event()
+
+    async with opened(name="training") as front:
+
+        async def later() -> None:
+            await go.wait()
+            assert current_deadline() is None
+            assert (await datasets(room).GetDataset(GET)).description == "req-2", "the request id stays with it"
+
+        front.datasets.act = lambda: left.append(asyncio.ensure_future(later()))
+        stub = ingestion_pb2_grpc.DatasetServiceStub(front.channel)
+        await stub.GetDataset(GET, timeout=0.2, metadata=(("x-request-id", "req-2"),))
+        await asyncio.wait(left, timeout=0.25)
+        go.set()
+        await asyncio.wait_for(left[0], 5)
+
+
+async def refused_through(front: Open, room: Open, refusal: Refusal) -> Refusal:
+    async def forward() -> None:
+        await ingestion_pb2_grpc.DatasetServiceStub(client.channel(room.address, name="plain")).GetDataset(GET)
+
+    room.datasets.act, front.datasets.act = Failing(1, refusal), forward
+    with pytest.raises(grpc.RpcError) as caught:
+        await ingestion_pb2_grpc.DatasetServiceStub(front.channel).GetDataset(GET)
+    return from_rpc_error(caught.value)
+
+
+async def test_another_services_outage_is_passed_on_and_its_other_refusals_are_our_fault(room: Open) -> None:
+    async with opened(name="training") as front:
+        got = await refused_through(front, room, DOWN)
+        assert isinstance(got, Unavailable)
+        assert got.reason == "DATABASE_UNAVAILABLE"
+        got = await refused_through(front, room, WrongState("NOT_NOW", "No."))
+        assert isinstance(got, Internal)
+        assert got.metadata["error_id"]
 
 
 async def test_work_that_is_no_call_passes_on_its_own_request_id(room: Open) -> None:

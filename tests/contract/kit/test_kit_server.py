@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import threading
 import urllib.request
 from collections.abc import Callable
 
@@ -13,6 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from feinschliff.kit.errors import StartError, from_rpc_error
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.server import Loop, Room, start
+from feinschliff.kit.threads import offload
 from feinschliff.v1 import ingestion_pb2, ingestion_pb2_grpc, training_pb2, training_pb2_grpc
 from tests.contract.kit.rooms import DATASETS, TRAINING, Open, eventually, opened, quick_settings
 
@@ -80,8 +82,6 @@ async def test_a_watcher_of_health_sees_each_change() -> None:
 
 
 async def test_a_dependency_that_hangs_counts_as_down_and_blocks_nothing() -> None:
-    import threading
-
     release, asked = threading.Event(), []
 
     def hang() -> None:
@@ -235,3 +235,59 @@ async def test_an_adapter_that_does_not_close_does_not_keep_the_others_open() ->
     async with opened(close=[stuck, lambda: closed.append(1)]):
         pass
     assert closed == [1]
+
+
+async def test_a_room_without_servicers_serves_http_until_it_is_stopped() -> None:
+    begun, ended = asyncio.Event(), []
+
+    async def http() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ended.append("by the stop")
+
+    s3 = Dependency()
+    room = Room("gateway", 0, 0, [], [], {"s3": s3.check}, [], Metrics("gateway"), http=http)
+    assert not room.readiness.is_ready
+    running = await start([room], quick_settings())
+    await asyncio.wait_for(begun.wait(), 5)
+    assert room.readiness.is_ready
+    s3.problem = OSError("down")
+    await eventually(lambda: not room.readiness.is_ready, "not ready")
+    assert "OSError: down" in room.readiness.failing["s3"]
+    await running.stop()
+    assert ended == ["by the stop"]
+
+
+@pytest.mark.parametrize("how", ["ends", "raises"])
+async def test_an_http_server_that_ends_by_itself_is_told(how: str) -> None:
+    async def http() -> None:
+        if how == "raises":
+            raise OSError("no port")
+
+    room = Room("gateway", 0, 0, [], [], {}, [], Metrics("gateway"), http=http)
+    running = await start([room], quick_settings())
+    assert await asyncio.wait_for(running.failure(), 5) == "gateway"
+    await running.stop()
+
+
+async def test_adapters_close_only_when_no_thread_uses_them_any_more() -> None:
+    order, begun, go = [], threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        go.wait(5)
+        order.append("thread")
+
+    async def loop() -> None:
+        await offload(work)
+        await asyncio.Event().wait()
+
+    async with opened(loops=[Loop("busy", loop)], close=[lambda: order.append("close")]) as room:
+        await asyncio.to_thread(begun.wait, 5)
+        stopping = asyncio.ensure_future(room.running.stop())
+        await asyncio.wait({stopping}, timeout=0.1)
+        go.set()
+        await stopping
+    assert order[:2] == ["thread", "close"]

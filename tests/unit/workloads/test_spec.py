@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feinschliff.kit.errors import Invalid
@@ -14,6 +14,7 @@ def test_a_name_reads_like_its_parts() -> None:
     assert workload_name("training", "ftjob-a1", 2) == "training-ftjob-a1-2"
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(max_size=90), min_size=1, max_size=4))
 def test_any_parts_give_a_valid_name(parts: list[str]) -> None:
     name = workload_name(*parts)

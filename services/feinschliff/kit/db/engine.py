@@ -12,6 +12,7 @@ from feinschliff.kit.errors import StartError
 
 BUSY_TIMEOUT_SECONDS = 10.0
 POOL_SIZE, POOL_OVERFLOW = 5, 10  # x 5 rooms stays below PostgreSQL's usual 100 connections
+FILE_POOL_SIZE, FILE_POOL_OVERFLOW = 8, 56  # a connection to a file costs little; threads should never wait for one
 POOL_TIMEOUT_SECONDS = 10
 READ_ONLY = "feinschliff_read_only"
 _SETTING = "FEINSCHLIFF_DATABASE_URL"
@@ -60,8 +61,8 @@ def _sqlite_engine(url: URL, busy_timeout_seconds: float) -> Engine:
     Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(
         url,
-        pool_size=POOL_SIZE,
-        max_overflow=POOL_OVERFLOW,
+        pool_size=FILE_POOL_SIZE,
+        max_overflow=FILE_POOL_OVERFLOW,
         pool_timeout=POOL_TIMEOUT_SECONDS,
         connect_args={"timeout": busy_timeout_seconds, "check_same_thread": False},
     )

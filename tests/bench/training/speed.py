@@ -149,7 +149,7 @@ def _record(question: str, answer: str, line: int) -> Record:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m tests.bench.training", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.training.speed", description=__doc__)
     precisions: list[Literal["bf16", "fp32"]] = ["bf16", "fp32"]
     parser.add_argument("--precision", nargs="+", choices=precisions, default=precisions)
     parser.add_argument("--steps", type=int, default=12)

@@ -1,0 +1,50 @@
+"""Follows long work to its end through broken connections, by cursor: nothing is missed, nothing comes twice."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
+
+import grpc
+
+from feinschliff.cli.services import refusal_of
+
+PATIENCE_SECONDS = 120.0
+_PAUSE_SECONDS = 0.5
+_PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}
+
+
+class Step(Protocol):
+    cursor: int
+
+
+R = TypeVar("R", bound=Step)
+
+
+def follow(
+    watch: Callable[[int], Iterable[R]],
+    is_final: Callable[[R], bool],
+    *,
+    cursor: int = 0,
+    patience_seconds: float = PATIENCE_SECONDS,
+) -> Iterator[R]:
+    """What `watch(cursor)` streams, up to and with the first final one.
+
+    Args:
+        watch: opens the stream after a cursor.
+        patience_seconds: how long the service may be away; then what it refused last is raised.
+    """
+    last_heard = time.monotonic()
+    while True:
+        try:
+            for response in watch(cursor):
+                cursor, last_heard = response.cursor, time.monotonic()
+                yield response
+                if is_final(response):
+                    return
+        except grpc.RpcError as error:
+            refusal = refusal_of(error)
+            if refusal.code not in _PASSING or time.monotonic() - last_heard > patience_seconds:
+                raise refusal from error
+        time.sleep(_PAUSE_SECONDS)

@@ -1,0 +1,207 @@
+"""`feinschliff train`, `watch`, `jobs`, `cancel`: training jobs from wish to result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+from rich.console import Group
+
+from feinschliff.artifacts.bases import DEFAULT_BASE
+from feinschliff.cli.errors import REFUSED
+from feinschliff.cli.jobs_view import doing, watch_on
+from feinschliff.cli.names import expand, short
+from feinschliff.cli.output import facts, number, seconds, table
+from feinschliff.cli.pages import every
+from feinschliff.cli.services import Services, refusals
+from feinschliff.cli.session import Json, Project, Session, open_session
+from feinschliff.cli.words import failure, moment
+from feinschliff.v1 import training_pb2 as pb
+
+PRECISIONS = {
+    "auto": pb.TrainingRecipe.PRECISION_AUTO,
+    "bf16": pb.TrainingRecipe.PRECISION_BF16,
+    "fp32": pb.TrainingRecipe.PRECISION_FP32,
+}
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="`ftjob-...`, or a whole name.")]
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What may be said about a job; None leaves it to the service's default."""
+
+    epochs: float | None = None
+    steps_max: int = 0
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    rank: int | None = None
+    alpha: float | None = None
+    max_row_tokens: int | None = None
+    patience: int = 0
+    precision: str = "auto"
+    seed: int | None = None
+    output_model: str = ""
+    suffix: str = ""
+
+
+def train(
+    datasets: Annotated[list[str], typer.Argument(metavar="DATASET_VERSION...", help="`routing` or `routing/3`.")],
+    base: Annotated[str, typer.Option(help="URI of the base model.")] = DEFAULT_BASE,
+    from_version: Annotated[str, typer.Option(help="Model version to continue from, in place of a base.")] = "",
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data. Default 3.")] = None,
+    steps: Annotated[int, typer.Option(help="Optimiser steps at most; 0: as many as the epochs give.")] = 0,
+    batch_size: Annotated[int | None, typer.Option(help="Rows per step. Default 8.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest rate. Default 2e-4.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Rank of the LoRA adapter. Default 16.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Scale of the LoRA adapter. Default 32.")] = None,
+    max_row_tokens: Annotated[int | None, typer.Option(help="Tokens of a row at most. Default 2048.")] = None,
+    patience: Annotated[int, typer.Option(help="Validations without gain before stopping; 0: never.")] = 0,
+    precision: Annotated[str, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")] = "auto",
+    seed: Annotated[int | None, typer.Option(help="Same seed, data and recipe: same weights. Default 0.")] = None,
+    output_model: Annotated[str, typer.Option(help="Model that the version is added to. Default: the job's id.")] = "",
+    suffix: Annotated[str, typer.Option(help="Free text in the public name of the result.")] = "",
+    job_id: Annotated[str, typer.Option("--id", help="Last part of the job's name; the service makes one.")] = "",
+    check: Annotated[bool, typer.Option("--check", help="Check everything and store nothing.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Stay until the job is over.")] = False,
+    project: Project = "default",
+    as_json: Json = False,
+) -> None:
+    """Train a model on one or several versions of datasets."""
+    if precision not in PRECISIONS:
+        raise typer.BadParameter(f"{precision!r} is none of {', '.join(PRECISIONS)}", param_hint="--precision")
+    session = open_session(project, as_json)
+    wish = Wish(
+        epochs, steps, batch_size, learning_rate, rank, alpha, max_row_tokens, patience, precision, seed,
+        output_model, suffix,
+    )  # fmt: skip
+    recipe = recipe_of(
+        [session.names.dataset_version(name) for name in datasets],
+        wish,
+        base=base,
+        from_version=session.names.model_version(from_version) if from_version else "",
+    )
+    request = pb.CreateTrainingJobRequest(
+        parent=session.names.parent,
+        training_job_id=job_id,
+        training_job=pb.TrainingJob(recipe=recipe),
+        validate_only=check,
+    )
+    with refusals():
+        job = session.services.training.CreateTrainingJob(request)
+    if watch and not check:
+        session.output.note(f"{short(job.name)} is queued")
+        _until_over(session, job.name)
+        return
+    session.output.show(job, lambda: described(job))
+
+
+def watch(
+    job: JobName,
+    cursor: Annotated[int, typer.Option(min=0, help="Go on after this event; 0 begins with the first.")] = 0,
+    project: Project = "default",
+    as_json: Json = False,
+) -> None:
+    """Follow a job until it is over; with --json one document per event. Exit 1 where it does not succeed."""
+    session = open_session(project, as_json)
+    _until_over(session, expand(job, "trainingJobs", project), cursor)
+
+
+def jobs(
+    filter_: Annotated[str, typer.Option("--filter", help='Such as `state = "RUNNING"`.')] = "",
+    project: Project = "default",
+    as_json: Json = False,
+) -> None:
+    """List the training jobs of the project, the newest first."""
+    session = open_session(project, as_json)
+    query = pb.ListTrainingJobsRequest(parent=session.names.parent, filter=filter_)
+    found = every(session.services.training.ListTrainingJobs, query, lambda page: page.training_jobs)
+    rows = (
+        (
+            short(job.name),
+            doing(job).upper(),
+            f"{job.metrics.step}/{job.metrics.steps_total or '?'}",
+            number(job.metrics.loss if job.metrics.HasField("loss") else None),
+            short(job.model_version),
+            moment(job.create_time),
+        )
+        for job in found
+    )
+    session.output.show(found, lambda: table(("JOB", "STATE", "#STEP", "#LOSS", "RESULT", "CREATED"), rows))
+
+
+def cancel(
+    job: JobName,
+    reason: Annotated[str, typer.Option(help="Why, for the job's events.")] = "",
+    project: Project = "default",
+    as_json: Json = False,
+) -> None:
+    """Stop a job for good; its checkpoints stay."""
+    session = open_session(project, as_json)
+    request = pb.CancelTrainingJobRequest(name=expand(job, "trainingJobs", project), reason=reason)
+    with refusals():
+        cancelled = session.services.training.CancelTrainingJob(request)
+    session.output.show(cancelled, lambda: described(cancelled))
+
+
+def recipe_of(dataset_versions: list[str], wish: Wish, *, base: str, from_version: str = "") -> pb.TrainingRecipe:
+    """The recipe that a wish makes; what it does not say is left out."""
+    start = {"from_model_version": from_version} if from_version else {"base_model": base}
+    return pb.TrainingRecipe(
+        **start,
+        data=[pb.DataSource(dataset_version=name) for name in dataset_versions],
+        sft=pb.SftObjective(),
+        lora=pb.LoraAdaptation(rank=wish.rank, alpha=wish.alpha),
+        optimisation=pb.Optimisation(
+            epochs=wish.epochs,
+            steps_max=wish.steps_max,
+            batch_size=wish.batch_size,
+            learning_rate=wish.learning_rate,
+            max_row_tokens=wish.max_row_tokens,
+        ),
+        validation=pb.Validation(patience=wish.patience),
+        precision=PRECISIONS[wish.precision],
+        seed=wish.seed,
+        output_model=wish.output_model,
+        suffix=wish.suffix,
+    )
+
+
+def create(services: Services, parent: str, recipe: pb.TrainingRecipe) -> pb.TrainingJob:
+    with refusals():
+        request = pb.CreateTrainingJobRequest(parent=parent, training_job=pb.TrainingJob(recipe=recipe))
+        return services.training.CreateTrainingJob(request)
+
+
+def described(job: pb.TrainingJob) -> Group:
+    """A job as a person reads it."""
+    metrics = job.metrics
+    took = job.finish_time.seconds - job.start_time.seconds if job.finish_time.seconds and job.start_time.seconds else 0
+    return Group(
+        facts(
+            {
+                "job": short(job.name) if job.name else "(not stored)",
+                "state": doing(job).upper(),
+                "step": f"{metrics.step}/{metrics.steps_total}" if metrics.steps_total else "",
+                "loss": number(metrics.loss) if metrics.HasField("loss") else "",
+                "validation loss": number(metrics.validation_loss) if metrics.HasField("validation_loss") else "",
+                "best validation loss": (
+                    number(metrics.best_validation_loss) if metrics.HasField("best_validation_loss") else ""
+                ),
+                "trained tokens": metrics.trained_tokens or "",
+                "attempts": job.attempt_count or "",
+                "took": seconds(took) if took else "",
+                "model": short(job.model_version),
+                "tensorboard": job.tensorboard_uri,
+                "failure": failure(job.failure),
+            }
+        )
+    )
+
+
+def _until_over(session: Session, name: str, cursor: int = 0) -> None:
+    job = watch_on(session.output, session.services, name, title=short(name), cursor=cursor)
+    if not session.output.as_json:
+        session.output.show(job, lambda: described(job))
+    if job.state != pb.TrainingJob.STATE_SUCCEEDED:
+        raise typer.Exit(REFUSED)

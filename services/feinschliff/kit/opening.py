@@ -1,0 +1,150 @@
+"""One room from listening to closed."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+import grpc
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from feinschliff.kit import client
+from feinschliff.kit.context import add_log_fields
+from feinschliff.kit.errors import StartError
+from feinschliff.kit.health import Check, Health, look, watch_checks
+from feinschliff.kit.interceptors import Chain
+from feinschliff.kit.loops import keep_running
+from feinschliff.kit.metrics import Exposed
+from feinschliff.kit.room import Room
+from feinschliff.kit.settings import ENV_PREFIX, Settings
+
+log = logging.getLogger(__name__)
+
+HEALTH = "grpc.health.v1.Health"
+SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_send_message_length", client.MESSAGE_CAP_BYTES),
+    ("grpc.max_receive_message_length", client.MESSAGE_CAP_BYTES),
+    ("grpc.max_metadata_size", client.METADATA_CAP_BYTES),
+    ("grpc.absolute_max_metadata_size", client.METADATA_CAP_BYTES),
+    ("grpc.so_reuseport", 0),  # a port in use is an error, not a second owner
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+
+class OpenRoom:
+    """A room that listens, from `listen` to `close`; `failed` is told when its HTTP server ends by itself."""
+
+    def __init__(self, room: Room, settings: Settings, failed: Callable[[str], None]) -> None:
+        self.room = room
+        self.health = Health([servicer.full_name for servicer in room.servicers])
+        self.port = room.port
+        self._settings = settings
+        self._failed = failed
+        standing = [f"/{one.full_name}/{method}" for one in room.servicers for method in one.standing]
+        self._chain = Chain(room.metrics, call_timeout_seconds=settings.call_timeout_seconds, standing=standing)
+        self._checks = [Check(name, ask, settings.check_timeout_seconds) for name, ask in room.checks.items()]
+        self._exposed: Exposed | None = None
+        self._server: grpc.aio.Server | None = None
+        self._http: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def metrics_port(self) -> int:
+        return self.room.metrics_port if self._exposed is None else self._exposed.port
+
+    async def listen(self) -> None:
+        """Takes its ports; NOT_SERVING until `begin`.
+
+        Raises:
+            StartError: a port cannot be had.
+        """
+        host = self._settings.bind_host
+        await self.health.begin()
+        self._exposed = _expose(self.room, host)
+        if self.room.servicers:
+            self._server = self._grpc_server()
+            self.port = _bind(self._server, self.room, host)
+            await self._server.start()
+
+    async def begin(self) -> None:
+        """Asks the checks once, shows what they say, and starts loops and HTTP."""
+        room, metrics = self.room, self.room.metrics
+        await look(room.name, self._checks, room.readiness, self.health, metrics)
+        watching = watch_checks(
+            room.name, self._checks, room.readiness, self.health, metrics, self._settings.check_seconds
+        )
+        self._tasks.append(asyncio.create_task(watching))
+        self._tasks += [asyncio.create_task(keep_running(loop.name, loop.run, metrics)) for loop in room.loops]
+        if room.http is not None:
+            self._http = asyncio.create_task(self._serve_http())
+        log.info("listening", extra={"room": room.name, "port": self.port, "metrics_port": self.metrics_port})
+
+    async def end_calls(self, grace_seconds: float, hurry: asyncio.Event) -> None:
+        """Ends watches at once, refuses new calls, and cuts what still runs when the grace or our patience is over."""
+        self._chain.end_standing()
+        hurried = asyncio.ensure_future(hurry.wait())
+        if self._server is not None:
+            stopped = asyncio.ensure_future(self._server.stop(grace_seconds))
+            await asyncio.wait({stopped, hurried}, return_when=asyncio.FIRST_COMPLETED)
+            if not stopped.done():
+                await self._server.stop(0)
+            await stopped
+        if self._http is not None:
+            self._http.cancel()
+            await asyncio.wait({self._http, hurried}, timeout=grace_seconds, return_when=asyncio.FIRST_COMPLETED)
+        hurried.cancel()
+
+    async def end_loops(self, grace_seconds: float) -> None:
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace_seconds)
+
+    async def close(self) -> None:
+        """Closes adapters and the metrics port; one that fails does not keep the others open."""
+        for close in self.room.close:
+            try:
+                await asyncio.to_thread(close)
+            except Exception:
+                log.exception("an adapter did not close", extra={"room": self.room.name})
+        if self._exposed is not None:
+            await asyncio.to_thread(self._exposed.close)
+
+    async def _serve_http(self) -> None:
+        if self.room.http is None:
+            return
+        add_log_fields(room=self.room.name)
+        try:
+            await self.room.http()
+        except Exception:
+            log.exception("the HTTP server failed")
+        self._failed(self.room.name)
+
+    def _grpc_server(self) -> grpc.aio.Server:
+        server = grpc.aio.server(interceptors=[self._chain], options=SERVER_OPTIONS)
+        for servicer in self.room.servicers:
+            servicer.add(servicer.instance, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health.servicer, server)
+        names = [servicer.full_name for servicer in self.room.servicers]
+        reflection.enable_server_reflection([*names, HEALTH, reflection.SERVICE_NAME], server)
+        return server
+
+
+def _expose(room: Room, host: str) -> Exposed:
+    try:
+        return room.metrics.serve(room.metrics_port, host.strip("[]"))
+    except OSError as error:
+        raise _cannot_listen(room.name, "METRICS_PORT", room.metrics_port, host, error) from None
+
+
+def _bind(server: grpc.aio.Server, room: Room, host: str) -> int:
+    bracketed = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    try:
+        return server.add_insecure_port(f"{bracketed}:{room.port}")
+    except RuntimeError as error:
+        raise _cannot_listen(room.name, "PORT", room.port, host, error) from None
+
+
+def _cannot_listen(room: str, what: str, port: int, host: str, error: Exception) -> StartError:
+    return StartError([f"{ENV_PREFIX}{room.upper()}_{what}: cannot listen on {host}:{port}: {error}"])

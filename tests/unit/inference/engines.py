@@ -1,0 +1,83 @@
+"""An engine by hand: it loads nothing and says what a test tells it to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from feinschliff.artifacts.bases import BaseFiles
+from feinschliff.formats.records import Message
+from feinschliff.inference.engine import Abort, Capacity, Emit, EngineFacts, GenerationRequest
+from feinschliff.inference.life import Version
+from feinschliff.inference.pool import BaseKey, Located, Source
+from tests.unit.inference.builders import DIGEST
+
+
+class HandEngine:
+    """Remembers its adapters."""
+
+    def __init__(self, digest: str = DIGEST) -> None:
+        self.facts = EngineFacts("file:/base", digest, "fp32", "sha256:template", 512, 300)
+        self.loaded: set[str] = set()
+        self.is_closed = False
+
+    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+        return [1]
+
+    def render_chat(self, messages: Sequence[Message]) -> str:
+        return ""
+
+    def encode_text(self, text: str) -> list[int]:
+        return [1]
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        return ""
+
+    def load_adapter(self, digest: str, folder: Path) -> None:
+        self.loaded.add(digest)
+
+    def unload_adapter(self, digest: str) -> None:
+        self.loaded.discard(digest)
+
+    def adapters(self) -> frozenset[str]:
+        return frozenset(self.loaded)
+
+    def generate(self, request: GenerationRequest, emit: Emit) -> Abort:
+        raise NotImplementedError
+
+    def capacity(self) -> Capacity:
+        return Capacity(rows_max=4, running=0, waiting=0, queue_max=8, kv_cache_bytes=0)
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class HandLoader:
+    """Gives engines by hand; `gate` holds loading back, `errors` makes it fail as often as there are any."""
+
+    def __init__(self) -> None:
+        self.engines: list[HandEngine] = []
+        self.fetched: list[str] = []
+        self.errors: list[Exception] = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def locate(self, source: Source) -> Located:
+        return Located(BaseFiles(source.uri, DIGEST, "folder", Path("/base")), BaseKey(DIGEST, source.precision))
+
+    def load(self, located: Located) -> HandEngine:
+        assert self.gate.wait(10)
+        if self.errors:
+            raise self.errors.pop()
+        self.engines.append(HandEngine())
+        return self.engines[-1]
+
+    @contextmanager
+    def fetch(self, version: Version) -> Iterator[Path]:
+        assert self.gate.wait(10)
+        if self.errors:
+            raise self.errors.pop()
+        self.fetched.append(version.adapter_digest)
+        yield Path("/adapter")

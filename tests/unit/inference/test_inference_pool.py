@@ -1,0 +1,181 @@
+"""What is loaded is shared, kept while it is used, and makes room in the right order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from feinschliff.inference.life import Precision, Seen
+from feinschliff.inference.pool import BaseKey, Pool, Source
+from feinschliff.kit.clock import ManualClock
+from feinschliff.kit.errors import Exhausted, WrongState
+from feinschliff.kit.metrics import Metrics
+from tests.support.waiting import eventually
+from tests.unit.inference.builders import BASE, version
+from tests.unit.inference.engines import HandLoader
+
+SOURCE = Source(BASE, "fp32")
+
+
+class Bench:
+    """A pool over an engine by hand."""
+
+    def __init__(self) -> None:
+        self.clock = ManualClock()
+        self.loader = HandLoader()
+        self.metrics = Metrics("inference")
+        self.pool = Pool(self.loader, self.metrics, clock=self.clock, changed=lambda: None)
+
+    def load_base(self, precision: Precision = "fp32") -> BaseKey:
+        source = Source(BASE, precision)
+        located = eventually(lambda: self.pool.locate(source))
+        self.pool.load_base(located)
+        eventually(lambda: self.pool.look_at_base(located.key).seen is Seen.HELD)
+        return located.key
+
+    def load_adapter(self, key: BaseKey, number: int) -> str:
+        self.pool.load_adapter(key, version(number)).result(10)
+        return version(number).adapter_digest
+
+    def on_demand(self, key: BaseKey, number: int, limit: int = 2, pinned: frozenset[str] = frozenset()) -> str:
+        self.pool.load_on_demand(key, version(number), pinned=pinned, limit=limit).result(10)
+        return version(number).adapter_digest
+
+    def loads(self, outcome: str) -> float:
+        return self.metrics.value("feinschliff_inference_adapter_loads_total", outcome=outcome)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_a_base_is_loaded_once_however_often_it_is_asked_for(bench: Bench) -> None:
+    bench.loader.gate.clear()
+    located = eventually(lambda: bench.pool.locate(SOURCE))
+    for _ in range(5):
+        bench.pool.load_base(located)
+    assert bench.pool.look_at_base(located.key).seen is Seen.LOADING
+    bench.loader.gate.set()
+    eventually(lambda: bench.pool.look_at_base(located.key).seen is Seen.HELD)
+    bench.pool.load_base(located)
+    assert len(bench.loader.engines) == 1
+
+
+def test_nothing_is_leased_that_is_not_loaded(bench: Bench) -> None:
+    key = BaseKey("sha256:base", "fp32")
+    assert bench.pool.acquire(key, "") is None
+    assert bench.load_base() == key
+    assert bench.pool.acquire(key, "") is not None
+    assert bench.pool.acquire(key, "sha256:m1") is None
+    bench.load_adapter(key, 1)
+    assert bench.pool.acquire(key, "sha256:m1") is not None
+    assert bench.pool.acquire(BaseKey("sha256:base", "bf16"), "") is None
+
+
+def test_an_adapter_stays_while_a_request_runs_on_it(bench: Bench) -> None:
+    key = bench.load_base()
+    digest = bench.load_adapter(key, 1)
+    first, second = bench.pool.acquire(key, digest), bench.pool.acquire(key, digest)
+    assert first is not None
+    assert second is not None
+    first.give_back()
+    first.give_back()
+    assert not bench.pool.unload_adapter(key, digest)
+    assert bench.loader.engines[0].loaded == {digest}
+    second.give_back()
+    assert bench.pool.unload_adapter(key, digest)
+    assert bench.loader.engines[0].loaded == set()
+    assert bench.pool.acquire(key, digest) is None
+
+
+def test_a_base_stays_while_a_request_runs_on_any_of_its_adapters(bench: Bench) -> None:
+    key = bench.load_base()
+    lease = bench.pool.acquire(key, bench.load_adapter(key, 1))
+    assert lease is not None
+    assert not bench.pool.unload_base(key)
+    assert not bench.loader.engines[0].is_closed
+    lease.give_back()
+    assert bench.pool.unload_base(key)
+    assert bench.loader.engines[0].is_closed
+    assert bench.pool.bases() == []
+    assert bench.pool.adapters(key) == []
+
+
+def test_a_base_is_not_unloaded_under_an_adapter_that_is_being_loaded(bench: Bench) -> None:
+    key = bench.load_base()
+    bench.loader.gate.clear()
+    loading = bench.pool.load_adapter(key, version(1))
+    assert not bench.pool.unload_base(key)
+    bench.loader.gate.set()
+    loading.result(10)
+    assert bench.pool.unload_base(key)
+
+
+def test_failed_loading_is_tried_again_after_a_pause_that_doubles(bench: Bench) -> None:
+    located = eventually(lambda: bench.pool.locate(SOURCE))
+    bench.loader.errors = [WrongState("BASE_MODEL_UNSUPPORTED", "No.") for _ in range(3)]
+
+    def attempts_left_after(seconds: float) -> int:
+        bench.clock.advance(seconds)
+        bench.pool.load_base(located)
+        eventually(lambda: bench.pool.look_at_base(located.key).seen is not Seen.LOADING)
+        return len(bench.loader.errors)
+
+    assert [attempts_left_after(seconds) for seconds in (0, 0.5, 0.6, 1.5, 0.6, 3.9)] == [2, 2, 1, 1, 0, 0]
+    failure = bench.pool.look_at_base(located.key).failure
+    assert failure is not None
+    assert failure.reason == "BASE_MODEL_UNSUPPORTED"
+    bench.clock.advance(0.2)
+    bench.pool.load_base(located)
+    eventually(lambda: bench.pool.look_at_base(located.key).seen is Seen.HELD)
+
+
+def test_the_longest_unused_adapter_goes_first(bench: Bench) -> None:
+    key = bench.load_base()
+    one, two = bench.on_demand(key, 1), bench.on_demand(key, 2)
+    lease = bench.pool.acquire(key, one)
+    assert lease is not None
+    lease.give_back()
+    three = bench.on_demand(key, 3)
+    assert set(bench.pool.loaded_adapters(key)) == {one, three}
+    assert bench.loader.engines[0].loaded == {one, three}
+    assert bench.loads("evicted") == 1
+    del two
+
+
+def test_adapters_in_use_are_not_evicted_and_a_full_house_is_refused_with_a_delay(bench: Bench) -> None:
+    key = bench.load_base()
+    leases = [bench.pool.acquire(key, bench.on_demand(key, number)) for number in (1, 2)]
+    with pytest.raises(Exhausted) as refused:
+        bench.on_demand(key, 3)
+    assert refused.value.reason == "ADAPTERS_BUSY"
+    assert refused.value.retry_after_seconds
+    assert leases[1] is not None
+    leases[1].give_back()
+    assert set(bench.pool.loaded_adapters(key)) == {bench.on_demand(key, 3), "sha256:m1"}
+
+
+def test_adapters_of_routes_do_not_count_as_loaded_on_demand(bench: Bench) -> None:
+    key = bench.load_base()
+    routed = bench.load_adapter(key, 1)
+    bench.on_demand(key, 1, limit=1, pinned=frozenset({routed}))
+    two = bench.on_demand(key, 2, limit=1)
+    assert set(bench.pool.loaded_adapters(key)) == {routed, two}
+    assert not bench.pool.is_on_demand(key, routed)
+    assert bench.pool.is_on_demand(key, two)
+
+
+@pytest.mark.parametrize("waits", [lambda bench, key: bench.pool.load_adapter(key, version(1))])
+def test_everybody_who_waits_for_an_adapter_waits_for_the_same_load(
+    bench: Bench, waits: Callable[[Bench, BaseKey], object]
+) -> None:
+    key = bench.load_base()
+    bench.loader.gate.clear()
+    futures = {waits(bench, key) for _ in range(5)}
+    bench.loader.gate.set()
+    assert len(futures) == 1
+    eventually(lambda: bench.pool.loaded_adapters(key) == ["sha256:m1"])
+    assert bench.loader.fetched == ["sha256:m1"]
+    assert bench.loads("loaded") == 1

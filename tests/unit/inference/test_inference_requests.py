@@ -1,0 +1,176 @@
+"""Bounds, defaults, and conversations as callers send them."""
+
+from __future__ import annotations
+
+import pytest
+
+from feinschliff.inference.conversation import refuse_unserved_wishes, to_messages
+from feinschliff.inference.life import Sampling
+from feinschliff.inference.proto import to_sampling, to_spec
+from feinschliff.inference.requests import generation, refuse, sampling_violations
+from feinschliff.kit.errors import Invalid, Unserved
+from feinschliff.v1 import common_pb2, inference_pb2
+from tests.unit.inference.builders import version
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", 2.1),
+        ("temperature", float("nan")),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("max_tokens", 0),
+        ("max_tokens", -5),
+    ],
+)
+def test_values_out_of_range_are_refused_by_their_path(field: str, value: float) -> None:
+    params = common_pb2.SamplingParams(**{field: value})  # type: ignore[arg-type]
+    with pytest.raises(Invalid) as refused:
+        refuse(sampling_violations(to_sampling(params, "sampling"), "sampling"))
+    assert [violation.field for violation in refused.value.fields] == [f"sampling.{field}"]
+
+
+@pytest.mark.parametrize(("stop", "field"), [([""], "stop[0]"), (["x" * 257], "stop[0]"), (["x"] * 17, "stop")])
+def test_stop_strings_are_bounded(stop: list[str], field: str) -> None:
+    wrong = sampling_violations(Sampling(stop=tuple(stop)), "sampling")
+    assert [violation.field for violation in wrong] == [f"sampling.{field}"]
+
+
+@pytest.mark.parametrize("edge", [{"temperature": 0.0}, {"temperature": 2.0}, {"top_p": 1.0}, {"max_tokens": 1}])
+def test_the_edges_of_the_ranges_are_allowed(edge: dict[str, float]) -> None:
+    assert sampling_violations(Sampling(**edge), "sampling") == []  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        common_pb2.SamplingParams(top_k=5),
+        common_pb2.SamplingParams(n=2),
+        common_pb2.SamplingParams(logprobs=True),
+        common_pb2.SamplingParams(presence_penalty=0.5),
+        common_pb2.SamplingParams(logit_bias={3: 1.0}),
+        common_pb2.SamplingParams(response_format=common_pb2.ResponseFormat(json_object={})),
+    ],
+)
+def test_what_is_not_served_is_refused_and_not_ignored(params: common_pb2.SamplingParams) -> None:
+    with pytest.raises(Unserved) as refused:
+        to_sampling(params, "sampling")
+    assert refused.value.reason == "FIELD_UNSERVED"
+    assert refused.value.fields[0].field.startswith("sampling.")
+
+
+def test_values_that_change_nothing_are_accepted() -> None:
+    neutral = common_pb2.SamplingParams(top_k=0, n=1, presence_penalty=0, repetition_penalty=1)
+    assert to_sampling(neutral, "sampling") == Sampling()
+
+
+def test_the_caller_comes_before_the_deployment_before_the_model() -> None:
+    tuned = version(1, defaults=Sampling(temperature=0.3, max_tokens=7, stop=("end",)))
+    request = generation([1, 2], Sampling(temperature=0.0), Sampling(top_p=0.5), tuned, context_tokens=100)
+    assert (request.temperature, request.top_p, request.max_tokens, request.stop) == (0.0, 0.5, 7, ("end",))
+    assert request.adapter_digest == "sha256:m1"
+
+
+def test_nothing_said_means_temperature_one_all_tokens_and_what_the_context_has_left() -> None:
+    request = generation([1, 2, 3], Sampling(), Sampling(), None, context_tokens=100, random_seed=lambda: 42)
+    assert (request.temperature, request.top_p, request.max_tokens, request.seed) == (1.0, 1.0, 97, 42)
+    assert request.adapter_digest == ""
+
+
+def test_a_default_beyond_the_context_is_cut_but_a_wish_beyond_it_is_refused() -> None:
+    assert generation([1] * 90, Sampling(), Sampling(max_tokens=50), None, context_tokens=100).max_tokens == 10
+    with pytest.raises(Invalid) as refused:
+        generation([1] * 90, Sampling(max_tokens=50), Sampling(), None, context_tokens=100)
+    assert refused.value.reason == "CONTEXT_LENGTH_EXCEEDED"
+    assert refused.value.metadata == {"prompt_tokens": "90", "max_tokens": "50", "context_tokens": "100"}
+    assert refused.value.fields[0].field == "sampling.max_tokens"
+
+
+@pytest.mark.parametrize(("prompt", "fits"), [(99, True), (100, False), (101, False)])
+def test_a_prompt_must_leave_room_for_one_token(prompt: int, fits: bool) -> None:
+    if fits:
+        assert generation([1] * prompt, Sampling(), Sampling(), None, context_tokens=100).max_tokens == 1
+        return
+    with pytest.raises(Invalid) as refused:
+        generation([1] * prompt, Sampling(), Sampling(), None, context_tokens=100)
+    assert refused.value.fields[0].field == "messages"
+
+
+def turn(role: int, *parts: common_pb2.Part) -> common_pb2.Message:
+    return common_pb2.Message(role=role, parts=parts)  # type: ignore[arg-type]
+
+
+def text(value: str) -> common_pb2.Part:
+    return common_pb2.Part(text=value)
+
+
+def test_parts_of_a_turn_are_joined() -> None:
+    found = to_messages([turn(common_pb2.ROLE_USER, text("Hello "), text("you"))], "messages")
+    assert [(message.role, message.content) for message in found] == [("user", "Hello you")]
+
+
+def test_tool_calls_and_results_become_what_templates_know() -> None:
+    call = common_pb2.ToolCall(id="c1", name="weather")
+    call.arguments.update({"city": "Ulm"})
+    result = common_pb2.ToolResult(tool_call_id="c1", text="rain")
+    found = to_messages(
+        [
+            turn(common_pb2.ROLE_ASSISTANT, common_pb2.Part(tool_call=call)),
+            turn(common_pb2.ROLE_TOOL, common_pb2.Part(tool_result=result)),
+        ],
+        "messages",
+    )
+    assert found[0].content is None
+    assert found[0].tool_calls == [
+        {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city":"Ulm"}'}}
+    ]
+    assert (found[1].content, found[1].tool_call_id) == ("rain", "c1")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "field"),
+    [
+        (turn(common_pb2.ROLE_UNSPECIFIED, text("x")), "messages[0].role"),
+        (turn(99, text("x")), "messages[0].role"),
+        (turn(common_pb2.ROLE_USER), "messages[0].parts"),
+        (turn(common_pb2.ROLE_USER, common_pb2.Part()), "messages[0].parts[0]"),
+        (turn(common_pb2.ROLE_USER, common_pb2.Part(tool_call={"id": "c"})), "messages[0].parts[0]"),
+        (turn(common_pb2.ROLE_SYSTEM, common_pb2.Part(tool_result={"tool_call_id": "c"})), "messages[0].parts[0]"),
+    ],
+)
+def test_wrong_turns_are_refused_by_their_path(wrong: common_pb2.Message, field: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        to_messages([wrong], "messages")
+    assert refused.value.fields[0].field == field
+
+
+def test_images_are_not_served_and_say_so() -> None:
+    with pytest.raises(Unserved):
+        to_messages([turn(common_pb2.ROLE_USER, common_pb2.Part(image={"uri": "https://x/y.png"}))], "messages")
+
+
+@pytest.mark.parametrize("wish", [{"tools": [{"name": "f"}]}, {"store": True}])
+def test_wishes_that_are_not_served_are_refused(wish: dict[str, object]) -> None:
+    with pytest.raises(Unserved):
+        refuse_unserved_wishes(inference_pb2.ChatRequest(**wish))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("engine", inference_pb2.Deployment(engine=inference_pb2.Deployment.ENGINE_VLLM)),
+        ("precision", inference_pb2.Deployment(precision=inference_pb2.Deployment.PRECISION_INT4)),
+        ("replicas", inference_pb2.Deployment(replicas=2)),
+        ("guards", inference_pb2.Deployment(guards=[inference_pb2.Guard(name="g")])),
+        ("routes[0].shadow", inference_pb2.Deployment(routes=[inference_pb2.Route(id="a", shadow=True)])),
+        ("logging.stored_fraction", inference_pb2.Deployment(logging=inference_pb2.Logging(stored_fraction=1))),
+    ],
+)
+def test_a_deployment_that_asks_for_more_than_is_served_is_refused(
+    field: str, message: inference_pb2.Deployment
+) -> None:
+    with pytest.raises(Unserved) as refused:
+        to_spec(message)
+    assert refused.value.fields[0].field == f"deployment.{field}"
