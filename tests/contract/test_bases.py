@@ -9,11 +9,12 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from feinschliff.artifacts.bases import DEFAULT_BASE, BaseFiles, resolve, short_name
 from feinschliff.artifacts.commit import commit, sha256_of
@@ -21,6 +22,7 @@ from feinschliff.artifacts.directory import DirectoryStore
 from feinschliff.artifacts.store import Store
 from feinschliff.artifacts.tokenizer import SPLITS, base_metadata, load_tokenizer
 from feinschliff.kit.errors import Invalid, NotFound, Refusal, WrongState
+from tests.support.tiny_model import EOS_ID, VOCABULARY, make_tiny_model
 
 CORPUS = [
     "",
@@ -64,7 +66,8 @@ def smollm(tmp_path_factory: pytest.TempPathFactory) -> BaseFiles:
 
 @pytest.fixture(scope="module")
 def oracle(smollm: BaseFiles) -> PreTrainedTokenizerFast:
-    return AutoTokenizer.from_pretrained(smollm.path.parent, gguf_file=smollm.path.name)
+    loaded = AutoTokenizer.from_pretrained(smollm.path.parent, gguf_file=smollm.path.name)
+    return cast(PreTrainedTokenizerFast, loaded)
 
 
 def test_the_default_base_is_the_gguf_in_the_installed_wheel(smollm: BaseFiles) -> None:
@@ -328,3 +331,28 @@ def test_a_folder_without_a_tokenizer_is_refused(tiny_model: Path, store: Store,
 )
 def test_a_base_has_a_short_public_name(uri: str, name: str) -> None:
     assert short_name(uri) == name
+
+
+def test_the_tiny_model_loads_talks_and_stops(tiny_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    model: Any = AutoModelForCausalLM.from_pretrained(tiny_model)
+    messages = [{"role": "user", "content": "Hallo bitte help"}]
+    text = str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    prompt: Any = tokenizer(text, return_tensors="pt")
+    start = prompt["input_ids"].shape[1]
+
+    greedy = model.generate(**prompt, max_new_tokens=8, do_sample=False)[0, start:].tolist()
+    others = [token for token in range(VOCABULARY) if token != EOS_ID]
+    stopped = model.generate(**prompt, max_new_tokens=8, do_sample=False, suppress_tokens=others)[0, start:].tolist()
+
+    assert model.config.vocab_size == VOCABULARY >= len(tokenizer)
+    assert len(greedy) > 0
+    assert stopped == [EOS_ID]
+
+
+def test_the_tiny_model_is_the_same_wherever_it_is_made(tiny_model: Path, tmp_path: Path) -> None:
+    again = make_tiny_model(tmp_path / "again")
+
+    assert {path.name: path.read_bytes() for path in again.iterdir()} == {
+        path.name: path.read_bytes() for path in tiny_model.iterdir()
+    }

@@ -203,7 +203,7 @@ def test_children_that_are_left_behind_end_with_it(runner: SubprocessRunner) -> 
 
 def zombie(pid: int) -> bool:
     try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
 

@@ -253,6 +253,17 @@ def test_deleting_is_harmless_to_repeat_and_spares_the_namesakes(store: Store) -
     assert list(store.list()) == []
 
 
+@pytest.mark.parametrize("prefix", ["", "/", "//", ".", "..", "p/.."])
+def test_nobody_empties_the_bucket_by_mistake(store: Store, prefix: str) -> None:
+    store.put_bytes("p/a", b"x")
+
+    with pytest.raises(Invalid) as refused:
+        store.delete_prefix(prefix)
+
+    assert refused.value.reason == "ARTIFACT_KEY_INVALID"
+    assert list(store.list()) == ["p/a"]
+
+
 def test_files_go_up_and_come_down_whole(store: Store, tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "new" / "target"
     source.write_bytes(b"".join(blocks(9)))

@@ -26,7 +26,7 @@ class S3Server:
     access_key: str = ACCESS_KEY
     secret_key: str = SECRET_KEY
 
-    def store(self, bucket: str, *, read_timeout_seconds: float = 20.0, tries: int = 3) -> S3Store:
+    def store(self, bucket: str, *, read_timeout_seconds: float = 15.0, tries: int = 3) -> S3Store:
         """A store on `bucket`, which is made if it is missing."""
         store = S3Store(
             S3Settings(

@@ -103,6 +103,7 @@ class DirectoryStore:
             self._path(key).unlink(missing_ok=True)
 
     def delete_prefix(self, prefix: str) -> None:
+        check_key(prefix.removesuffix("/"))
         for key in sorted(self.list(prefix), key=lambda key: not key.endswith(MANIFEST_NAME)):
             self.delete(key)
 

@@ -45,7 +45,7 @@ class GgufMetadata:
                 raise self._unreadable("it is empty") from error
         try:
             self._places = self._walk()
-        except (struct.error, IndexError, UnicodeDecodeError, KeyError) as error:
+        except (struct.error, IndexError, KeyError) as error:
             raise self._unreadable("it is cut off or damaged") from error
 
     def __contains__(self, key: str) -> bool:
@@ -101,6 +101,8 @@ class GgufMetadata:
             key, offset = self._text(offset)
             (kind,) = struct.unpack_from("<I", self._data, offset)
             places[key], offset = self._skip(kind, offset + 4)
+            if offset > len(self._data):
+                raise IndexError(offset)
         return places
 
     def _skip(self, kind: int, offset: int) -> tuple[_Place, int]:
@@ -122,9 +124,10 @@ class GgufMetadata:
 
     def _text(self, offset: int) -> tuple[str, int]:
         after = self._after_text(offset)
-        if after > len(self._data):
-            raise IndexError(after)
-        return self._data[offset + 8 : after].decode("utf-8"), after
+        try:
+            return self._data[offset + 8 : after].decode("utf-8"), after
+        except UnicodeDecodeError as error:
+            raise self._unreadable("it holds text that is no UTF-8") from error
 
     def _unreadable(self, why: str) -> Invalid:
         return Invalid("GGUF_UNREADABLE", f"{self._path.name} cannot be read: {why}.", file=self._path.name, why=why)

@@ -43,7 +43,10 @@ _BUCKET_IS_OURS = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
 
 @dataclass(frozen=True)
 class S3Settings:
-    """Where the store is and how long to wait for it; `endpoint` is an http(s) URL without a path."""
+    """Where the store is and how long to wait for it; `endpoint` is an http(s) URL without a path.
+
+    A refused connection or a 5xx is tried `tries` times, a silent server at most twice.
+    """
 
     endpoint: str
     access_key: str
@@ -51,7 +54,7 @@ class S3Settings:
     bucket: str
     region: str = "us-east-1"
     connect_timeout_seconds: float = 2.0
-    read_timeout_seconds: float = 20.0
+    read_timeout_seconds: float = 15.0
     check_timeout_seconds: float = 2.0
     tries: int = 3
     part_bytes: int = PART_BYTES
@@ -152,6 +155,7 @@ class S3Store:
             self._client.remove_object(self.bucket, key)
 
     def delete_prefix(self, prefix: str) -> None:
+        check_key(prefix.removesuffix("/"))
         keys = list(self.list(prefix))
         for key in keys:
             if key.rsplit("/", 1)[-1] == MANIFEST_NAME:
@@ -218,7 +222,15 @@ def _client(settings: S3Settings, read_timeout_seconds: float, tries: int) -> Mi
     endpoint = urlsplit(settings.endpoint)
     if endpoint.scheme not in {"http", "https"} or not endpoint.netloc:
         raise Invalid("S3_ENDPOINT_INVALID", f"{settings.endpoint!r} is no http(s) URL.", endpoint=settings.endpoint)
-    retry = urllib3.Retry(total=tries - 1, backoff_factor=0.1, status_forcelist=[500, 502, 503, 504])
+    again = tries - 1
+    retry = urllib3.Retry(
+        total=again,
+        connect=again,
+        read=min(again, 1),
+        status=again,
+        backoff_factor=0.1,
+        status_forcelist=[500, 502, 503, 504],
+    )
     return Minio(
         endpoint.netloc,
         access_key=settings.access_key,

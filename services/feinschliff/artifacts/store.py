@@ -91,7 +91,10 @@ class Store(Protocol):
         ...
 
     def delete_prefix(self, prefix: str) -> None:
-        """Everything below the folder; manifests go first, so that a half-deleted set never looks real."""
+        """Everything below the folder; manifests go first, so that a half-deleted set never looks real.
+
+        The empty prefix is refused: nobody means to empty the bucket.
+        """
         ...
 
     def download(self, key: str, path: Path) -> Stored:
@@ -119,8 +122,7 @@ def check_key(key: str) -> str:
 
 def folder_prefix(prefix: str) -> str:
     """`a/b` and `a/b/` as `a/b/`; the empty prefix is the whole bucket."""
-    stem = prefix.removesuffix("/")
-    return f"{check_key(stem)}/" if stem else ""
+    return f"{check_key(prefix.removesuffix('/'))}/" if prefix else ""
 
 
 def file_chunks(path: Path, chunk_bytes: int = CHUNK_BYTES) -> Iterator[bytes]:

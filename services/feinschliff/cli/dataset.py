@@ -26,7 +26,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="`routing`, `routing/3
 
 @app.command()
 def push(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", exists=True, dir_okay=False, readable=True)],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True)],
     name: Annotated[str, typer.Option(help="The dataset; each FILE becomes a version. Default: the file's name.")] = "",
     format_: Annotated[str, typer.Option("--format", help=f"One of {', '.join(uploads.FORMATS)}.")] = "auto",
     validation: Annotated[float, typer.Option(help="Share of the rows to watch during training.")] = 0.1,
@@ -95,7 +95,7 @@ def described(version: pb.DatasetVersion) -> Group:
         facts(
             {
                 "version": short(version.name),
-                "state": state(pb.DatasetVersion.State, version.state),
+                "state": state(pb.DatasetVersion.State.Name, version.state),
                 "format": pb.RowFormat.Name(version.format).removeprefix("ROW_FORMAT_").lower(),
                 "rows": f"{version.rows} ({by_split})" if by_split else version.rows,
                 "tokens": f"{version.tokens} ({version.tokenizer})" if version.tokenizer else "not counted",
@@ -112,7 +112,8 @@ def _list_versions(session: Session, dataset: str) -> None:
     query = pb.ListDatasetVersionsRequest(parent=dataset)
     found = every(session.services.datasets.ListDatasetVersions, query, lambda page: page.dataset_versions)
     rows = (
-        (short(v.name), state(pb.DatasetVersion.State, v.state), v.rows, v.tokens, moment(v.create_time)) for v in found
+        (short(v.name), state(pb.DatasetVersion.State.Name, v.state), v.rows, v.tokens, moment(v.create_time))
+        for v in found
     )
     session.output.show(found, lambda: table(("VERSION", "STATE", "#ROWS", "#TOKENS", "CREATED"), rows))
 

@@ -137,7 +137,7 @@ def described(run: pb.EvalRun) -> Group:
             {
                 "run": short(run.name),
                 "model": short(run.model),
-                "state": state(pb.EvalRun.State, run.state),
+                "state": state(pb.EvalRun.State.Name, run.state),
                 "tokens": f"{run.usage.prompt_tokens} prompt, {run.usage.completion_tokens} answer",
                 "took": seconds(took / 1e9) if took > 0 and run.HasField("start_time") else "",
                 "failure": failure(run.failure),
@@ -145,10 +145,7 @@ def described(run: pb.EvalRun) -> Group:
         ),
         table(
             ("GRADER", "#N", "#PASSED", "#MEAN", "95% INTERVAL", "#UNGRADED", "#ERRORED"),
-            (
-                (one.grader, one.n, one.passed, mean(one), interval(one), one.ungradable, one.errored)
-                for one in results
-            ),
+            ((one.grader, one.n, one.passed, mean(one), interval(one), one.ungradable, one.errored) for one in results),
         ),
     )
 
@@ -165,7 +162,8 @@ def compared(comparison: pb.RunComparison) -> Group:
                 "candidate": f"{short(c.candidate)}  {number(c.candidate_mean, 3)}",
                 "grader": c.grader,
                 "rows in both": c.n,
-                "difference": f"{c.difference:+.3f}" + (f" [{low:+.3f}, {high:+.3f}]" if c.HasField("interval") else ""),
+                "difference": f"{c.difference:+.3f}"
+                + (f" [{low:+.3f}, {high:+.3f}]" if c.HasField("interval") else ""),
                 "better, worse, equal": f"{c.wins}, {c.losses}, {c.ties}",
                 "p": f"{c.p_value:.3g} ({method})" if c.HasField("p_value") else "",
                 "verdict": pb.RunComparison.Verdict.Name(c.verdict).removeprefix("VERDICT_").lower(),

@@ -16,15 +16,8 @@ from feinschliff.cli.session import Json, Project, Session, open_session
 from feinschliff.cli.words import moment, state
 from feinschliff.v1 import evaluation_pb2 as pb
 
-app = typer.Typer(help="Measure models on the rows of a dataset.")
+app = typer.Typer(no_args_is_help=True, help="Measure models on the rows of a dataset.")
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="`EVAL/RUN`, or a whole name.")]
-
-
-@app.callback(invoke_without_command=True)
-def evals_of_project(context: typer.Context) -> None:
-    """Measure models on the rows of a dataset; alone, it lists the evals."""
-    if context.invoked_subcommand is None:
-        list_("", "default", False)
 
 
 @app.command()
@@ -59,9 +52,7 @@ def run(
         evaluation = expand(eval_, "evals", project)
     else:
         version = session.names.dataset_version(dataset)
-        question = evals.Question(
-            version, grader, reference, system, prompt, split, max_tokens, temperature, threshold
-        )
+        question = evals.Question(version, grader, reference, system, prompt, split, max_tokens, temperature, threshold)
         evaluation = evals.ensure_eval(session.services, session.names.parent, question)
     started = evals.start_run(session.services, evaluation, asked, limit=limit, concurrency=concurrency)
     if not wait:
@@ -113,7 +104,7 @@ def list_(
         (
             short(one.name),
             short(one.model),
-            state(pb.EvalRun.State, one.state),
+            state(pb.EvalRun.State.Name, one.state),
             one.overall.n,
             evals.mean(one.overall),
             evals.interval(one.overall),

@@ -88,7 +88,7 @@ class JobView:
 
 def doing(job: pb.TrainingJob) -> str:
     """`running, training`: the state, and the stage of a running attempt."""
-    words = [state(pb.TrainingJob.State, job.state).lower()]
+    words = [state(pb.TrainingJob.State.Name, job.state).lower()]
     if job.state == pb.TrainingJob.STATE_RUNNING and job.stage:
         words.append(pb.TrainingJob.Stage.Name(job.stage).removeprefix("STAGE_").lower())
     return ", ".join(words)

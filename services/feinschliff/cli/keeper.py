@@ -68,7 +68,9 @@ class Keeper:
             failures = 1 if time.monotonic() - begun > CALM_SECONDS else failures + 1
             pause = pause_seconds(failures)
             self.restarts += 1
-            log.error("part ended; starting it again", extra={"part": self.name, "why": self.problem, "pause_seconds": pause})
+            log.error(
+                "part ended; starting it again", extra={"part": self.name, "why": self.problem, "pause_seconds": pause}
+            )
             self._changed()
             self._stopping.wait(pause)
 

@@ -35,7 +35,7 @@ def s3_keys(home: Path) -> S3Keys:
     try:
         return S3Keys(**json.loads(path.read_text("utf-8")))
     except (ValueError, TypeError) as error:
-        message = f"{path} is damaged. Restore it: the stored objects can be reached with any new pair, so removing it is safe."
+        message = f"{path} is damaged. Remove it: a new pair is made, and opens what is stored as well."
         raise WrongState("KEYS_UNREADABLE", message, path=path) from error
 
 

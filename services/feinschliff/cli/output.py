@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from rich.console import Console, RenderableType
@@ -102,14 +102,16 @@ def _console(*, stderr: bool) -> Console:
     return Console(stderr=stderr, width=None if stream.isatty() else PIPE_COLUMNS, highlight=False, soft_wrap=False)
 
 
-def _numbers(made: dict[str, Any], descriptor: Descriptor) -> dict[str, Any]:
+def _numbers(made: dict[str, Any], descriptor: Any) -> dict[str, Any]:
     """64-bit integers as numbers; the JSON form of protocol buffers makes texts of them."""
     for field in descriptor.fields:
         if field.name not in made:
             continue
         value = made[field.name]
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
-            made[field.name] = {key: _value(one, field.message_type.fields_by_name["value"]) for key, one in value.items()}
+            made[field.name] = {
+                key: _value(one, field.message_type.fields_by_name["value"]) for key, one in value.items()
+            }
         elif isinstance(value, list):
             made[field.name] = [_value(one, field) for one in value]
         else:
@@ -117,7 +119,7 @@ def _numbers(made: dict[str, Any], descriptor: Descriptor) -> dict[str, Any]:
     return made
 
 
-def _value(value: Any, field: FieldDescriptor) -> Any:
+def _value(value: Any, field: Any) -> Any:
     if field.cpp_type in _WHOLE:
         return int(value)
     is_ours = field.message_type is not None and not field.message_type.full_name.startswith("google.protobuf.")

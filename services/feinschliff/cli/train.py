@@ -46,7 +46,7 @@ class Wish:
 
 
 def train(
-    datasets: Annotated[list[str], typer.Argument(metavar="DATASET_VERSION...", help="`routing` or `routing/3`.")],
+    datasets: Annotated[list[str], typer.Argument(metavar="DATASET_VERSION", help="`routing` or `routing/3`.")],
     base: Annotated[str, typer.Option(help="URI of the base model.")] = DEFAULT_BASE,
     from_version: Annotated[str, typer.Option(help="Model version to continue from, in place of a base.")] = "",
     epochs: Annotated[float | None, typer.Option(help="Passes over the data. Default 3.")] = None,
@@ -81,14 +81,7 @@ def train(
         base=base,
         from_version=session.names.model_version(from_version) if from_version else "",
     )
-    request = pb.CreateTrainingJobRequest(
-        parent=session.names.parent,
-        training_job_id=job_id,
-        training_job=pb.TrainingJob(recipe=recipe),
-        validate_only=check,
-    )
-    with refusals():
-        job = session.services.training.CreateTrainingJob(request)
+    job = create(session.services, session.names.parent, recipe, job_id=job_id, validate_only=check)
     if watch and not check:
         session.output.note(f"{short(job.name)} is queued")
         _until_over(session, job.name)
@@ -146,9 +139,7 @@ def cancel(
 
 def recipe_of(dataset_versions: list[str], wish: Wish, *, base: str, from_version: str = "") -> pb.TrainingRecipe:
     """The recipe that a wish makes; what it does not say is left out."""
-    start = {"from_model_version": from_version} if from_version else {"base_model": base}
-    return pb.TrainingRecipe(
-        **start,
+    recipe = pb.TrainingRecipe(
         data=[pb.DataSource(dataset_version=name) for name in dataset_versions],
         sft=pb.SftObjective(),
         lora=pb.LoraAdaptation(rank=wish.rank, alpha=wish.alpha),
@@ -165,11 +156,23 @@ def recipe_of(dataset_versions: list[str], wish: Wish, *, base: str, from_versio
         output_model=wish.output_model,
         suffix=wish.suffix,
     )
+    if from_version:
+        recipe.from_model_version = from_version
+    else:
+        recipe.base_model = base
+    return recipe
 
 
-def create(services: Services, parent: str, recipe: pb.TrainingRecipe) -> pb.TrainingJob:
+def create(
+    services: Services, parent: str, recipe: pb.TrainingRecipe, *, job_id: str = "", validate_only: bool = False
+) -> pb.TrainingJob:
+    request = pb.CreateTrainingJobRequest(
+        parent=parent,
+        training_job_id=job_id,
+        training_job=pb.TrainingJob(recipe=recipe),
+        validate_only=validate_only,
+    )
     with refusals():
-        request = pb.CreateTrainingJobRequest(parent=parent, training_job=pb.TrainingJob(recipe=recipe))
         return services.training.CreateTrainingJob(request)
 
 

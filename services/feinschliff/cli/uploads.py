@@ -47,7 +47,7 @@ def header(
     file: Path,
     *,
     format_: str = "auto",
-    split: Split = Split(),  # noqa: B008
+    split: Split = Split(),
     skip_bad_rows: bool = False,
     validate_only: bool = False,
 ) -> pb.UploadHeader:

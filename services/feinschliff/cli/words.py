@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC
-from typing import Protocol
+from typing import TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 from rich.text import Text
 
 from feinschliff.v1 import common_pb2
 
+V = TypeVar("V")
 _STYLES = {
     common_pb2.SEVERITY_ERROR: "red",
     common_pb2.SEVERITY_WARNING: "yellow",
@@ -18,14 +19,10 @@ _STYLES = {
 _LINES_SHOWN = 10
 
 
-class Enum(Protocol):
-    def Name(self, number: int) -> str: ...  # noqa: N802
-
-
-def state(kind: Enum, number: int) -> str:
+def state(name_of: Callable[[V], str], number: V) -> str:
     """`STATE_READY` as `READY`; a value that this version does not know, by its number."""
     try:
-        return kind.Name(number).removeprefix("STATE_")
+        return name_of(number).removeprefix("STATE_")
     except ValueError:
         return f"STATE {number}"
 

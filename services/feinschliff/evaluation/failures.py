@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 
 import grpc
@@ -11,6 +12,7 @@ from feinschliff.kit.errors import Refusal
 
 PAUSE_FIRST_SECONDS = 0.2
 PAUSE_LONGEST_SECONDS = 5.0
+NOT_LOADED_SECONDS = 60.0
 
 
 class Fate(Enum):
@@ -21,6 +23,7 @@ class Fate(Enum):
     GIVE_UP = "give_up"
 
 
+_REASON = re.compile("[A-Z][A-Z0-9_]+")
 _BY_REASON = {"MODEL_NOT_LOADED": Fate.WAIT, "MODEL_LOADING": Fate.WAIT}
 _BY_CODE = {
     grpc.StatusCode.UNAVAILABLE: Fate.WAIT,
@@ -37,10 +40,15 @@ def fate_of(refusal: Refusal) -> Fate:
     return _BY_REASON.get(refusal.reason) or _BY_CODE.get(refusal.code, Fate.GIVE_UP)
 
 
+def patience_with(refusal: Refusal, seconds: float) -> float:
+    """How much of `seconds` is worth waiting: nobody deploys a model by itself, so less for one that is not loaded."""
+    return min(seconds, NOT_LOADED_SECONDS) if refusal.reason == "MODEL_NOT_LOADED" else seconds
+
+
 def failure_of(refusal: Refusal) -> Failure:
     """The refusal as it is stored with an item or a run."""
     return Failure(
-        reason=refusal.reason,
+        reason=refusal.reason if _REASON.fullmatch(refusal.reason) else "STATUS_WITHOUT_REASON",
         message=refusal.message[:4096],
         advice=list(refusal.advice),
         retryable=fate_of(refusal) is not Fate.GIVE_UP,

@@ -62,8 +62,11 @@ def from_message(message: common.Message) -> Message:
 
 
 def from_struct(struct: Struct) -> dict[str, Any]:
-    """The object as JSON values; numbers without a fraction are whole again, as they were written."""
-    return {key: _from_value(value) for key, value in struct.fields.items()}
+    """The object as JSON values; numbers without a fraction are whole again, as they were written.
+
+    A Struct has lost the order of its fields; they come by name, so that the same row always gives the same text.
+    """
+    return {key: _from_value(struct.fields[key]) for key in sorted(struct.fields)}
 
 
 def to_struct(values: Mapping[str, object]) -> Struct:

@@ -116,14 +116,14 @@ class Runs:
 
     def cancel(self, name: str) -> RunView:
         """Stops a run; a second time changes nothing. Raises WrongState RUN_STATE_FORBIDS where it is over."""
-        run = self.get(name).run
-        if run.state in (State.CANCELLING, State.CANCELLED):
-            return self.get(name)
-        to = State.CANCELLED if run.state is State.QUEUED else State.CANCELLING
-        move(name, run.state, to)
-        ended = {"finished": self._clock.now(), "results": []} if to is State.CANCELLED else {}
+        names.parse(RUN, name)
         with self._database.transaction() as session:
-            store.save_run(session, run, state=to, **ended)
+            run = found(store.lock_run(session, name), "RUN_NOT_FOUND", name)
+            if run.state not in (State.CANCELLING, State.CANCELLED):
+                to = State.CANCELLED if run.state is State.QUEUED else State.CANCELLING
+                move(name, run.state, to)
+                ended = {"finished": self._clock.now(), "results": []} if to is State.CANCELLED else {}
+                store.save_run(session, run, state=to, **ended)
         self._wake.notify()
         return self.get(name)
 

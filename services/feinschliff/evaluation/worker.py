@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from feinschliff.evaluation import item_store
 from feinschliff.evaluation.clients import Answer, Datasets, Models, Row
-from feinschliff.evaluation.failures import Fate, failure_of, fate_of, pause_seconds
+from feinschliff.evaluation.failures import Fate, failure_of, fate_of, patience_with, pause_seconds
 from feinschliff.evaluation.prompts import Prompt, item_of
 from feinschliff.evaluation.resources import Eval, GradeGiven, OutputItem, Run, Sampling
 from feinschliff.evaluation.results import give_grade
@@ -82,7 +82,7 @@ class Patience:
         """Raises Halt once failures in a row have lasted too long."""
         now = self._clock.monotonic()
         self._failing_since = now if self._failing_since is None else self._failing_since
-        if now - self._failing_since >= self._seconds:
+        if now - self._failing_since >= patience_with(refusal, self._seconds):
             raise Halt(failure_of(refusal).model_copy(update={"retryable": True}))
 
 

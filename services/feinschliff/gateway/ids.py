@@ -39,8 +39,9 @@ class TunedName:
         return name if self.step is None else f"{name}:ckpt-step-{self.step}"
 
     @property
-    def job_id(self) -> str:
-        return JOB_PREFIX + self.id
+    def job_ids(self) -> tuple[str, str]:
+        """The job that made it: by this door's own kind of id, or, where there is none, by the id as it stands."""
+        return JOB_PREFIX + self.id, self.id
 
     @classmethod
     def parse(cls, text: str) -> TunedName | None:
@@ -104,12 +105,12 @@ def project_name(project: str) -> str:
 
 def result_id(job_id: str) -> str:
     """The file of a job's numbers; it is made from them when it is read."""
-    return RESULT_PREFIX + job_id.removeprefix(JOB_PREFIX)
+    return RESULT_PREFIX + job_id
 
 
 def job_of_result(file_id: str) -> str | None:
     """The job whose numbers a file holds; None for any other file."""
-    return JOB_PREFIX + file_id.removeprefix(RESULT_PREFIX) if file_id.startswith(RESULT_PREFIX) else None
+    return file_id.removeprefix(RESULT_PREFIX) if file_id.startswith(RESULT_PREFIX) else None
 
 
 def dataset_version(project: str, file_id: str) -> str | None:
@@ -129,7 +130,13 @@ def file_of(version_name: str) -> str:
 
 
 def job_name(project: str, job_id: str) -> str | None:
-    return _built(JOB, project=project, job=job_id) if job_id.startswith(JOB_PREFIX) else None
+    """The job's resource name; None where `job_id` cannot be an id."""
+    return _built(JOB, project=project, job=job_id)
+
+
+def public_id(job_id: str) -> str:
+    """The job's part in the name of its model."""
+    return job_id.removeprefix(JOB_PREFIX)
 
 
 def last_part(name: str) -> str:
@@ -138,18 +145,18 @@ def last_part(name: str) -> str:
 
 def event_id(job_id: str, cursor: int, part: int) -> str:
     """An event of ours may be told as several of theirs: `part` counts them from 0."""
-    return f"{EVENT_PREFIX}{job_id.removeprefix(JOB_PREFIX)}-{cursor}-{part}"
+    return f"{EVENT_PREFIX}{public_id(job_id)}-{cursor}-{part}"
 
 
 def event_cursor(job_id: str, text: str) -> int | None:
     """The cursor in an id that `event_id` made for this job; None for any other text."""
-    job = re.escape(job_id.removeprefix(JOB_PREFIX))
+    job = re.escape(public_id(job_id))
     match = re.fullmatch(rf"{EVENT_PREFIX}{job}-([0-9]{{1,18}})-[0-9]{{1,3}}", text)
     return int(match[1]) if match else None
 
 
 def checkpoint_id(job_id: str, step: int) -> str:
-    return f"{CHECKPOINT_PREFIX}{job_id.removeprefix(JOB_PREFIX)}-{step}"
+    return f"{CHECKPOINT_PREFIX}{public_id(job_id)}-{step}"
 
 
 def is_resource_of(project: str, model: str) -> bool:

@@ -59,8 +59,8 @@ class JobView:
 
     def tuned(self, step: int | None = None) -> ids.TunedName:
         """The name that the job's model has, or will have."""
-        suffix, number = ids.slug(self.recipe.suffix), self.id.removeprefix(ids.JOB_PREFIX)
-        return ids.TunedName(self._base(), self.project, suffix, number, step)
+        suffix = ids.slug(self.recipe.suffix)
+        return ids.TunedName(self._base(), self.project, suffix, ids.public_id(self.id), step)
 
     @property
     def model(self) -> str:

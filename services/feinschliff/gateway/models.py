@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import grpc
 from pydantic import JsonValue
 
 from feinschliff.gateway import ids
 from feinschliff.gateway.clients import Clients
-from feinschliff.gateway.errors import ApiError, answering, no_model
+from feinschliff.gateway.errors import ApiError, answering, from_refusal, no_model
 from feinschliff.gateway.jobs import JobView, State, seconds
 from feinschliff.gateway.pages import SERVICE_PAGE_MAX
 from feinschliff.kit import names
+from feinschliff.kit.errors import NotFound, from_rpc_error
 from feinschliff.v1 import registry_pb2, training_pb2
 
 PROJECT_OWNER, BASE_OWNER = "project", "system"
@@ -90,12 +92,8 @@ class Models:
             await self._clients.registry.DeleteModelVersion(registry_pb2.DeleteModelVersionRequest(name=target.version))
 
     async def _tuned(self, project: str, name: ids.TunedName, asked: str) -> Target:
-        job_name = ids.job_name(project, name.job_id)
-        if name.project != project or job_name is None:
-            raise no_model(asked)
-        with answering(missing=no_model(asked)):
-            job = await self._clients.training.GetTrainingJob(training_pb2.GetTrainingJobRequest(name=job_name))
-        if job.state != State.STATE_SUCCEEDED or not job.model_version:
+        job = await self._job_of(project, name) if name.project == project else None
+        if job is None or job.state != State.STATE_SUCCEEDED or not job.model_version:
             raise no_model(asked)
         version = await self._version(job.model_version, asked)
         view = JobView(job, self._bases)
@@ -105,6 +103,19 @@ class Models:
         if name.step is not None:
             await self._check_is_result(job, version, name)
         return _of_version(version)
+
+    async def _job_of(self, project: str, name: ids.TunedName) -> training_pb2.TrainingJob | None:
+        for job_id in name.job_ids:
+            job_name = ids.job_name(project, job_id)
+            if job_name is None:
+                continue
+            try:
+                return await self._clients.training.GetTrainingJob(training_pb2.GetTrainingJobRequest(name=job_name))
+            except grpc.RpcError as error:
+                refusal = from_rpc_error(error)
+                if not isinstance(refusal, NotFound):
+                    raise from_refusal(refusal) from error
+        return None
 
     async def _check_is_result(
         self, job: training_pb2.TrainingJob, version: registry_pb2.ModelVersion, name: ids.TunedName
@@ -143,12 +154,10 @@ class Models:
 
     def _public_name(self, project: str, version: registry_pb2.ModelVersion) -> str:
         job_id = ids.last_part(version.training_job)
-        if not job_id.startswith(ids.JOB_PREFIX):
+        if not job_id:
             return version.name
-        suffix = ids.slug(version.recipe.suffix)
-        return str(
-            ids.TunedName(self._bases.short(version.base_model), project, suffix, job_id.removeprefix(ids.JOB_PREFIX))
-        )
+        base, suffix = self._bases.short(version.base_model), ids.slug(version.recipe.suffix)
+        return str(ids.TunedName(base, project, suffix, ids.public_id(job_id)))
 
 
 def _of_version(version: registry_pb2.ModelVersion) -> Target:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
+from functools import partial
 
 from feinschliff.artifacts.connect import connect, readiness
 from feinschliff.ingestion.counting import Tokenizers
@@ -43,7 +45,8 @@ def wire(settings: IngestionSettings) -> Room:
         metrics,
         uploads_max=settings.ingestion_uploads_max,
     )
-    upkeep = Upkeep(database, datasets, reservations, metrics)
+    unfinished = timedelta(seconds=settings.ingestion_unfinished_seconds)
+    upkeep = Upkeep(database, datasets, reservations, partial(store.drop_unfinished, older_than=unfinished), metrics)
     service = DatasetService(datasets, Versions(database, store), uploads, wake, metrics)
     return Room(
         name="ingestion",

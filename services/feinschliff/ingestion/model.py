@@ -19,6 +19,9 @@ DATASET = "projects/{project}/datasets/{dataset}"
 VERSION = "projects/{project}/datasets/{dataset}/versions/{version}"
 
 
+VersionKey = tuple[str, str, int]
+
+
 class State(StrEnum):
     PROCESSING = "PROCESSING"
     READY = "READY"
@@ -90,6 +93,11 @@ class Version:
     sha256: str = ""
     facts: Facts | None = None
     revision: int = 1
+
+    @property
+    def key(self) -> VersionKey:
+        """Project, dataset and number: the version's place in the tables."""
+        return self.project, self.dataset, self.number
 
     @property
     def name(self) -> str:

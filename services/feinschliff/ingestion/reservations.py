@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import replace
 from datetime import timedelta
 
@@ -10,7 +11,7 @@ from feinschliff.artifacts.store import Store
 from feinschliff.ingestion import store as tables
 from feinschliff.ingestion.datasets import Draft, found, new_dataset
 from feinschliff.ingestion.header import Header
-from feinschliff.ingestion.model import Facts, State, Version
+from feinschliff.ingestion.model import Facts, State, Version, VersionKey
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.db import Database, Session
 from feinschliff.kit.errors import Conflict, Invalid, Refusal
@@ -35,6 +36,8 @@ class Reservations:
         self._wake = wake
         self._owner = owner
         self._lease = timedelta(seconds=lease_seconds)
+        self._lock = threading.Lock()
+        self._alive: set[VersionKey] = set()
 
     def reserve(self, header: Header) -> Version:
         """A new version that is ours, in PROCESSING; or the one, READY, that this request made before.
@@ -48,32 +51,36 @@ class Reservations:
             with self._database.transaction() as session:
                 made_dataset = self._lock_dataset(session, header)
                 earlier = self._earlier(session, header)
-                if earlier is None:
-                    return self._insert(session, header, made_dataset)
+                version = earlier or self._insert(session, header, made_dataset)
+            if earlier is None:
+                with self._lock:
+                    self._alive.add(version.key)
+                return version
             if earlier.state is State.READY:
                 return earlier
             self._remove(earlier)
 
     def progress(self, version: Version, received_bytes: int) -> Version:
         """Notes how far the upload is; raises Conflict UPLOAD_LOST where the version is no longer ours."""
-        return self._write(replace(version, received_bytes=received_bytes))
+        return self._write(replace(version, received_bytes=received_bytes, lease_until=self._clock.now() + self._lease))
 
     def publish(self, version: Version, facts: Facts, sha256: str) -> Version:
         """Makes the version READY; raises Conflict UPLOAD_LOST where it is no longer ours."""
-        now = self._clock.now()
-        return self._write(
-            replace(
-                version,
-                state=State.READY,
-                received_bytes=facts.source.size_bytes,
-                facts=facts,
-                sha256=sha256,
-                ready=now,
-            )
+        published = replace(
+            version,
+            state=State.READY,
+            received_bytes=facts.source.size_bytes,
+            facts=facts,
+            sha256=sha256,
+            ready=self._clock.now(),
         )
+        written = self._write(published)
+        self._forget(version)
+        return written
 
     def give_up(self, version: Version) -> None:
         """Removes what is ours of the version; what cannot be removed now is left to `sweep`."""
+        self._forget(version)
         try:
             with self._database.reading() as session:
                 there = tables.read_version(session, version.project, version.dataset, version.number)
@@ -83,20 +90,29 @@ class Reservations:
             log.warning("an ended upload is removed later", extra={"version": version.name, "why": str(refusal)})
 
     def renew(self) -> None:
-        """Gives all our reservations a fresh lease."""
-        with self._database.transaction() as session:
-            tables.renew_leases(session, self._owner, self._clock.now() + self._lease)
+        """Gives the reservations of our running uploads a fresh lease."""
+        with self._lock:
+            alive = sorted(self._alive)
+        if alive:
+            with self._database.transaction() as session:
+                tables.renew_leases(session, self._owner, alive, self._clock.now() + self._lease)
 
     def sweep(self) -> None:
         """Removes reservations whose owner is gone; one that fails does not stop the others."""
         with self._database.reading() as session:
             late = tables.abandoned_versions(session, self._clock.now())
-        for version in late:
+        with self._lock:
+            dead = [version for version in late if version.key not in self._alive or version.owner != self._owner]
+        for version in dead:
             try:
                 self._remove(version)
                 log.info("removed an abandoned upload", extra={"version": version.name})
             except Refusal as refusal:
                 log.warning("an abandoned upload stays", extra={"version": version.name, "why": str(refusal)})
+
+    def _forget(self, version: Version) -> None:
+        with self._lock:
+            self._alive.discard(version.key)
 
     def _remove(self, version: Version) -> None:
         doomed = self._write(replace(version, owner=NOBODY, lease_until=self._clock.now() + self._lease))

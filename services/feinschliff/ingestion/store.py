@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 
 from feinschliff.ingestion.listing import TIMES, Asked, Listing
-from feinschliff.ingestion.model import Dataset, Facts, State, Version
+from feinschliff.ingestion.model import Dataset, Facts, State, Version, VersionKey
 from feinschliff.ingestion.readers import READERS
 from feinschliff.ingestion.split import Split
 from feinschliff.kit.db import Json, Session, UtcDateTime, insert_ignore, metadata_for, select_one, update_versioned
@@ -233,10 +233,12 @@ def touch_dataset(session: Session, project: str, dataset: str, now: datetime) -
     session.execute(update(DATASETS).where(same).values(updated=now))
 
 
-def renew_leases(session: Session, owner: str, lease_until: datetime) -> None:
-    """A sign of life for all that `owner` is uploading; no change of the versions themselves."""
+def renew_leases(session: Session, owner: str, keys: Sequence[VersionKey], lease_until: datetime) -> None:
+    """A sign of life for what `owner` is uploading; no change of the versions themselves."""
     mine = (VERSIONS.c.owner == owner) & (VERSIONS.c.state == State.PROCESSING)
-    session.execute(update(VERSIONS).where(mine).values(lease_until=lease_until))
+    for project, dataset, number in keys:
+        this = mine & _of(project, dataset) & (VERSIONS.c.number == number)
+        session.execute(update(VERSIONS).where(this).values(lease_until=lease_until))
 
 
 def _page(

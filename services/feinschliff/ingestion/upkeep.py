@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from feinschliff.ingestion import store as tables
 from feinschliff.ingestion.datasets import Datasets
@@ -16,10 +17,18 @@ from feinschliff.kit.threads import offload
 class Upkeep:
     """Two loops; each turn may fail and is then taken up again by the server."""
 
-    def __init__(self, database: Database, datasets: Datasets, reservations: Reservations, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        database: Database,
+        datasets: Datasets,
+        reservations: Reservations,
+        drop_unfinished: Callable[[], int],
+        metrics: Metrics,
+    ) -> None:
         self._database = database
         self._datasets = datasets
         self._reservations = reservations
+        self._drop_unfinished = drop_unfinished
         self._versions = metrics.gauge("feinschliff_ingestion_versions")
 
     async def renew_every(self, seconds: float) -> None:
@@ -35,6 +44,7 @@ class Upkeep:
     def clean(self) -> None:
         self._reservations.sweep()
         self._datasets.finish_removals()
+        self._drop_unfinished()
         with self._database.reading() as session:
             counts = tables.count_by_state(session)
         for state in State:

@@ -64,6 +64,7 @@ def wire(settings: TrainingSettings) -> Room:
                 grpc_stubs.add_WorkerServiceServicer_to_server,
                 WorkerService(jobs, metrics, clock),
                 "feinschliff.v1.WorkerService",
+                standing=("Report",),
             ),
         ],
         loops=[Loop("reconcile", reconcile)],

@@ -85,6 +85,7 @@ class Told:
 
     last_sequence: int
     cancel: bool
+    new: Sequence[Report]
 
 
 class Jobs:
@@ -220,12 +221,14 @@ class Jobs:
             events = [_event_of(report, time) for _, time, report in reports if not isinstance(report, Progress)]
             job, new = store.append_events(session, job, events)
             new_keys = {event.key for event in new}
-            for _, time, report in reports:
-                if isinstance(report, CheckpointReport) and report.key in new_keys:
+            kept = [(time, one) for _, time, one in reports if not isinstance(one, Progress) and one.key in new_keys]
+            for time, report in kept:
+                if isinstance(report, CheckpointReport):
                     store.put_checkpoint(session, _checkpoint_of(job, report, time))
             job = _with_latest(session, job, [report for _, _, report in reports], now)
         self._wake.notify()
-        return Told(max((number for number, _, _ in reports), default=0), cancel=job.state is State.CANCELLING)
+        last = max((number for number, _, _ in reports), default=0)
+        return Told(last, cancel=job.state is State.CANCELLING, new=[report for _, report in kept])
 
     def finish(self, attempt: str, token: str, failure: Failure | None) -> None:
         """Notes why an attempt ends; whether it succeeded is decided by what it committed."""

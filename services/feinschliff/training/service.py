@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 
 import grpc
@@ -10,7 +10,8 @@ from google.protobuf import empty_pb2
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 
-from feinschliff.formats.report import Report
+from feinschliff.formats.report import CheckpointReport, Report
+from feinschliff.formats.report import Metrics as StepMetrics
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.errors import Invalid, Unauthenticated
 from feinschliff.kit.idempotency import digest_of
@@ -165,10 +166,25 @@ class WorkerService(training_pb2_grpc.WorkerServiceServicer):
         if not attempt:
             raise Invalid("REPORT_STREAM_INVALID", "The stream ended before its first report.")
         told = await offload(self._jobs.record, attempt, bearer(context), reports)
+        self._count(told.new)
         response = pb.ReportResponse(last_sequence=last)
         if told.cancel:
             response.commands.add(kind=pb.Command.KIND_CANCEL)
         return response
+
+    def _count(self, reports: Sequence[Report]) -> None:
+        self._metrics.counter("feinschliff_training_events_stored_total").inc(len(reports))
+        for report in reports:
+            if isinstance(report, StepMetrics) and report.phase == "train":
+                self._metrics.counter("feinschliff_training_steps_total").inc()
+                self._metrics.counter("feinschliff_training_trained_tokens_total").inc(report.values.get("tokens", 0))
+                speed = report.values.get("tokens_per_second", 0)
+                self._metrics.gauge("feinschliff_training_tokens_per_second").set(speed)
+            elif isinstance(report, CheckpointReport):
+                self._metrics.counter("feinschliff_training_checkpoints_total").inc()
+                self._metrics.counter("feinschliff_training_checkpoint_bytes_total").inc(report.values.get("bytes", 0))
+                seconds = report.values.get("seconds", 0)
+                self._metrics.histogram("feinschliff_training_checkpoint_seconds").observe(seconds)
 
     async def Finish(self, request: pb.FinishRequest, context: Context) -> pb.FinishResponse:
         failure = from_failure(request.failure) if request.HasField("failure") else None

@@ -137,7 +137,7 @@ def settings(peers: Peers, tmp_path: Path) -> Settings:
             "ingestion_address": f"127.0.0.1:{peers.ingestion_port}",
             "inference_address": f"127.0.0.1:{peers.inference_port}",
             "evaluation_reconcile_seconds": 0.05,
-            "evaluation_lease_seconds": 2,
+            "evaluation_lease_seconds": 10,
             "drain_seconds": 0,
             "grace_seconds": 2,
         }

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -59,6 +60,17 @@ def right_answer(request: inference_pb2.ChatRequest) -> str:
 def wrong_for(*numbers: int) -> Reply:
     """Right for all rows but these."""
     return lambda request: "nonsense" if number_of(request) in numbers else right_answer(request)
+
+
+def refusing(code: grpc.StatusCode, reason: str, *, when: Callable[[int], bool] = lambda number: True) -> Reply:
+    """Refuses the rows that `when` says, and answers the others rightly."""
+
+    def reply(request: inference_pb2.ChatRequest) -> str:
+        if when(number_of(request)):
+            raise Trouble(code, reason)
+        return right_answer(request)
+
+    return reply
 
 
 @dataclass
@@ -180,10 +192,10 @@ class Peers:
         self._servers[port] = server
 
 
-def refuse(context: grpc.ServicerContext, code: grpc.StatusCode, reason: str) -> None:
+def refuse(context: grpc.ServicerContext, code: grpc.StatusCode, reason: str) -> NoReturn:
     """Ends a call as our rooms do, with the reason in the details."""
     info = AnyMessage()
     info.Pack(error_details_pb2.ErrorInfo(reason=reason, domain="feinschliff"))
     status = status_pb2.Status(code=code.value[0], message=reason, details=[info])
-    context.set_trailing_metadata([("grpc-status-details-bin", status.SerializeToString())])
+    context.set_trailing_metadata((("grpc-status-details-bin", status.SerializeToString()),))
     context.abort(code, reason)

@@ -184,7 +184,9 @@ async def test_rows_that_do_not_exist_or_are_not_ready_are_refused(room: Room, p
 async def test_a_wrong_run_is_refused_at_its_field(
     room: Room, fields: dict[str, object], reason: str, field: str
 ) -> None:
-    refusal = await refusal_of(room.run((await room.eval()).name, **fields))
+    wanted = pb.EvalRun(**{"model": "router", **fields})  # type: ignore[arg-type]
+    parent = (await room.eval()).name
+    refusal = await refusal_of(room.stub.CreateEvalRun(pb.CreateEvalRunRequest(parent=parent, eval_run=wanted)))
     assert (refusal.reason, refusal.fields[0].field) == (reason, field)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -62,6 +62,23 @@ async def test_a_stopped_room_hands_its_run_to_the_next_which_goes_on(other_room
     assert all(asked[line - 1] == 1 for line in before)
 
 
+async def test_a_room_on_postgres_ends_a_handed_over_run_alike(
+    other_room: MakeRoom, peers: Peers, postgres_url: str
+) -> None:
+    first, second = other_room(database_url=postgres_url), other_room(database_url=postgres_url)
+    await first.start()
+    peers.inference.reply = wrong_for(1, 10)
+    run = await first.run((await first.eval(exact(), fuzzy())).name, concurrency=2)
+    await first.done(run.name, 3)
+    await first.stop()
+    await second.start()
+    ended = await second.over(run.name)
+    assert (ended.state, ended.overall.n, ended.overall.passed) == (pb.EvalRun.STATE_COMPLETED, 12, 10)
+    await check_each_row_once(second, run.name)
+    assert [item.line for item in await second.items(run.name, 'passed = false AND grader = "near"')] == [2, 11]
+    assert (await watched(second, run.name))[-1].eval_run == ended
+
+
 async def test_two_rooms_on_one_database_share_the_work_without_doing_it_twice(
     other_room: MakeRoom, peers: Peers
 ) -> None:
@@ -91,17 +108,19 @@ async def test_more_runs_than_places_wait_in_the_order_they_came(other_room: Mak
 
 
 @pytest.fixture
-def process(settings: Settings, tmp_path: Path) -> Callable[..., RoomProcess]:
+def process(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., RoomProcess]]:
     made: list[RoomProcess] = []
     port = free_port()
 
     def make(failpoints: str = "") -> RoomProcess:
-        values = settings(evaluation_port=port).model_dump(mode="json", exclude_defaults=True)
+        values = settings(evaluation_port=port, evaluation_lease_seconds=0.5).model_dump(
+            mode="json", exclude_defaults=True
+        )
         environment = {f"FEINSCHLIFF_{name.upper()}": str(value) for name, value in values.items()}
         made.append(room_process("evaluation", port, environment | {"FEINSCHLIFF_FAILPOINTS": failpoints}, tmp_path))
         return made[-1]
 
-    yield make  # type: ignore[misc]
+    yield make
     for one in made:
         one.close()
 

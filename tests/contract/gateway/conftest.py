@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from openai import OpenAI
@@ -17,7 +17,32 @@ from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.server import Room, Running, start
 from tests.contract.gateway.backends import Backends
 
+T = TypeVar("T")
 START_SECONDS = 20
+QUICK: dict[str, Any] = {"drain_seconds": 0, "grace_seconds": 3, "check_seconds": 0.05}
+
+
+class InThread:
+    """A room that runs in a loop of its own, as in a process of its own."""
+
+    def __init__(self, make: Callable[[], Room], settings: GatewaySettings) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.room = make()
+        self._running: Running = self._do(start([self.room], settings))
+        self.port = self._running.ports[self.room.name]
+
+    def stop(self) -> None:
+        if self._loop.is_closed():
+            return
+        self._do(self._running.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(START_SECONDS)
 
 
 class Gateway:
@@ -25,68 +50,38 @@ class Gateway:
 
     def __init__(self, **settings: Any) -> None:
         self.backends = Backends()
-        self._settings = settings
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
         self._clients = ExitStack()
-        self._running: list[Running] = []
-        self.metrics: Metrics
+        self.services = InThread(self.backends.room, GatewaySettings(**QUICK))
+        address = f"127.0.0.1:{self.services.port}"
+        addresses = {f"{name}_address": address for name in ("ingestion", "training", "registry", "inference")}
+        ports = {"gateway_port": 0, "gateway_metrics_port": 0}
+        chosen = GatewaySettings(**QUICK | ports | addresses | settings)
+        self.door = InThread(lambda: wire(chosen), chosen)
+        self.metrics: Metrics = self.door.room.metrics
+        self.url = f"http://127.0.0.1:{self.door.port}"
 
-    def start(self) -> None:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._start(), self._loop).result(START_SECONDS)
+    def reset(self) -> None:
+        """Between two tests: the services forget everything, clients are closed."""
+        self._clients.close()
+        self.backends.reset()
 
     def stop(self) -> None:
         self._clients.close()
-        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(START_SECONDS)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def stop_services(self) -> None:
-        """The services behind the gateway go away; the gateway stays."""
-        asyncio.run_coroutine_threadsafe(self._running.pop(0).stop(), self._loop).result(START_SECONDS)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._running[-1].ports['gateway']}"
+        self.door.stop()
+        self.services.stop()
 
     def client(self, key: str = "any", **options: Any) -> OpenAI:
         made = OpenAI(api_key=key, base_url=f"{self.url}/v1", **{"max_retries": 0, "timeout": 20, **options})
         return self._clients.enter_context(made)
 
-    async def _start(self) -> None:
-        common = {"drain_seconds": 0, "grace_seconds": 3, "check_seconds": 0.05}
-        base = GatewaySettings(**common)
-        services = await start([self.backends.room()], base)
-        address = f"127.0.0.1:{services.ports['registry']}"
-        settings = GatewaySettings(
-            gateway_port=0,
-            gateway_metrics_port=0,
-            ingestion_address=address,
-            training_address=address,
-            registry_address=address,
-            inference_address=address,
-            **common,
-            **self._settings,
-        )
-        room: Room = await asyncio.to_thread(wire, settings)
-        self.metrics = room.metrics
-        self._running = [services, await start([room], settings)]
-
-    async def _stop(self) -> None:
-        for running in reversed(self._running):
-            await running.stop()
-
 
 @pytest.fixture
 def started() -> Iterator[Callable[..., Gateway]]:
-    """Starts a gateway with the settings given; stops it after the test."""
+    """Starts a gateway of the test's own, with the settings given; stops it after the test."""
     gateways: list[Gateway] = []
 
     def begin(**settings: Any) -> Gateway:
         gateways.append(Gateway(**settings))
-        gateways[-1].start()
         return gateways[-1]
 
     yield begin
@@ -94,10 +89,18 @@ def started() -> Iterator[Callable[..., Gateway]]:
         gateway.stop()
 
 
+@pytest.fixture(scope="session")
+def _shared() -> Iterator[Gateway]:
+    shared = Gateway()
+    yield shared
+    shared.stop()
+
+
 @pytest.fixture
-def gateway(started: Callable[..., Gateway]) -> Gateway:
-    """A gateway as it is out of the box, without keys."""
-    return started()
+def gateway(_shared: Gateway) -> Iterator[Gateway]:
+    """A gateway as it is out of the box, without keys; tests that stop it or count what it counts start their own."""
+    yield _shared
+    _shared.reset()
 
 
 @pytest.fixture

@@ -26,9 +26,7 @@ def _served(request: pytest.FixtureRequest) -> None:
 
 
 def ask(client: OpenAI, text: str = "hello there", **options: Any) -> Any:
-    return client.chat.completions.create(
-        **{"model": BASE, "messages": [{"role": "user", "content": text}], **options}
-    )
+    return client.chat.completions.create(**{"model": BASE, "messages": [{"role": "user", "content": text}], **options})
 
 
 def test_an_answer_has_openais_shape(openai: OpenAI) -> None:
@@ -37,7 +35,11 @@ def test_an_answer_has_openais_shape(openai: OpenAI) -> None:
     assert (answer.object, answer.model, len(answer.choices)) == ("chat.completion", BASE, 1)
     choice = answer.choices[0]
     assert (choice.index, choice.finish_reason, choice.logprobs) == (0, "stop", None)
-    assert (choice.message.role, choice.message.content, choice.message.refusal) == ("assistant", "you said: hello there", None)
+    assert (choice.message.role, choice.message.content, choice.message.refusal) == (
+        "assistant",
+        "you said: hello there",
+        None,
+    )
     assert choice.message.tool_calls is None
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens, answer.usage.total_tokens) == (2, 4, 6)
     assert answer.system_fingerprint == "fp_abababab_none_cdcdcdcd"
@@ -50,7 +52,9 @@ def test_a_tuned_model_answers_under_its_own_name(openai: OpenAI, gateway: Gatew
     assert gateway.backends.inference.requests[-1].model == tuned.version
 
 
-def test_the_last_checkpoint_is_the_model_and_earlier_ones_are_refused_by_name(openai: OpenAI, gateway: Gateway) -> None:
+def test_the_last_checkpoint_is_the_model_and_earlier_ones_are_refused_by_name(
+    openai: OpenAI, gateway: Gateway
+) -> None:
     tuned = make_tuned(openai, gateway)
     newest, older = openai.fine_tuning.jobs.checkpoints.list(tuned.job_id).data
     assert ask(openai, model=newest.fine_tuned_model_checkpoint).model == newest.fine_tuned_model_checkpoint
@@ -90,7 +94,8 @@ def test_a_stop_text_may_be_a_plain_string(openai: OpenAI) -> None:
 
 @pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
 def test_an_answer_cut_at_its_length_says_so(openai: OpenAI, name: str) -> None:
-    choice = ask(openai, **{name: 3}).choices[0]
+    options: dict[str, Any] = {name: 3}
+    choice = ask(openai, **options).choices[0]
     assert (choice.message.content, choice.finish_reason) == ("you said: hello", "length")
 
 
@@ -203,7 +208,9 @@ def test_an_error_before_the_first_token_is_an_ordinary_one(openai: OpenAI) -> N
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_model_that_nobody_serves_is_deployed_by_the_first_call(started: Callable[..., Gateway], stream: bool) -> None:
+def test_a_model_that_nobody_serves_is_deployed_by_the_first_call(
+    started: Callable[..., Gateway], stream: bool
+) -> None:
     gateway = started()
     client = gateway.client()
     tuned = make_tuned(client, gateway)
@@ -241,7 +248,7 @@ def test_a_model_that_does_not_load_in_time_is_503_with_a_time_to_come_back(star
     assert int(caught.value.response.headers["retry-after"]) >= 1
 
 
-def test_a_model_that_cannot_be_loaded_says_why(gateway: Gateway, started: Callable[..., Gateway]) -> None:
+def test_a_model_that_cannot_be_loaded_says_why(started: Callable[..., Gateway]) -> None:
     gateway = started()
     client = gateway.client()
     gateway.backends.inference.loads_for_ever = True
@@ -345,7 +352,14 @@ def test_what_changes_nothing_is_ignored(openai: OpenAI) -> None:
         ({"messages": [{"role": "user"}]}, "missing_required_parameter", "messages[0].content"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "missing_required_parameter", "messages[0].tool_call_id"),
         (
-            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]}]},
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}],
+                    }
+                ]
+            },
             "unsupported_parameter",
             "messages[0].content[1]",
         ),

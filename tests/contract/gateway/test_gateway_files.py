@@ -6,13 +6,15 @@ import io
 from collections.abc import Callable
 
 import httpx2
-import openai
+import openai as sdk
 import pytest
 from openai import OpenAI
 
 from tests.contract.gateway.conftest import Gateway
 from tests.contract.gateway.rows import chat_rows
 from tests.support.waiting import eventually
+
+Parts = list[tuple[str, tuple[str | None, bytes | str]]]
 
 
 def upload(client: OpenAI, content: bytes, name: str = "train.jsonl") -> str:
@@ -23,7 +25,12 @@ def test_a_good_file_is_stored_and_shown(openai: OpenAI, gateway: Gateway) -> No
     content = chat_rows(12)
     file = openai.files.create(file=("my data.jsonl", content), purpose="fine-tune")
     assert file.id.startswith("file-")
-    assert (file.object, file.purpose, file.filename, file.status) == ("file", "fine-tune", "my data.jsonl", "processed")
+    assert (file.object, file.purpose, file.filename, file.status) == (
+        "file",
+        "fine-tune",
+        "my data.jsonl",
+        "processed",
+    )
     assert (file.bytes, file.expires_at) == (len(content), None)
     assert openai.files.retrieve(file.id) == file
     assert openai.files.wait_for_processing(file.id).status == "processed"
@@ -42,11 +49,11 @@ def test_content_comes_back_byte_for_byte(openai: OpenAI) -> None:
 
 def test_warnings_about_a_file_are_shown(openai: OpenAI) -> None:
     file = openai.files.create(file=("few.jsonl", chat_rows(12)), purpose="fine-tune")
-    assert [finding["code"] for finding in file.to_dict()["findings"]] == ["FEW_ROWS"]  # type: ignore[index, attr-defined]
+    assert [finding["code"] for finding in file.to_dict()["findings"]] == ["FEW_ROWS"]  # type: ignore[attr-defined]
 
 
 def test_a_file_may_stand_before_its_purpose(gateway: Gateway) -> None:
-    files = [("file", ("train.jsonl", chat_rows(12))), ("purpose", (None, "fine-tune"))]
+    files: Parts = [("file", ("train.jsonl", chat_rows(12))), ("purpose", (None, "fine-tune"))]
     answer = httpx2.post(f"{gateway.url}/v1/files", files=files, headers={"authorization": "Bearer any"})
     assert answer.status_code == 200, answer.text
     assert answer.json()["purpose"] == "fine-tune"
@@ -72,7 +79,7 @@ def test_a_deleted_file_is_gone(openai: OpenAI) -> None:
     answer = openai.files.delete(made)
     assert (answer.id, answer.object, answer.deleted) == (made, "file", True)
     assert list(openai.files.list()) == []
-    with pytest.raises(openai_error(404)) as caught:
+    with pytest.raises(sdk.NotFoundError) as caught:
         openai.files.delete(made)
     assert (caught.value.param, caught.value.code) == ("id", None)
 
@@ -80,7 +87,7 @@ def test_a_deleted_file_is_gone(openai: OpenAI) -> None:
 def test_a_file_that_a_job_needs_is_not_deleted(openai: OpenAI, gateway: Gateway) -> None:
     made = upload(openai, chat_rows(12))
     gateway.backends.datasets.in_use.add(f"projects/default/datasets/{made}")
-    with pytest.raises(openai_error(400)) as caught:
+    with pytest.raises(sdk.BadRequestError) as caught:
         openai.files.delete(made)
     assert caught.value.code == "dataset_in_use"
 
@@ -88,40 +95,41 @@ def test_a_file_that_a_job_needs_is_not_deleted(openai: OpenAI, gateway: Gateway
 @pytest.mark.parametrize("file_id", ["file-doesnotexist", "nonsense", "file-result-nothing", "file-A b"])
 def test_an_unknown_file_is_404_on_param_id(openai: OpenAI, file_id: str) -> None:
     for ask in (openai.files.retrieve, openai.files.content):
-        with pytest.raises(openai_error(404)) as caught:
+        with pytest.raises(sdk.NotFoundError) as caught:
             ask(file_id)
         assert (caught.value.param, caught.value.code, caught.value.type) == ("id", None, "invalid_request_error")
 
 
 def test_bad_rows_are_refused_with_every_line_and_nothing_stored(openai: OpenAI, gateway: Gateway) -> None:
     content = chat_rows(10) + b'{"messages": [{"role": "user", "content": "no answer"}]}\n' + b"{broken\n"
-    with pytest.raises(openai_error(400)) as caught:
+    with pytest.raises(sdk.BadRequestError) as caught:
         upload(openai, content)
     error = caught.value
     assert (error.code, error.param, error.type) == ("invalid_file_format", "file", "invalid_request_error")
     assert "lines[11].messages: no assistant message" in error.message
     assert "lines[12].messages: the line is not JSON" in error.message
     assert "Correct them." in error.message
-    assert set(error.body) == {"message", "type", "param", "code"}  # type: ignore[arg-type]
+    assert isinstance(error.body, dict)
+    assert set(error.body) == {"message", "type", "param", "code"}
     assert list(openai.files.list()) == []
     assert gateway.backends.datasets.versions == {}
 
 
 def test_too_few_rows_have_a_code_of_their_own(openai: OpenAI) -> None:
-    with pytest.raises(openai_error(400)) as caught:
+    with pytest.raises(sdk.BadRequestError) as caught:
         upload(openai, chat_rows(9))
     assert (caught.value.code, caught.value.param) == ("invalid_n_examples", "file")
     assert "9 good rows; at least 10" in caught.value.message
 
 
 def test_an_empty_file_is_refused(openai: OpenAI) -> None:
-    with pytest.raises(openai_error(400)) as caught:
+    with pytest.raises(sdk.BadRequestError) as caught:
         upload(openai, b"")
     assert caught.value.code == "invalid_file_format"
 
 
 def test_a_file_refused_at_its_first_bytes_is_answered_although_more_was_to_come(openai: OpenAI) -> None:
-    with pytest.raises(openai_error(400)) as caught:
+    with pytest.raises(sdk.BadRequestError) as caught:
         upload(openai, b"\x7fELF" + bytes(24 * 1024 * 1024))
     assert (caught.value.code, caught.value.param) == ("invalid_file_format", "file")
     assert openai.files.list().data == []
@@ -129,7 +137,7 @@ def test_a_file_refused_at_its_first_bytes_is_answered_although_more_was_to_come
 
 @pytest.mark.parametrize("purpose", ["batch", "vision", "assistants", "user_data", "evals", "nonsense", ""])
 def test_a_purpose_that_is_not_served_is_refused_by_name(openai: OpenAI, gateway: Gateway, purpose: str) -> None:
-    with pytest.raises(openai_error(400)) as caught:
+    with pytest.raises(sdk.BadRequestError) as caught:
         openai.files.create(file=("x.jsonl", chat_rows(12)), purpose=purpose)  # type: ignore[arg-type]
     assert (caught.value.code, caught.value.param) == ("invalid_value", "purpose")
     assert gateway.backends.datasets.versions == {}
@@ -137,7 +145,7 @@ def test_a_purpose_that_is_not_served_is_refused_by_name(openai: OpenAI, gateway
 
 def test_a_wrong_purpose_behind_the_file_stores_nothing(gateway: Gateway) -> None:
     large = chat_rows(12) + b" " * (8 * 1024 * 1024)
-    files = [("file", ("train.jsonl", large)), ("purpose", (None, "batch"))]
+    files: Parts = [("file", ("train.jsonl", large)), ("purpose", (None, "batch"))]
     answer = httpx2.post(f"{gateway.url}/v1/files", files=files, headers={"authorization": "Bearer any"})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "purpose")
     eventually(lambda: gateway.backends.datasets.uploads_ended_early, what="the upload's end")
@@ -145,7 +153,7 @@ def test_a_wrong_purpose_behind_the_file_stores_nothing(gateway: Gateway) -> Non
 
 
 def test_an_expiry_is_refused_rather_than_ignored(openai: OpenAI, gateway: Gateway) -> None:
-    with pytest.raises(openai_error(400)) as caught:
+    with pytest.raises(sdk.BadRequestError) as caught:
         openai.files.create(
             file=("x.jsonl", chat_rows(12)),
             purpose="fine-tune",
@@ -171,7 +179,10 @@ def test_the_same_idempotency_key_makes_one_file(openai: OpenAI) -> None:
     [
         (b"{}", {"content-type": "application/json"}),
         (b"hello", {"content-type": "multipart/form-data; boundary=x"}),
-        (b"--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\nhalf", {"content-type": "multipart/form-data; boundary=x"}),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nhalf',
+            {"content-type": "multipart/form-data; boundary=x"},
+        ),
         (b"--x--\r\n", {"content-type": "multipart/form-data; boundary=x"}),
         (b"", {}),
     ],
@@ -184,15 +195,15 @@ def test_a_broken_form_is_answered_in_the_envelope(gateway: Gateway, body: bytes
 
 def test_a_file_beyond_the_limit_is_413(started: Callable[..., Gateway]) -> None:
     gateway = started(gateway_upload_bytes_max=100_000)
-    with pytest.raises(openai_error(413)) as caught:
+    with pytest.raises(sdk.APIStatusError) as caught:
         upload(gateway.client(), bytes(2_000_000))
-    assert caught.value.code == "request_too_large"
+    assert (caught.value.status_code, caught.value.code) == (413, "request_too_large")
     assert gateway.backends.datasets.headers == []
 
 
 def test_a_file_that_hides_its_size_is_413_once_it_is_beyond(started: Callable[..., Gateway]) -> None:
     gateway = started(gateway_upload_bytes_max=100_000)
-    head = b"--x\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a\"\r\n\r\n"
+    head = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
     chunks = (head if number == 0 else bytes(10_000) for number in range(100))
     answer = httpx2.post(
         f"{gateway.url}/v1/files",
@@ -203,19 +214,13 @@ def test_a_file_that_hides_its_size_is_413_once_it_is_beyond(started: Callable[.
     assert gateway.backends.datasets.versions == {}
 
 
-def test_a_large_file_passes_through_in_small_pieces(openai: OpenAI, gateway: Gateway) -> None:
+def test_a_large_file_passes_through_in_small_pieces(started: Callable[..., Gateway]) -> None:
+    gateway = started()
     rows = chat_rows(12)
     gateway.backends.datasets.kept_bytes_max = len(rows)
     padding = b" " * (32 * 1024 * 1024)
-    file = openai.files.create(file=("big.jsonl", io.BytesIO(rows + padding)), purpose="fine-tune")
+    content = io.BytesIO(rows + padding)
+    file = gateway.client().files.create(file=("big.jsonl", content), purpose="fine-tune")
     assert file.bytes == len(rows) + len(padding)
     assert max(gateway.backends.datasets.chunk_bytes_seen) <= 1024 * 1024
     assert gateway.metrics.value("feinschliff_gateway_upload_bytes_total") == file.bytes
-
-
-def openai_error(status: int) -> type[openai.APIStatusError]:
-    return {
-        400: openai.BadRequestError,
-        404: openai.NotFoundError,
-        413: openai.APIStatusError,
-    }[status]

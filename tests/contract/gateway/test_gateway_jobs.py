@@ -318,7 +318,13 @@ def test_an_unknown_cursor_is_refused_and_never_page_one(openai: OpenAI, after: 
 
 
 @pytest.mark.parametrize(
-    ("limit", "code"), [(0, "integer_below_min_value"), (-3, "integer_below_min_value"), (10**9, "integer_above_max_value"), ("x", "invalid_type")]
+    ("limit", "code"),
+    [
+        (0, "integer_below_min_value"),
+        (-3, "integer_below_min_value"),
+        (10**9, "integer_above_max_value"),
+        ("x", "invalid_type"),
+    ],
 )
 def test_a_limit_out_of_range_is_refused(openai: OpenAI, limit: Any, code: str) -> None:
     with pytest.raises(sdk.BadRequestError) as caught:
@@ -375,7 +381,9 @@ HYPER = "method.supervised.hyperparameters"
         ({"extra_body": {"nonsense": 1}}, "unknown_parameter", "nonsense"),
     ],
 )
-def test_a_wrong_job_is_refused_with_code_and_param(openai: OpenAI, wanted: dict[str, Any], code: str, param: str) -> None:
+def test_a_wrong_job_is_refused_with_code_and_param(
+    openai: OpenAI, wanted: dict[str, Any], code: str, param: str
+) -> None:
     with pytest.raises(sdk.BadRequestError) as caught:
         job(openai, **wanted)
     assert (caught.value.code, caught.value.param) == (code, param), caught.value.message

@@ -55,7 +55,13 @@ def test_an_unknown_model_is_404_model_not_found(openai: OpenAI, name: str) -> N
 
 def test_a_tuned_name_must_be_whole_and_exact(openai: OpenAI, gateway: Gateway) -> None:
     name = make_tuned(openai, gateway).name
-    for wrong in (name.upper(), name.replace(":bot:", ":cat:"), name.replace(BASE, "other"), name + "x", name + ":ckpt-step-"):
+    for wrong in (
+        name.upper(),
+        name.replace(":bot:", ":cat:"),
+        name.replace(BASE, "other"),
+        name + "x",
+        name + ":ckpt-step-",
+    ):
         with pytest.raises(sdk.NotFoundError):
             openai.models.retrieve(wrong)
 
@@ -75,3 +81,23 @@ def test_a_base_cannot_be_deleted(openai: OpenAI) -> None:
     with pytest.raises(sdk.PermissionDeniedError) as caught:
         openai.models.delete(BASE)
     assert caught.value.code == "permission_denied"
+
+
+def test_a_model_made_by_another_door_can_be_named_and_asked(openai: OpenAI, gateway: Gateway) -> None:
+    made = make_tuned(openai, gateway)
+    training, registry = gateway.backends.training, gateway.backends.registry
+    theirs = training.jobs[f"projects/default/trainingJobs/{made.job_id}"]
+    theirs.name, theirs.model_version = (
+        "projects/default/trainingJobs/job-by-cli",
+        "projects/default/models/intents/versions/1",
+    )
+    training.jobs = {theirs.name: theirs}
+    version = registry.versions.pop(made.version)
+    version.name, version.training_job = theirs.model_version, theirs.name
+    registry.versions[version.name] = version
+    name = f"ft:{BASE}:default:bot:job-by-cli"
+    assert [model.id for model in openai.models.list()] == [BASE, name]
+    assert openai.models.retrieve(name).id == name
+    (job,) = openai.fine_tuning.jobs.list()
+    assert (job.id, job.fine_tuned_model) == ("job-by-cli", name)
+    assert openai.fine_tuning.jobs.retrieve("job-by-cli") == job

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import urllib.request
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -74,6 +75,12 @@ class Ingestion:
     def rows(self, version: str, **request: Any) -> list[pb.Row]:
         answers = self.stream("ReadRows", pb.ReadRowsRequest(name=version, **request))
         return [row for answer in answers for row in answer.rows]
+
+    def metrics(self) -> str:
+        port = self.process.environment["FEINSCHLIFF_INGESTION_METRICS_PORT"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            text: str = answer.read().decode()
+        return text
 
     def kept(self) -> dict[str, Any]:
         """Every object, every unfinished multipart upload and every row of every table."""

@@ -27,16 +27,14 @@ def start(s3_server: S3Server, s3_bucket: str, tmp_path: Path, tiny_model: Path)
     started: list[Ingestion] = []
 
     def begin(**settings: str) -> Ingestion:
-        one = ingestion_on(
-            s3_server,
-            s3_bucket,
-            tmp_path,
-            f"sqlite:///{tmp_path / 'ingestion.db'}",
-            ingestion_tokenizer_base=f"file:{tiny_model}",
-            ingestion_lease_seconds="1",
-            ingestion_cleanup_seconds="0.2",
-            **settings,
-        )
+        usual = {
+            "ingestion_tokenizer_base": f"file:{tiny_model}",
+            "ingestion_lease_seconds": "2",
+            "ingestion_cleanup_seconds": "0.2",
+            "ingestion_unfinished_seconds": "60",
+        }
+        database_url = f"sqlite:///{tmp_path / 'ingestion.db'}"
+        one = ingestion_on(s3_server, s3_bucket, tmp_path, database_url, **{**usual, **settings})
         one.process.start_and_wait()
         started.append(one)
         return one
@@ -74,9 +72,9 @@ def test_killed_in_the_middle_of_an_upload_leaves_nothing_after_the_restart(star
         hold.set()
         with pytest.raises(grpc.RpcError):
             call.result()
-    ingestion.process.restart()
-    eventually(lambda: ingestion.kept() == nothing(), 30, "a clean store")
-    assert ingestion.upload(MEGABYTES).rows == 120_000
+    again = start(ingestion_unfinished_seconds="0.5")
+    eventually(lambda: again.kept() == nothing(), 30, "a clean store")
+    assert again.upload(file_of(chat_rows(60))).rows == 60
 
 
 @pytest.mark.parametrize("place", ["upload.before_store", "upload.before_commit", "artifacts.before_manifest"])
@@ -96,12 +94,8 @@ def test_killed_after_the_commit_keeps_the_version_and_the_same_request_gets_it(
     version = other.upload(data, dataset, request_id="r")
     assert (version.name, version.rows) == (f"{dataset}/versions/1", 60)
     kept = other.kept()
-    assert [name.rsplit("/", 1)[1] for name in kept["objects"]] == [
-        "manifest.json",
-        "source",
-        "train.jsonl",
-        "validation.jsonl",
-    ]
+    files = [name.rsplit("/", 1)[1] for name in kept["objects"]]
+    assert files == ["manifest.json", "source", "train.jsonl", "validation.jsonl"]
     assert len(kept["tables"]["ingestion_versions"]) == 1
     assert len(other.rows(version.name)) == 60
 
@@ -193,14 +187,10 @@ def test_health_follows_the_store_and_uploads_during_an_outage_leave_nothing(
 
 
 def test_metrics_and_health_are_there_and_sigterm_ends_well(start: Start) -> None:
-    import urllib.request
-
     ingestion = start()
     ingestion.upload(file_of(chat_rows(60)))
     assert ingestion.process.health("feinschliff.v1.DatasetService") == "SERVING"
-    port = ingestion.process.environment["FEINSCHLIFF_INGESTION_METRICS_PORT"]
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        text = answer.read().decode()
+    text = ingestion.metrics()
     assert 'grpc_server_handled_total{grpc_code="OK",grpc_method="UploadDatasetVersion"' in text
     assert 'feinschliff_ingestion_uploads_total{outcome="stored"} 1.0' in text
     assert 'feinschliff_ingestion_rows_total{outcome="kept"} 60.0' in text

@@ -406,6 +406,18 @@ def test_client_that_leaves_leaves_nothing(ingestion: Ingestion, size_bytes: int
     eventually(lambda: ingestion.kept() == before, 20, "a clean store")
 
 
+def test_clients_that_leave_at_any_moment_leave_nothing(ingestion: Ingestion) -> None:
+    before, rng = ingestion.kept(), random.Random(11)
+    data = file_of(chat_rows(60))
+    for _ in range(25):
+        client = Dripping(ingestion, new_dataset(), data)
+        threading.Event().wait(rng.random() * 0.05)
+        client.cancel()
+    uploads_in_flight = "feinschliff_ingestion_uploads_in_flight 0.0"
+    eventually(lambda: uploads_in_flight in ingestion.metrics(), 20, "the end of all uploads")
+    assert ingestion.kept() == before
+
+
 def test_upload_can_be_watched_to_its_end(ingestion: Ingestion) -> None:
     dataset = new_dataset()
     client = Dripping(ingestion, dataset, file_of(chat_rows(100)), file_of([chat_row(7)]), size_bytes=None)

@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from pydantic import Field
 
+from feinschliff.kit.errors import WrongState
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.server import Loop, Room, Servicer, run
 from feinschliff.kit.settings import Settings
@@ -22,6 +23,7 @@ class IngestionSettings(Settings):
     ingestion_port: int = Field(0, ge=0, le=65535)
     ingestion_metrics_port: int = Field(0, ge=0, le=65535)
     traces: Path = Path(os.devnull)
+    newer_tables: bool = False
 
 
 class Slow(ingestion_pb2_grpc.DatasetServiceServicer):
@@ -47,6 +49,9 @@ class Endless(training_pb2_grpc.TrainingServiceServicer):
 
 
 def wire(settings: IngestionSettings) -> Room:
+    if settings.newer_tables:
+        raise WrongState("SCHEMA_AHEAD", "A newer version migrated the tables.")
+
     async def loop() -> None:
         try:
             await asyncio.Event().wait()

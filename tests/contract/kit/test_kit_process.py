@@ -153,6 +153,13 @@ async def test_what_is_unsafe_or_misspelt_stops_the_start_by_name(tmp_path: Path
     assert [line.partition(":")[0] for line in errors.decode().splitlines()] == [name]
 
 
+async def test_wiring_that_is_refused_ends_with_1_and_one_line(tmp_path: Path) -> None:
+    process = await launched(tmp_path, FEINSCHLIFF_NEWER_TABLES="true")
+    _, errors = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 1
+    assert errors.decode() == "SCHEMA_AHEAD: A newer version migrated the tables.\n"
+
+
 async def _get(stub: ingestion_pb2_grpc.DatasetServiceStub, name: str) -> ingestion_pb2.Dataset:
     return await stub.GetDataset(ingestion_pb2.GetDatasetRequest(name=name), timeout=60)
 

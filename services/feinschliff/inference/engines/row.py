@@ -27,7 +27,7 @@ class Row:
     last_token: int = -1
     completion_tokens: int = 0
     is_aborted: bool = False
-    is_done: bool = False
+    done: Done | None = None
 
     @classmethod
     def of(
@@ -65,10 +65,18 @@ class Row:
         else:
             self.tell(Delta(text))
 
+    @property
+    def is_done(self) -> bool:
+        return self.done is not None
+
     def finish(self, finish: Finish, text: str = "", *, error: str = "") -> None:
-        if not self.is_done:
-            self.is_done = True
-            self.tell(Done(finish, self.completion_tokens, text, error))
+        """Takes the row out of the running; `tell_done` follows once its place is free."""
+        if self.done is None:
+            self.done = Done(finish, self.completion_tokens, text, error)
+
+    def tell_done(self) -> None:
+        if self.done is not None:
+            self.tell(self.done)
 
     def tell(self, event: Event) -> None:
         """A listener that is gone ends its own request and nobody else's."""

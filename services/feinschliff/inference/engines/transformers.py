@@ -208,8 +208,9 @@ class TransformersEngine:
             for command in self._taken_commands():
                 command()
         with self._changed:
-            for row in list(self._batcher):
+            for row in self._batcher:
                 row.finish(Finish.CANCELLED)
+        self._drop_done()
 
     def _wait_for_work(self) -> bool:
         with self._changed:
@@ -282,8 +283,11 @@ class TransformersEngine:
             self._rows[place] = self._rows[-1]
             self._rows.pop()
         with self._changed:
-            for row in [row for row in self._batcher if row.is_done]:
+            done = [row for row in self._batcher if row.is_done]
+            for row in done:
                 self._batcher.remove(row)
+        for row in done:
+            row.tell_done()
 
 
 def _stop_ids(loaded: LoadedBase) -> list[int]:

