@@ -26,12 +26,12 @@ PARENT = "projects/default"
 
 
 def chat_rows(count: int, first: int = 0) -> bytes:
-    """Rows whose answer is a word of the question; enough for a tiny model to get some right."""
+    """Different questions with one answer: what even a tiny model learns in seconds."""
     rows = (
         {
             "messages": [
                 {"role": "user", "content": f"hello {'please ' * (index % 5)}help with my {WORDS[index % 4]} {index}"},
-                {"role": "assistant", "content": WORDS[index % 4]},
+                {"role": "assistant", "content": "refund"},
             ]
         }
         for index in range(first, first + count)

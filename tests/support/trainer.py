@@ -54,6 +54,7 @@ class Workshop:
         files = {"train.jsonl": _lines(train)} | ({"validation.jsonl": _lines(validation)} if validation else {})
         self.dataset = commit(self.store, DATASET, files, {}, kind="dataset")
         self.recipe: dict[str, object] = {}
+        self.initial_adapter_prefix = ""
 
     def runfile(self, attempt: int = 1) -> Runfile:
         def part(split: str) -> DataPart:
@@ -72,6 +73,7 @@ class Workshop:
             attempt=attempt,
             recipe=recipe,
             base_model=recipe.base_model,
+            initial_adapter_prefix=self.initial_adapter_prefix,
             train=[part("train")],
             validation=[part("validation")] if self.has_validation else [],
             prefix=JOB,

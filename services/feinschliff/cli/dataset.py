@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Group
-from rich.text import Text
 
 from feinschliff.cli import uploads
 from feinschliff.cli.names import short, versioned
@@ -68,7 +68,9 @@ def show(
         version = session.services.datasets.GetDatasetVersion(request)
     sample = _first_rows(session, version.name, rows)
     data = {**plain(version), "sample": plain(sample)} if rows else version
-    session.output.show(data, lambda: Group(described(version), *(Text(str(plain(row))) for row in sample)))
+    session.output.show(data, lambda: described(version))
+    for row in sample:
+        session.output.text(json.dumps(plain(row.data), ensure_ascii=False))
 
 
 @app.command("list")

@@ -25,16 +25,18 @@ def watch(services: Services, job: str, *, cursor: int = 0) -> Iterator[pb.Watch
     return follow(open_stream, lambda response: response.job.state in FINAL, cursor=cursor)
 
 
-def watch_on(output: Output, services: Services, job: str, *, title: str, cursor: int = 0) -> pb.TrainingJob:
-    """Shows a job until it is over, as JSON lines or as a bar with events; the job as it ended."""
+def watch_on(
+    output: Output, services: Services, job: str, *, title: str, cursor: int = 0, is_silent: bool = False
+) -> pb.TrainingJob:
+    """Shows a job until it is over, as JSON lines or as a bar with events, or not at all; the job as it ended."""
     last: pb.TrainingJob | None = None
     with ProgressView(output.err, title, is_silent=output.as_json) as view:
         shown = JobView(view)
         for response in watch(services, job, cursor=cursor):
-            if output.as_json:
-                output.line(response)
-            else:
+            if not output.as_json:
                 shown.take(response)
+            elif not is_silent:
+                output.line(response)
             if response.HasField("job"):
                 last = response.job
     if last is None:

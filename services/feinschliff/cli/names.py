@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from feinschliff.artifacts.bases import DEFAULT_BASE, short_name
 from feinschliff.cli.services import Services, refusals
 from feinschliff.kit.errors import NotFound
-from feinschliff.v1 import inference_pb2, ingestion_pb2, registry_pb2
+from feinschliff.v1 import inference_pb2, ingestion_pb2, registry_pb2, training_pb2
 
 _URI = re.compile(r"(hf|s3|file|pypi):.")
 _VERSIONED = re.compile(r"(?P<resource>.+?)/(versions/)?(?P<version>[0-9]+)")
@@ -118,11 +118,16 @@ class Names:
             return deployment
 
     def _by_public_name(self, text: str) -> str:
-        request = registry_pb2.ListModelVersionsRequest(
-            parent=f"{self.parent}/models/-", filter=f'public_name = "{text}"', page_size=1
-        )
-        with refusals():
-            found = self.services.registry.ListModelVersions(request).model_versions
-        if not found:
-            raise NotFound("MODEL_UNKNOWN", f"No model version of {self.parent} is called {text}.", model=text)
-        return found[0].name
+        """`ft:{base}:{project}:{suffix}:{id}`: the result of the job with that id."""
+        parts = text.split(":")
+        ids = (f"ftjob-{parts[4]}", parts[4]) if len(parts) == 5 and parts[4] else ()
+        for job_id in ids:
+            request = training_pb2.GetTrainingJobRequest(name=f"{self.parent}/trainingJobs/{job_id}")
+            try:
+                with refusals():
+                    job = self.services.training.GetTrainingJob(request)
+            except NotFound:
+                continue
+            if job.model_version:
+                return job.model_version
+        raise NotFound("MODEL_UNKNOWN", f"No model version of {self.parent} is called {text}.", model=text)

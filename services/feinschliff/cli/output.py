@@ -49,7 +49,7 @@ class Output:
     def text(self, text: str) -> None:
         """A line on stdout, as it is; nothing in JSON."""
         if not self.as_json:
-            self.out.print(Text(text))
+            self.out.print(Text(text), soft_wrap=True)
 
 
 def plain(data: object) -> Any:

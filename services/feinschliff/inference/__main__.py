@@ -50,7 +50,8 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
     )
     reconciler = Reconciler(database, pool, versions, view, metrics, clock=clock, wake=wake)
     reconciler.read()
-    models = Models(pool, view, versions, wake, wait_seconds_max=settings.inference_on_demand_wait_seconds)
+    wait_seconds = settings.inference_on_demand_wait_seconds
+    models = Models(pool, view, reconciler.read, versions, wake, wait_seconds_max=wait_seconds)
     check_base = base_check(artifacts, settings)
     deployments = Deployments(database, versions, check_base, view=view, clock=clock, wake=wake)
     replica_id = settings.inference_replica_id or os.uname().nodename

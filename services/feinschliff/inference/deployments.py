@@ -126,7 +126,7 @@ class Deployments:
             if now.status.state is State.DELETING:
                 raise WrongState("DEPLOYMENT_DELETING", f"{name} is being deleted.", deployment=name)
             if spec != now.spec:
-                store.write_spec(session, now, spec, self._clock.now())
+                store.write_spec(session, now, spec, status_after(now, spec), self._clock.now())
             result = _require(session, name)
         return self._published(result)
 
@@ -187,6 +187,14 @@ def _naming(field: str) -> Iterator[None]:
 def etag_of(deployment: Deployment) -> str:
     """Changes with every write of what is wanted; unlike for a later deployment of the same name."""
     return f"{int(deployment.created.timestamp() * 1e6):x}-{deployment.generation}"
+
+
+def status_after(deployment: Deployment, spec: Spec) -> Status:
+    """A deployment of which more or less is wanted is LOADING until the reconciler has seen to it."""
+    before = deployment.spec
+    if (before.routes, before.replicas) == (spec.routes, spec.replicas):
+        return deployment.status
+    return deployment.status.model_copy(update={"state": State.LOADING, "failure": None})
 
 
 def spec_violations(spec: Spec, project: str) -> list[FieldViolation]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from feinschliff.inference.engine import Engine
@@ -68,9 +68,19 @@ def identity_of(engine: Engine, deployment: Deployment, version: Version | None)
 class Models:
     """Grants what a call names; what is loaded on demand is waited for, but not beyond the call's deadline."""
 
-    def __init__(self, pool: Pool, view: View, versions: Versions, wake: Wake, *, wait_seconds_max: float) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        view: View,
+        look_again: Callable[[], Sequence[Deployment]],
+        versions: Versions,
+        wake: Wake,
+        *,
+        wait_seconds_max: float,
+    ) -> None:
         self._pool = pool
         self._view = view
+        self._look_again = look_again
         self._versions = versions
         self._wake = wake
         self._wait_seconds_max = wait_seconds_max
@@ -84,11 +94,15 @@ class Models:
             Unavailable: MODEL_LOADING, the registry does not answer.
             Exhausted: ADAPTERS_BUSY.
         """
-        if granted := self._granted(targets(model, self._view.all(), random.random())):
+        draw = random.random()
+        if granted := self._granted(targets(model, self._view.all(), draw)):
             return granted
-        if names.matches(VERSION, model) or names.matches(ALIAS, model):
+        deployments = await offload(self._look_again)
+        if granted := self._granted(targets(model, deployments, draw)):
+            return granted
+        if may_load_on_demand(model, deployments):
             return await self._on_demand(model, min(self._wait_seconds_max, seconds_left or self._wait_seconds_max))
-        raise why_not(model, self._view.all())
+        raise why_not(model, deployments)
 
     def _granted(self, found: Sequence[Target]) -> Granted | None:
         for target in found:
@@ -132,6 +146,15 @@ class Models:
             future.result()
             return self._granted([Target(host, version)])
         return None
+
+
+def may_load_on_demand(model: str, deployments: Sequence[Deployment]) -> bool:
+    """Whether it takes the registry's word to know what becomes of a version or an alias."""
+    if not names.matches(VERSION, model) and not names.matches(ALIAS, model):
+        return False
+    project = model.split("/")[1]
+    has_host = any(one.is_wanted and one.spec.on_demand and one.project == project for one in deployments)
+    return has_host or not any(_concerns(one, model) for one in deployments)
 
 
 def targets(model: str, deployments: Sequence[Deployment], draw: float) -> list[Target]:

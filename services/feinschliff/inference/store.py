@@ -101,9 +101,15 @@ def insert(session: Session, deployment: Deployment) -> int:
     return version
 
 
-def write_spec(session: Session, deployment: Deployment, spec: Spec, now: datetime) -> None:
+def write_spec(session: Session, deployment: Deployment, spec: Spec, status: Status, now: datetime) -> None:
     """Raises Conflict ROW_CHANGED where someone wrote since `deployment` was read."""
-    values = {"spec": spec.model_dump(mode="json"), "generation": deployment.generation + 1, "updated": now}
+    values = {
+        "spec": spec.model_dump(mode="json"),
+        "status": status.model_dump(mode="json"),
+        "state": status.state.value,
+        "generation": deployment.generation + 1,
+        "updated": now,
+    }
     update_versioned(session, DEPLOYMENTS, {"name": deployment.name}, deployment.version, values)
 
 

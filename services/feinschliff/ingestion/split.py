@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 from feinschliff.kit.errors import FieldViolation, Invalid
 
@@ -46,11 +48,11 @@ class Divider:
 
     def __init__(self, split: Split) -> None:
         self._salt = hashlib.sha256(f"split/{split.seed}".encode()).digest()
-        shares = [(name, share) for name, share in split.fractions.items() if share > 0]
-        ends = [round(sum(share for _, share in shares[: index + 1]) * _SPACE) for index in range(len(shares))]
-        ends[-1] = _SPACE
-        self._ends = tuple(zip((name for name, _ in shares), ends, strict=True))
+        shares = {name: share for name, share in split.fractions.items() if share > 0}
+        self._names = tuple(shares)
+        ends = [round(end * _SPACE) for end in accumulate(shares.values())]
+        self._borders = ends[:-1]
 
     def split_of(self, content_digest: bytes) -> str:
         place = int.from_bytes(hashlib.sha256(self._salt + content_digest).digest()[:8])
-        return next(name for name, end in self._ends if place < end)
+        return self._names[bisect_right(self._borders, place)]

@@ -86,6 +86,9 @@ def attempt(wiring: Wiring, settings: TrainerSettings, stop: Stop) -> int:
 
 
 def run_attempt(wiring: Wiring, settings: TrainerSettings, stop: Stop, outbox: Outbox) -> ExitCode:
+    from feinschliff.lm.threads import share_cores
+
+    share_cores()
     from feinschliff.trainer.attempt import run
     from feinschliff.trainer.preparation import Attempt
     from feinschliff.trainer.scratch import Scratch

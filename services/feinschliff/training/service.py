@@ -10,8 +10,9 @@ from google.protobuf import empty_pb2
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 
-from feinschliff.formats.report import CheckpointReport, Report
+from feinschliff.formats.report import CheckpointReport
 from feinschliff.formats.report import Metrics as StepMetrics
+from feinschliff.formats.report import Report as AnyReport
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.errors import Invalid, Unauthenticated
 from feinschliff.kit.idempotency import digest_of
@@ -151,7 +152,7 @@ class WorkerService(training_pb2_grpc.WorkerServiceServicer):
 
     async def Report(self, request_iterator: AsyncIterator[pb.ReportRequest], context: Context) -> pb.ReportResponse:
         attempt, last = "", 0
-        reports: list[tuple[int, datetime, Report]] = []
+        reports: list[tuple[int, datetime, AnyReport]] = []
         async for message in request_iterator:
             attempt = attempt or message.attempt
             if message.attempt != attempt or len(reports) >= REPORTS_MAX:
@@ -172,7 +173,7 @@ class WorkerService(training_pb2_grpc.WorkerServiceServicer):
             response.commands.add(kind=pb.Command.KIND_CANCEL)
         return response
 
-    def _count(self, reports: Sequence[Report]) -> None:
+    def _count(self, reports: Sequence[AnyReport]) -> None:
         self._metrics.counter("feinschliff_training_events_stored_total").inc(len(reports))
         for report in reports:
             if isinstance(report, StepMetrics) and report.phase == "train":

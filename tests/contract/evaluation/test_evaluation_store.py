@@ -104,7 +104,7 @@ def insert(database: Database, made: OutputItem) -> bool:
 def listed(database: Database, run: Run, filter: str = "") -> list[OutputItem]:
     where = conditions(filter, item_store.ITEM_FIELDS, item_store.ITEM_READERS)
     with database.reading() as session:
-        return item_store.list_items(session, run.name, where, Order("line", False), Page.open("", 0, "x"))[0]
+        return item_store.list_items(session, run.name, where, Order("line", False), Page.open("", 1000, "x"))[0]
 
 
 def test_the_migrations_make_the_tables_that_the_code_means(database: Database) -> None:
@@ -214,6 +214,34 @@ def test_a_run_that_is_over_takes_no_more_items_and_keeps_its_results(database: 
     assert len(listed(database, run)) == 5
     assert runs.get(run.name).results == ended.results
     assert runs.finish(run.name, "one", None) is None
+
+
+def test_results_count_every_item_that_was_stored_even_while_the_run_ends(
+    database: Database, run: Run, runs: Runs
+) -> None:
+    claimed(database, run)
+    runs.cancel(run.name)
+    is_begun = threading.Event()
+
+    def write(first: int) -> None:
+        for position in range(first, first + 100):
+            try:
+                insert(database, item(run, position))
+            except WrongState:
+                return
+            is_begun.set()
+
+    threads = [threading.Thread(target=write, args=(1000 * k,)) for k in range(1, 4)]
+    for thread in threads:
+        thread.start()
+    assert is_begun.wait(10)
+    ended = runs.finish(run.name, "one", Failure(reason="STOPPED", message="stopped"))
+    for thread in threads:
+        thread.join()
+    assert ended is not None
+    assert ended.results is not None
+    stored = len(listed(database, run))
+    assert (ended.results[-1].n, runs.get(run.name).run.done) == (stored, stored)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import grpc
 import orjson
 from google.protobuf.empty_pb2 import Empty
 
-from feinschliff.kit.errors import FieldViolation, Invalid, NotFound, WrongState
+from feinschliff.kit.errors import Cancelled, FieldViolation, Invalid, NotFound, WrongState
 from feinschliff.kit.filters import Comparison, parse_filter
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.paging import Page
@@ -60,12 +60,9 @@ class Datasets(ingestion_pb2_grpc.DatasetServiceServicer):
                 source = (source + part.chunk)[: self.kept_bytes_max]
                 if source[:1] == b"\x7f":
                     raise Invalid("FILE_BINARY", "The file is an ELF program, not text.", advice=["Export it."])
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, Cancelled):
             self.uploads_ended_early += 1
             raise
-        if context.cancelled():
-            self.uploads_ended_early += 1
-            raise WrongState("CALL_CANCELLED", "The caller left.")
         return self._stored(header, source, size_bytes)
 
     async def GetDatasetVersion(

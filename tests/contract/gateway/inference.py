@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 
-from feinschliff.kit.errors import AlreadyExists, Exhausted, FieldViolation, Invalid, NotFound, WrongState
+from feinschliff.kit.errors import AlreadyExists, Exhausted, FieldViolation, Invalid, NotFound, Unavailable, WrongState
 from feinschliff.v1 import common_pb2 as common
 from feinschliff.v1 import inference_pb2 as inference
 from feinschliff.v1 import inference_pb2_grpc
@@ -31,6 +31,7 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer, inference_pb2_grpc.
         self.bases: dict[str, str] = {}
         self.looks_until_ready = 2
         self.loads_for_ever = False
+        self.loads_at_request = 0
         self.cancelled = threading.Event()
         self._let_go = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -107,7 +108,10 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer, inference_pb2_grpc.
         self.begun.set()
         base = self.bases.get(request.model, request.model)
         ready = inference.Deployment.STATE_READY
-        if not any(one.base_model == base and one.state == ready for one in self.deployments.values()):
+        held = [one for one in self.deployments.values() if one.base_model == base]
+        if self.loads_at_request and len(self.requests) < self.loads_at_request:
+            raise Unavailable("MODEL_LOADING", f"{request.model} is being loaded.", retry_after_seconds=2)
+        if not any(one.state == ready for one in held):
             raise WrongState("MODEL_NOT_LOADED", f"No deployment holds {request.model}.", model=request.model)
         if _said(request) == "busy":
             raise Exhausted("QUEUE_FULL", "The queue is full.", retry_after_seconds=2.5)

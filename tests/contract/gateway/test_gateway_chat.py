@@ -12,7 +12,7 @@ from openai import AsyncOpenAI, OpenAI
 from openai.types.chat import ChatCompletionChunk
 
 from feinschliff.v1 import inference_pb2
-from tests.contract.gateway.conftest import Gateway
+from tests.contract.gateway.harness import Gateway
 from tests.contract.gateway.tuned import BASE, make_tuned
 from tests.support.waiting import eventually
 
@@ -237,6 +237,13 @@ def test_many_first_calls_make_one_deployment(started: Callable[..., Gateway]) -
 
     assert asyncio.run(all_at_once()) == [f"you said: {number}" for number in range(8)]
     assert len(gateway.backends.inference.deployments) == 1
+
+
+def test_a_model_that_others_are_loading_is_waited_for_and_not_deployed_again(openai: OpenAI, gateway: Gateway) -> None:
+    gateway.backends.inference.loads_at_request = 4
+    assert ask(openai).choices[0].message.content == "you said: hello there"
+    assert len(gateway.backends.inference.requests) == 4
+    assert gateway.backends.inference.creates == []
 
 
 def test_a_model_that_does_not_load_in_time_is_503_with_a_time_to_come_back(started: Callable[..., Gateway]) -> None:

@@ -11,7 +11,7 @@ import openai as sdk
 import pytest
 from openai import OpenAI
 
-from tests.contract.gateway.conftest import Gateway
+from tests.contract.gateway.harness import Gateway
 from tests.contract.gateway.tuned import BASE, make_tuned
 
 KEY = {"authorization": "Bearer any"}

@@ -10,7 +10,7 @@ import openai as sdk
 import pytest
 from openai import OpenAI
 
-from tests.contract.gateway.conftest import Gateway
+from tests.contract.gateway.harness import Gateway
 from tests.contract.gateway.rows import chat_rows
 from tests.support.waiting import eventually
 

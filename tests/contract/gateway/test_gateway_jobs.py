@@ -11,7 +11,7 @@ from openai.types.fine_tuning import FineTuningJob
 
 from feinschliff.v1 import common_pb2
 from feinschliff.v1 import training_pb2 as training
-from tests.contract.gateway.conftest import Gateway
+from tests.contract.gateway.harness import Gateway
 from tests.contract.gateway.rows import chat_rows
 
 BASE = "smollm2-135m-instruct"

@@ -17,7 +17,7 @@ from feinschliff.gateway.__main__ import wire
 from feinschliff.gateway.settings import GatewaySettings
 from feinschliff.kit.errors import StartError
 from feinschliff.kit.settings import read_settings
-from tests.contract.gateway.conftest import Gateway
+from tests.contract.gateway.harness import Gateway
 from tests.contract.gateway.tuned import BASE
 from tests.support.ports import free_port
 from tests.support.waiting import eventually

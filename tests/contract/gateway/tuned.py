@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from openai import OpenAI
 
-from tests.contract.gateway.conftest import Gateway
+from tests.contract.gateway.harness import Gateway
 from tests.contract.gateway.rows import chat_rows
 
 BASE = "smollm2-135m-instruct"

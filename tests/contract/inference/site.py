@@ -171,12 +171,14 @@ class Site:
         found: pb.Deployment = await refusing(self.deployments.GetDeployment(request))
         return found
 
-    async def wait_for(self, name: str, state: pb.Deployment.State.ValueType) -> pb.Deployment:
+    async def wait_for(
+        self, name: str, state: pb.Deployment.State.ValueType, *, seconds: float = 30
+    ) -> pb.Deployment:
         async def found() -> pb.Deployment | None:
             deployment = await self.get(name)
             return deployment if deployment.state == state else None
 
-        deployment = await eventually_async(found, 30, f"{name} to be {pb.Deployment.State.Name(state)}")
+        deployment = await eventually_async(found, seconds, f"{name} to be {pb.Deployment.State.Name(state)}")
         assert deployment is not None
         return deployment
 

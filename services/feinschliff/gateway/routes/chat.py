@@ -15,7 +15,6 @@ from feinschliff.gateway.answers import Envelope, chunks
 from feinschliff.gateway.bodies import read_json, reply
 from feinschliff.gateway.conversation import ChatBody, param_of
 from feinschliff.gateway.errors import SERVER, ApiError, answering, from_refusal, no_model
-from feinschliff.gateway.models import Target
 from feinschliff.gateway.state import Here, Project, State
 from feinschliff.gateway.streams import data_event, event_stream, while_connected
 from feinschliff.kit.errors import from_rpc_error
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 router = APIRouter()
-NOT_LOADED = frozenset({"MODEL_NOT_LOADED", "MODEL_LOADING"})
 
 
 class Begun(NamedTuple):
@@ -53,33 +51,24 @@ async def create(request: Request, here: Here, project: Project) -> Response:
 async def _answer(here: State, project: str, body: ChatBody) -> pb.ChatResponse:
     target = await here.models.resolve(project, body.model)
     asked = body.to_request(target.model)
-    seconds = here.settings.gateway_answer_seconds
-    try:
-        return await here.clients.inference.Chat(asked, timeout=seconds)
-    except grpc.RpcError as error:
-        await _load(here, project, target, error, body.model)
+
+    async def ask() -> pb.ChatResponse:
+        return await here.clients.inference.Chat(asked, timeout=here.settings.gateway_answer_seconds)
+
     with answering(missing=no_model(body.model), param_of=param_of):
-        return await here.clients.inference.Chat(asked, timeout=seconds)
+        return await here.loader.served(project, target, ask)
 
 
 async def _begin(here: State, project: str, body: ChatBody) -> Begun:
     target = await here.models.resolve(project, body.model)
     asked = pb.ChatStreamRequest(chat=body.to_request(target.model))
-    seconds = here.settings.gateway_answer_seconds
-    try:
-        return await _first_token(here.clients.inference.ChatStream(asked, timeout=seconds))
-    except grpc.RpcError as error:
-        await _load(here, project, target, error, body.model)
+
+    async def ask() -> Begun:
+        call = here.clients.inference.ChatStream(asked, timeout=here.settings.gateway_answer_seconds)
+        return await _first_token(call)
+
     with answering(missing=no_model(body.model), param_of=param_of):
-        return await _first_token(here.clients.inference.ChatStream(asked, timeout=seconds))
-
-
-async def _load(here: State, project: str, target: Target, error: grpc.RpcError, asked: str) -> None:
-    """Loads the model where that is all that was missing; anything else is the answer."""
-    if from_rpc_error(error).reason not in NOT_LOADED:
-        with answering(missing=no_model(asked), param_of=param_of):
-            raise error
-    await here.loader.load(project, target)
+        return await here.loader.served(project, target, ask)
 
 
 async def _first_token(call: StreamCall) -> Begun:

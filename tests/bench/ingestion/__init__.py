@@ -1,0 +1,1 @@
+"""What ingestion costs: time and memory."""
