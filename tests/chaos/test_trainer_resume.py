@@ -89,6 +89,6 @@ def test_a_disturbed_job_ends_as_a_calm_one(moment: int, calm: str, tiny_model: 
 
     assert manifest is not None
     assert manifest.digest == calm
-    keys = one.keys()
+    keys = one.reported_keys()
     assert [key for key in keys if key.startswith("metrics/")] == [f"metrics/step/{k}" for k in range(1, STEPS + 1)]
     assert keys.count(f"checkpoint/{STEPS}") == 1

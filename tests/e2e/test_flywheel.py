@@ -135,7 +135,7 @@ def test_bad_input_is_refused_with_its_place_and_leaves_nothing(platform: Platfo
     bad = chat_rows(12) + b'{"messages": [{"role": "user", "content": "hi"}]}\n{"messages": \n'
     refused = refusal_of(lambda: platform.push("bad", bad))
     assert refused.reason == "ROWS_INVALID"
-    assert {field.field.split(":")[0] for field in refused.fields} >= {"line 13", "line 14"}
+    assert {field.field.split(".")[0] for field in refused.fields} == {"lines[13]", "lines[14]"}
     assert refused.advice
     assert listing() == before
     with pytest.raises(grpc.RpcError):

@@ -74,7 +74,7 @@ def test_the_fine_tuning_flow_works_unchanged(client: openai.OpenAI, base: str) 
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "empty"),
+        (b"", "no row"),
         (b'{"messages": [\n', "line 1"),
         (chat_rows(12) + b'{"messages": [{"role": "user", "content": "hi"}]}\n', "line 13"),
         (chat_rows(3), "10"),

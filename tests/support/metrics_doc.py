@@ -10,8 +10,8 @@ PREFACE = """\
 # Metrics
 
 Each service answers Prometheus at `/metrics` on a port of its own; the ports are in [settings.md](settings.md).
-Services in one process keep their metrics apart, so a room shows the same names wherever it runs. Beside the families below
-every port has the usual `process_*` and `python_*`.
+Services in one process keep their metrics apart, so a room shows the same names wherever it runs. Beside the families
+below every port has the usual `process_*` and `python_*`.
 
 A name ends in its unit where it has one, and in `_total` for a counter. Labels take values from closed sets only: no
 request, project or model is ever a label. A histogram has `_bucket`, `_sum` and `_count`; its bounds, and why they lie

@@ -49,8 +49,8 @@ by hand.""",
         PlatformSettings,
         """\
 `feinschliff up` passes its environment on to every service; the defaults listed here are its own. Where they are not
-set, the address of a service follows from its port, the S3 endpoint from `FEINSCHLIFF_S3_PORT`, and a pair of S3 keys is
-made in the home. An S3 endpoint elsewhere keeps the embedded S3 server from starting.
+set, the address of a service follows from its port, the S3 endpoint from `FEINSCHLIFF_S3_PORT`, and a pair of S3 keys
+is made in the home. An S3 endpoint elsewhere keeps the embedded S3 server from starting.
 
 Client commands read the same variables, and take a port that is not set from the platform that runs in the home.
 `FEINSCHLIFF_PROJECT` names the project that short names are in; without it that is `default`.""",
@@ -66,7 +66,6 @@ with exit code 2 and one line for each wrong variable, which names it; secrets a
 This page is written from the settings classes, `kit/settings.py` and the `settings.py` of each room.
 """
 HEAD = ("environment variable", "default", "what it does")
-KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
 
 def page() -> str:
@@ -86,7 +85,8 @@ def lines(section: Section) -> Iterator[str]:
 def row(variable: str, field: FieldInfo) -> str:
     limits = allowed(field)
     text = f"{field.description} {limits}".strip().replace("|", "\\|")
-    return f"| `{variable}` | {default(field)} | {text} |"
+    size = binary(field.default) if "_BYTES_" in variable else ""
+    return f"| `{variable}` | {default(field)}{size} | {text} |"
 
 
 def default(field: FieldInfo) -> str:
@@ -98,8 +98,6 @@ def default(field: FieldInfo) -> str:
             return "(empty)"
         case bool(value):
             return f"`{str(value).lower()}`"
-        case int(value) if value >= KIB and value % KIB == 0:
-            return f"`{value}` ({binary(value)})"
         case Mapping() as pairs:
             return f"`{','.join(f'{key}={value}' for key, value in pairs.items())}`"
         case value:
@@ -107,8 +105,11 @@ def default(field: FieldInfo) -> str:
 
 
 def binary(size_bytes: int) -> str:
-    unit, name = next((unit, name) for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")) if size_bytes >= unit)
-    return f"{size_bytes / unit:g} {name}"
+    """A size in words that stand behind the number, where it is a whole one."""
+    for unit, name in ((1024**3, "GiB"), (1024**2, "MiB"), (1024, "KiB")):
+        if size_bytes >= unit and size_bytes % unit == 0:
+            return f" ({size_bytes // unit} {name})"
+    return ""
 
 
 def allowed(field: FieldInfo) -> str:

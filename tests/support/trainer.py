@@ -114,9 +114,11 @@ class Workshop:
         return self.folder / "trainer.log"
 
     def reports(self) -> list[Posted]:
+        if not self.reports_path.exists():
+            return []
         return [Posted.model_validate_json(line) for line in self.reports_path.read_bytes().splitlines()]
 
-    def keys(self) -> list[str]:
+    def reported_keys(self) -> list[str]:
         """Keys in the order in which a service would keep them: each once."""
         return list(dict.fromkeys(key for one in self.reports() if (key := getattr(one.report, "key", ""))))
 

@@ -15,7 +15,7 @@ from feinschliff.cli.output import Output, facts, number, seconds, table
 from feinschliff.cli.progress import ProgressView
 from feinschliff.cli.services import Services, refusals
 from feinschliff.cli.words import failure, findings, state
-from feinschliff.kit.errors import AlreadyExists, Internal
+from feinschliff.kit.errors import AlreadyExists
 from feinschliff.v1 import common_pb2
 from feinschliff.v1 import evaluation_pb2 as pb
 
@@ -125,7 +125,7 @@ def finished(services: Services, output: Output, run: str, *, title: str) -> pb.
             view.at(seen.progress.done, seen.progress.total, so_far)
             if seen.state in FINAL:
                 return seen
-    raise Internal("WATCH_WITHOUT_END", f"The stream of {run} ended without its last state.")
+    raise AssertionError("following ends with a final state")
 
 
 def described(run: pb.EvalRun) -> Group:

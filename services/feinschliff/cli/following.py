@@ -16,7 +16,8 @@ _PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusC
 
 
 class Step(Protocol):
-    cursor: int
+    @property
+    def cursor(self) -> int: ...
 
 
 R = TypeVar("R", bound=Step)

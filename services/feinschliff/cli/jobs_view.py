@@ -9,7 +9,6 @@ from feinschliff.cli.output import Output, number, seconds
 from feinschliff.cli.progress import ProgressView
 from feinschliff.cli.services import Services
 from feinschliff.cli.words import state
-from feinschliff.kit.errors import Internal
 from feinschliff.v1 import training_pb2 as pb
 
 FINAL = {pb.TrainingJob.STATE_SUCCEEDED, pb.TrainingJob.STATE_FAILED, pb.TrainingJob.STATE_CANCELLED}
@@ -39,8 +38,7 @@ def watch_on(
                 output.line(response)
             if response.HasField("job"):
                 last = response.job
-    if last is None:
-        raise Internal("WATCH_WITHOUT_END", f"The stream of {job} ended without its last state.")
+    assert last is not None, "following ends with a final state"
     return last
 
 

@@ -87,5 +87,7 @@ class Keeper:
         log.info("part started", extra={"part": self.name, "pid": process.pid})
         self._changed()
         code = process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
         self.is_hopeless = self._part.is_hopeless(code)
         return f"{self.name} ended with {code}: {self._part.last_words()}"

@@ -15,7 +15,8 @@ class Query(Protocol):
 
 
 class Page(Protocol):
-    next_page_token: str
+    @property
+    def next_page_token(self) -> str: ...
 
 
 Q = TypeVar("Q", bound=Query)

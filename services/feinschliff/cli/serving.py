@@ -13,7 +13,7 @@ from feinschliff.cli.progress import ProgressView
 from feinschliff.cli.services import refusals
 from feinschliff.cli.session import Session
 from feinschliff.cli.words import state
-from feinschliff.kit.errors import AlreadyExists, FieldViolation, Internal, Invalid, NotFound, WrongState
+from feinschliff.kit.errors import AlreadyExists, FieldViolation, Invalid, NotFound, WrongState
 from feinschliff.v1 import inference_pb2 as pb
 from feinschliff.v1 import registry_pb2
 
@@ -149,4 +149,4 @@ def wait_until_settled(session: Session, name: str) -> pb.Deployment:
                 raise WrongState(why.reason or "DEPLOYMENT_FAILED", why.message, advice=list(why.advice), name=name)
             doing = state(pb.Deployment.State.Name, seen.state).lower()
             view.at(seen.progress.done, seen.progress.total, doing=doing)
-    raise Internal("WATCH_WITHOUT_END", f"The stream of {name} ended without its last state.")
+    raise AssertionError("following ends with a final state")

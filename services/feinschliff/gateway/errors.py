@@ -161,7 +161,7 @@ def from_refusal(refusal: Refusal, *, param_of: ParamOf | None = None) -> ApiErr
     answer = BY_REASON.get(refusal.reason) or BY_KIND.get(type(refusal), BY_KIND[Internal])
     return ApiError(
         answer.status,
-        _told(refusal),
+        _told(refusal, param_of),
         type=answer.type,
         code=answer.code or refusal.reason.lower(),
         param=_param(refusal.fields, param_of) or answer.param,
@@ -169,13 +169,16 @@ def from_refusal(refusal: Refusal, *, param_of: ParamOf | None = None) -> ApiErr
     )
 
 
-def _told(refusal: Refusal) -> str:
-    """The message, then each wrong field or line, then what to do: all that a person needs is in one text."""
+def _told(refusal: Refusal, param_of: ParamOf | None) -> str:
+    """The message, then each wrong field or line, then what to do; nothing twice, fields by the caller's names."""
     parts = [refusal.message]
-    parts += [f"{field.field}: {field.description}" for field in refusal.fields[:VIOLATIONS_SHOWN_MAX]]
+    for field in refusal.fields[:VIOLATIONS_SHOWN_MAX]:
+        if field.description not in refusal.message:
+            name = (param_of(field.field) if param_of else None) or field.field
+            parts.append(f"{name}: {field.description}")
     if len(refusal.fields) > VIOLATIONS_SHOWN_MAX:
         parts.append(f"... and {len(refusal.fields) - VIOLATIONS_SHOWN_MAX} more.")
-    return "\n".join([*parts, *refusal.advice])
+    return "\n".join([*parts, *(line for line in refusal.advice if line not in refusal.message)])
 
 
 def _param(fields: tuple[FieldViolation, ...], param_of: ParamOf | None) -> str | None:

@@ -111,11 +111,15 @@ class JobView:
 def error_of(failure: common_pb2.Failure) -> dict[str, JsonValue]:
     """What a failed job says; data problems by OpenAI's codes, anything else by our reason in small letters."""
     known = BY_REASON.get(failure.reason)
-    about_data = known is not None and known.param == "file"
+    is_about_rows = failure.reason.startswith("ROW_")
+    is_about_data = (
+        is_about_rows or failure.reason.startswith("DATASET_") or (known is not None and known.param == "file")
+    )
+    code = known.code if known else "invalid_training_file" if is_about_rows else failure.reason.lower()
     return {
-        "code": (known and known.code) or failure.reason.lower() or "failed",
+        "code": code or "failed",
         "message": "\n".join([failure.message, *failure.advice]),
-        "param": "training_file" if about_data else (known.param if known else None),
+        "param": "training_file" if is_about_data else (known.param if known else None),
     }
 
 

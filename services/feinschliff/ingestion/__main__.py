@@ -6,10 +6,12 @@ import uuid
 from datetime import timedelta
 from functools import partial
 
-from feinschliff.artifacts.connect import connect, readiness
+from feinschliff.artifacts.connect import readiness
+from feinschliff.artifacts.s3 import S3Settings, S3Store
 from feinschliff.ingestion.counting import Tokenizers
 from feinschliff.ingestion.datasets import Datasets
 from feinschliff.ingestion.intake import Limits
+from feinschliff.ingestion.memory import bound_heaps
 from feinschliff.ingestion.reservations import Reservations
 from feinschliff.ingestion.service import DatasetService
 from feinschliff.ingestion.settings import IngestionSettings
@@ -23,13 +25,16 @@ from feinschliff.kit.server import Loop, Room, Servicer, run
 from feinschliff.kit.watch import Wake
 from feinschliff.v1 import ingestion_pb2_grpc
 
+PART_BYTES = 5 * 1024 * 1024  # the least that S3 takes
+
 
 def wire(settings: IngestionSettings) -> Room:
     """The room, its database migrated; it opens no port yet."""
+    bound_heaps()
     metrics, clock, wake = Metrics("ingestion"), SystemClock(), Wake()
     database = Database(settings.database_url_for("ingestion"), "ingestion")
     database.upgrade()
-    store = connect(settings)
+    store = store_of(settings)
     reservations = Reservations(
         database, store, clock, wake, owner=uuid.uuid4().hex, lease_seconds=settings.ingestion_lease_seconds
     )
@@ -47,7 +52,9 @@ def wire(settings: IngestionSettings) -> Room:
     )
     unfinished = timedelta(seconds=settings.ingestion_unfinished_seconds)
     upkeep = Upkeep(database, datasets, reservations, partial(store.drop_unfinished, older_than=unfinished), metrics)
-    service = DatasetService(datasets, Versions(database, store), uploads, wake, metrics)
+    service = DatasetService(
+        datasets, Versions(database, store), uploads, wake, metrics, idle_seconds=settings.ingestion_idle_seconds
+    )
     return Room(
         name="ingestion",
         port=settings.ingestion_port,
@@ -67,6 +74,20 @@ def wire(settings: IngestionSettings) -> Room:
         checks={"database": database.check, "store": readiness(store)},
         close=[database.close],
         metrics=metrics,
+    )
+
+
+def store_of(settings: IngestionSettings) -> S3Store:
+    """A store that sends small parts: an upload has three writers, each with some parts in memory."""
+    return S3Store(
+        S3Settings(
+            endpoint=settings.s3_endpoint,
+            access_key=settings.s3_access_key,
+            secret_key=settings.s3_secret_key.get_secret_value(),
+            bucket=settings.s3_bucket,
+            region=settings.s3_region,
+            part_bytes=PART_BYTES,
+        )
     )
 
 

@@ -1,4 +1,4 @@
-"""Counts rows that say the same in bounded memory: exactly up to some millions of rows, estimated beyond."""
+"""Counts rows that say the same in bounded memory: exactly up to a million rows, estimated beyond."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 DIGEST_BYTES = 8
-ROWS_MAX = 4_000_000
+ROWS_MAX = 1_000_000
 LINES_SHOWN_MAX = 1000
-_START_ROWS = 65_536
 
 
 class Duplicates(NamedTuple):
@@ -26,15 +25,15 @@ class DuplicateCounter:
 
     When it is full it halves what it watches: only digests whose lowest bits are zero stay, one bit more each time
     (adaptive sampling, Flajolet 1990). Equal rows have equal digests, so all copies of a watched row are watched, and
-    the count scales by the share watched. Two different rows share 64 bits with a chance of 4e-7 at 4 million rows.
+    the count scales by the share watched. Two different rows share 64 bits with a chance of 3e-8 at 1 million rows.
     """
 
     def __init__(self, rows_max: int = ROWS_MAX) -> None:
         self._rows_max = rows_max
         self._bits = 0
         self._rows = 0
-        self._digests = np.empty(min(_START_ROWS, rows_max), dtype="<u8")
-        self._lines = np.empty(min(_START_ROWS, rows_max), dtype=np.uint32)
+        self._digests = np.empty(rows_max, dtype="<u8")  # memory is taken as it is filled
+        self._lines = np.empty(rows_max, dtype=np.uint32)
 
     def add(self, digests: Sequence[bytes], lines: Sequence[int]) -> None:
         """Rows in order; each digest at least 8 bytes."""
@@ -59,7 +58,6 @@ class DuplicateCounter:
             self._rows = len(kept)
             self._digests[: self._rows], self._lines[: self._rows] = kept, lines
             block, numbers = self._watched(block, numbers)
-        self._reserve(self._rows + len(block))
         self._digests[self._rows : self._rows + len(block)] = block
         self._lines[self._rows : self._rows + len(block)] = numbers
         self._rows += len(block)
@@ -69,10 +67,3 @@ class DuplicateCounter:
             return digests, lines
         watched = (digests & np.uint64((1 << self._bits) - 1)) == 0
         return digests[watched], lines[watched]
-
-    def _reserve(self, rows: int) -> None:
-        if rows <= len(self._digests):
-            return
-        size = min(max(rows, 2 * len(self._digests)), self._rows_max)
-        self._digests = np.concatenate([self._digests, np.empty(size - len(self._digests), dtype=np.uint64)])
-        self._lines = np.concatenate([self._lines, np.empty(size - len(self._lines), dtype=np.uint32)])

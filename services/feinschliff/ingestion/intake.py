@@ -15,7 +15,7 @@ from feinschliff.ingestion.findings import FINDINGS_MAX, BadRows, Finding, Sever
 from feinschliff.ingestion.lines import Line, LineSplitter
 from feinschliff.ingestion.readers import READERS
 from feinschliff.ingestion.readers.detect import HEAD_BYTES, ROWS, binary_kind, detect
-from feinschliff.ingestion.readers.reader import BadRow, Content, Problem, Reader
+from feinschliff.ingestion.readers.reader import BadRow, Problem, Reader
 from feinschliff.ingestion.split import Divider, Split
 from feinschliff.ingestion.tokens import TokenCounter, Tokens
 
@@ -69,7 +69,6 @@ class Summary:
 
 class _Row(NamedTuple):
     line: int
-    content: Content
     text: bytes
     digest: bytes
 
@@ -204,7 +203,10 @@ class Intake:
                 self.bad.add(number, bad.problems)
                 continue
             normal = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
-            self._block.append(_Row(number, content, normal, hashlib.sha256(normal).digest()))
+            digest = hashlib.sha256(normal).digest()
+            if self._tokens and not self._doomed:
+                self._tokens.add(content, digest, len(normal))
+            self._block.append(_Row(number, normal, digest))
             if len(self._block) >= _BLOCK_ROWS:
                 self._flush()
 
@@ -220,8 +222,6 @@ class Intake:
             if lines and not self._doomed:
                 self._outputs.split(name, b"".join(lines))
         self._duplicates.add([row.digest for row in block], [row.line for row in block])
-        if self._tokens and not self._doomed:
-            self._tokens.add([(row.content, row.digest, len(row.text)) for row in block])
 
     def _noticed(self, tokens: Tokens | None) -> Iterator[Finding]:
         duplicates = self._duplicates.result()

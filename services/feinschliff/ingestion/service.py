@@ -19,7 +19,7 @@ from feinschliff.ingestion.receiving import Verdict
 from feinschliff.ingestion.uploads import Running, Uploads
 from feinschliff.ingestion.versions import Versions
 from feinschliff.kit import masks, names
-from feinschliff.kit.errors import Cancelled, FieldViolation, Invalid
+from feinschliff.kit.errors import Cancelled, FieldViolation, Invalid, TimedOut
 from feinschliff.kit.idempotency import digest_of
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.paging import Page
@@ -34,11 +34,21 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class DatasetService(ingestion_pb2_grpc.DatasetServiceServicer):
     """Datasets, uploads and reads; imports, derivations, audits and erasure are not served yet."""
 
-    def __init__(self, datasets: Datasets, versions: Versions, uploads: Uploads, wake: Wake, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        datasets: Datasets,
+        versions: Versions,
+        uploads: Uploads,
+        wake: Wake,
+        metrics: Metrics,
+        *,
+        idle_seconds: float,
+    ) -> None:
         self._datasets = datasets
         self._versions = versions
         self._uploads = uploads
         self._wake = wake
+        self._idle_seconds = idle_seconds
         self._rows_read = metrics.counter("feinschliff_ingestion_read_rows_total")
 
     async def CreateDataset(self, request: pb.CreateDatasetRequest, context: Context) -> pb.Dataset:
@@ -78,7 +88,7 @@ class DatasetService(ingestion_pb2_grpc.DatasetServiceServicer):
     ) -> pb.DatasetVersion:
         header = await _header(request_iterator)
         async with self._running(header) as upload:
-            async for part in request_iterator:
+            async for part in _in_time(request_iterator, self._idle_seconds):
                 await offload(upload.feed, _chunk(part))
             if context.cancelled():
                 raise Cancelled("CALL_CANCELLED", "The caller left before the end of the file.")
@@ -178,6 +188,26 @@ async def _header(parts: AsyncIterator[pb.UploadDatasetVersionRequest]) -> Heade
     if first is None or first.WhichOneof("part") != "header":
         raise _out_of_order("The first message of an upload is its header.")
     return proto.header_of(first.header)
+
+
+async def _in_time(
+    parts: AsyncIterator[pb.UploadDatasetVersionRequest], idle_seconds: float
+) -> AsyncIterator[pb.UploadDatasetVersionRequest]:
+    """The parts, as long as each comes within the time."""
+    while True:
+        try:
+            async with asyncio.timeout(idle_seconds):
+                part = await anext(parts, None)
+        except TimeoutError:
+            raise TimedOut(
+                "DEADLINE_EXCEEDED",
+                f"No chunk came for {idle_seconds:g} s; the upload is ended.",
+                advice=["Upload again; end the stream after the last chunk."],
+                seconds=idle_seconds,
+            ) from None
+        if part is None:
+            return
+        yield part
 
 
 def _chunk(part: pb.UploadDatasetVersionRequest) -> bytes:

@@ -19,6 +19,7 @@ class IngestionSettings(Settings):
     ingestion_rows_min: int = Field(10, ge=1, description="A file with fewer good rows is refused.")
     ingestion_rows_few: int = Field(50, ge=1, description="A file with fewer good rows carries a warning.")
     ingestion_uploads_max: int = Field(16, ge=1, description="Uploads at once; more are told to come again.")
+    ingestion_idle_seconds: float = Field(120, gt=0, description="An upload whose next chunk takes longer is ended.")
     ingestion_lease_seconds: float = Field(
         30, gt=0, description="An upload whose process is silent for this long is removed, bytes and all."
     )

@@ -33,45 +33,57 @@ class TokenCounter:
     """
 
     def __init__(self, encode: Encode, *, exact_rows: int = EXACT_ROWS, sample_every: int = SAMPLE_EVERY) -> None:
-        self._encode = encode
         self._exact_rows = exact_rows
         self._sample_every = sample_every
         self._rows = 0
-        self._exact = _Tally()
-        self._sampled = _Tally()
+        self._exact = _Tally(encode)
+        self._sampled = _Tally(encode)
         self._rest_bytes = 0
 
-    def add(self, rows: Sequence[tuple[Content, bytes, int]]) -> None:
-        """Rows in order: content, content digest, bytes of its normal form."""
-        exact, sampled = [], []
-        for content, digest, size_bytes in rows:
-            self._rows += 1
-            if self._rows <= self._exact_rows:
-                exact.append((content, size_bytes))
-                continue
-            self._rest_bytes += size_bytes
-            if int.from_bytes(digest[8:12]) % self._sample_every == 0:
-                sampled.append((content, size_bytes))
-        self._count(exact, self._exact)
-        self._count(sampled, self._sampled)
+    def add(self, content: Content, digest: bytes, size_bytes: int) -> None:
+        """The next row: its content, content digest and the bytes of its normal form."""
+        self._rows += 1
+        if self._rows <= self._exact_rows:
+            self._exact.add(content, size_bytes)
+            return
+        self._rest_bytes += size_bytes
+        if int.from_bytes(digest[8:12]) % self._sample_every == 0:
+            self._sampled.add(content, size_bytes)
 
     def result(self) -> Tokens:
+        exact, sampled = self._exact.tokens(), self._sampled.tokens()
         if self._rest_bytes == 0:
-            return Tokens(self._exact.tokens, estimated=False)
-        basis = self._sampled if self._sampled.size_bytes else self._exact
-        rest = self._rest_bytes * basis.tokens / basis.size_bytes
-        return Tokens(self._exact.tokens + round(rest), estimated=True)
-
-    def _count(self, rows: Sequence[tuple[Content, int]], tally: _Tally) -> None:
-        texts = [text for content, _ in rows for text in texts_of(content)]
-        tally.tokens += sum(sum(self._encode(batch)) for batch in _batches(texts))
-        tally.size_bytes += sum(size_bytes for _, size_bytes in rows)
+            return Tokens(exact, estimated=False)
+        per_byte = sampled / self._sampled.size_bytes if sampled else exact / self._exact.size_bytes
+        return Tokens(exact + round(self._rest_bytes * per_byte), estimated=True)
 
 
 class _Tally:
-    def __init__(self) -> None:
-        self.tokens = 0
+    """Collects texts to encode many at once, about 64 KiB of them."""
+
+    def __init__(self, encode: Encode) -> None:
+        self._encode = encode
+        self._waiting: list[str] = []
+        self._waiting_characters = 0
+        self._tokens = 0
         self.size_bytes = 0
+
+    def add(self, content: Content, size_bytes: int) -> None:
+        self.size_bytes += size_bytes
+        for text in texts_of(content):
+            self._waiting.append(text)
+            self._waiting_characters += len(text)
+        if self._waiting_characters >= _BATCH_CHARACTERS:
+            self._flush()
+
+    def tokens(self) -> int:
+        self._flush()
+        return self._tokens
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self._tokens += sum(self._encode(self._waiting))
+            self._waiting, self._waiting_characters = [], 0
 
 
 def texts_of(content: Content) -> Iterator[str]:
@@ -89,16 +101,3 @@ def texts_of(content: Content) -> Iterator[str]:
 def _objects(values: object) -> Iterator[Content]:
     if isinstance(values, list):
         yield from (value for value in values if isinstance(value, dict))
-
-
-def _batches(texts: Sequence[str]) -> Iterator[list[str]]:
-    batch: list[str] = []
-    characters = 0
-    for text in texts:
-        if batch and characters + len(text) > _BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-        batch.append(text)
-        characters += len(text)
-    if batch:
-        yield batch

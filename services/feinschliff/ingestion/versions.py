@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import heapq
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from itertools import islice
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import orjson
 
@@ -21,13 +21,14 @@ from feinschliff.ingestion.listing import Wish
 from feinschliff.ingestion.model import DATASET, SOURCE, VERSION, Facts, State, Version, file_of
 from feinschliff.ingestion.readers.reader import Content
 from feinschliff.kit.db import Database
-from feinschliff.kit.errors import FieldViolation, Invalid, NotFound, WrongState
+from feinschliff.kit.errors import FieldViolation, Invalid, NotFound, Unavailable, WrongState
 
 BATCH_BYTES = 1024 * 1024
 BATCH_ROWS = 1000
 SAMPLE_ROWS, SAMPLE_ROWS_MAX = 10, 1000
 _ROW_BYTES_MAX = 64 * 1024 * 1024
 _LINE_KEY = b',"line":'
+_TRIES = 3
 
 
 class RowRead(NamedTuple):
@@ -114,7 +115,7 @@ class Versions:
     def _source(self, key: str, place: int, end: int) -> Iterator[Chunk]:
         if place >= end:
             return
-        with closing(cast("_Closable", self._store.open(key, offset=place))) as chunks:
+        with closing(chunks_of(self._store, key, offset_bytes=place)) as chunks:
             for data in chunks:
                 yield Chunk(place, data[: end - place])
                 place += len(data)
@@ -128,11 +129,34 @@ class Versions:
 
     def _split_texts(self, version: Version, split: str) -> Iterator[_Text]:
         lines = LineSplitter(_ROW_BYTES_MAX)
-        with closing(cast("_Closable", self._store.open(key_of(version.prefix, file_of(split))))) as chunks:
+        with closing(chunks_of(self._store, key_of(version.prefix, file_of(split)))) as chunks:
             for chunk in chunks:
                 for _, text in lines.feed(chunk):
                     if text is not None:
                         yield _Text(int(text[text.rindex(_LINE_KEY) + len(_LINE_KEY) : -1]), split, text)
+
+
+def chunks_of(store: Store, key: str, *, offset_bytes: int = 0) -> Generator[bytes]:
+    """An object's bytes; a connection that breaks is opened again where it broke.
+
+    A reader that takes its time holds the connection idle, and servers close those.
+
+    Raises:
+        Unavailable: STORE_UNAVAILABLE where three tries in a row gave nothing.
+    """
+    tries = _TRIES
+    while True:
+        try:
+            for chunk in store.open(key, offset=offset_bytes):
+                offset_bytes += len(chunk)
+                tries = _TRIES
+                yield chunk
+        except Unavailable:
+            tries -= 1
+            if tries == 0:
+                raise
+        else:
+            return
 
 
 def _parsed(row: _Text) -> RowRead:
@@ -173,7 +197,3 @@ def _check_range(field: str, value: int) -> None:
 def _out_of_range(field: str, allowed: str) -> Invalid:
     message = f"`{field}` is {allowed}."
     return Invalid("RANGE_INVALID", message, fields=[FieldViolation(field, message, "RANGE_INVALID")], field=field)
-
-
-class _Closable(Iterator[bytes]):
-    def close(self) -> None: ...

@@ -102,6 +102,8 @@ def prepare(base: BaseFiles, cache_dir: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with _file_lock(target.with_name(target.name + ".lock")):
         if not target.is_dir():
+            for leftover in target.parent.glob(f"{target.name}.*/"):
+                shutil.rmtree(leftover, ignore_errors=True)
             aside = Path(tempfile.mkdtemp(prefix=target.name + ".", dir=target.parent))
             try:
                 _dequantise(base.path, aside)

@@ -69,6 +69,4 @@ def restore(
     """Put `state_tensors` back."""
     for name, parameter in parameters.items():
         if f"{name}/step" in tensors:
-            optimiser.state[parameter] = {
-                part: tensors[f"{name}/{part}"].to(parameter.device if part != "step" else "cpu") for part in _STATE
-            }
+            optimiser.state[parameter] = {part: tensors[f"{name}/{part}"].to(parameter.device) for part in _STATE}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, cast
@@ -82,7 +81,7 @@ class Loaded:
 
 
 def load(a: Attempt, saved: Saved | None) -> Loaded:
-    """Base and data; the rows are encoded while the weights are read."""
+    """Data first, so that a bad row is found before any weight is read; then the base."""
     files = resolve(a.runfile.base_model, a.store, a.settings.cache_folder, offline=a.settings.offline)
     conditions = saved.conditions if saved else None
     refuse_another_base(conditions.base_digest if conditions else a.runfile.base_digest, files)
@@ -93,12 +92,11 @@ def load(a: Attempt, saved: Saved | None) -> Loaded:
     use_threads(threads)
     folder = prepare(files, a.settings.cache_folder)
     a.stop.check()
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        weights = pool.submit(load_model, folder, precision=precision)
-        chat = Chat.of(load_tokenizer(folder), generation_stop_ids=stop_ids_of(folder))
-        a.post(Progress(stage="encoding"))
-        data = load_data(a, chat)
-        model = weights.result()
+    chat = Chat.of(load_tokenizer(folder), generation_stop_ids=stop_ids_of(folder))
+    a.post(Progress(stage="encoding"))
+    data = load_data(a, chat)
+    a.post(Progress(stage="loading"))
+    model = load_model(folder, precision=precision)
     prove_rows_apart(model)
     prove_plain_head(model)
     a.stop.check()

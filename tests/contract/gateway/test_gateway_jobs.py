@@ -209,17 +209,29 @@ def test_a_running_job_says_when_it_may_be_done(openai: OpenAI, gateway: Gateway
     assert openai.fine_tuning.jobs.retrieve(made.id).estimated_finish == 1_800_000_000
 
 
-def test_a_failed_job_says_why_and_has_no_model(openai: OpenAI, gateway: Gateway) -> None:
+@pytest.mark.parametrize(
+    ("reason", "code", "param"),
+    [
+        ("ATTEMPTS_EXHAUSTED", "attempts_exhausted", None),
+        ("ROW_TOO_LONG", "invalid_training_file", "training_file"),
+        ("DATASET_VERSION_MISSING", "dataset_version_missing", "training_file"),
+        ("TOO_FEW_ROWS", "invalid_n_examples", "training_file"),
+        ("BASE_NOT_FOUND", "model_not_found", "model"),
+    ],
+)
+def test_a_failed_job_says_why_and_has_no_model(
+    openai: OpenAI, gateway: Gateway, reason: str, code: str, param: str | None
+) -> None:
     made = job(openai)
-    failure = common_pb2.Failure(reason="ATTEMPTS_EXHAUSTED", message="It crashed 5 times.", advice=["Read the log."])
+    failure = common_pb2.Failure(reason=reason, message="It went wrong.", advice=["Read the log."])
     gateway.backends.training.move(name_of(made), State.STATE_FAILED, failure)
     failed = openai.fine_tuning.jobs.retrieve(made.id)
     assert (failed.status, failed.fine_tuned_model) == ("failed", None)
     assert failed.error is not None
-    assert (failed.error.code, failed.error.param) == ("attempts_exhausted", None)
-    assert failed.error.message == "It crashed 5 times.\nRead the log."
+    assert (failed.error.code, failed.error.param) == (code, param)
+    assert failed.error.message == "It went wrong.\nRead the log."
     last = openai.fine_tuning.jobs.list_events(made.id, limit=1).data[0]
-    assert (last.level, last.data) == ("error", {"error_code": "attempts_exhausted", "error_param": None})
+    assert (last.level, last.data) == ("error", {"error_code": code, "error_param": param})
 
 
 def test_events_tell_the_whole_story_in_openais_words(openai: OpenAI, gateway: Gateway) -> None:

@@ -14,7 +14,8 @@ STRENGTH = 0.25
 
 
 def load_plain(base: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    return model.eval()
 
 
 def make_adapter(base: Path, folder: Path, *, seed: int, rank: int = 4, **settings: Any) -> Path:

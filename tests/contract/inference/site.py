@@ -171,9 +171,7 @@ class Site:
         found: pb.Deployment = await refusing(self.deployments.GetDeployment(request))
         return found
 
-    async def wait_for(
-        self, name: str, state: pb.Deployment.State.ValueType, *, seconds: float = 30
-    ) -> pb.Deployment:
+    async def wait_for(self, name: str, state: pb.Deployment.State.ValueType, *, seconds: float = 30) -> pb.Deployment:
         async def found() -> pb.Deployment | None:
             deployment = await self.get(name)
             return deployment if deployment.state == state else None

@@ -96,7 +96,7 @@ async def test_a_deployment_s_name_is_answered_by_its_route(site: Site, adapters
 
 async def test_seeds_reproduce_and_differ(site: Site) -> None:
     await site.create()
-    draw = {"temperature": 1.5, "max_tokens": 30}
+    draw: dict[str, Any] = {"temperature": 1.5, "max_tokens": 30}
     first, again, other = [await site.chat(site.base, seed=seed, **draw) for seed in (1, 1, 2)]
     assert text_of(first) == text_of(again) != text_of(other)
     free = {text_of(await site.chat(site.base, **draw)) for _ in range(3)}
@@ -116,7 +116,7 @@ async def test_stop_strings_end_the_answer_and_are_not_part_of_it(site: Site) ->
 async def test_a_client_that_cancels_frees_its_place_at_once(site: Site) -> None:
     await site.create()
     call = site.chats.ChatStream(pb.ChatStreamRequest(chat=chat_request(site.base, max_tokens=LONG)))
-    seen = [await call.read() for _ in range(4)]
+    seen: list[Any] = [await call.read() for _ in range(4)]
     assert [event.WhichOneof("event") for event in seen][:2] == ["identity", "delta"]
     call.cancel()
     await idle(site)
@@ -149,7 +149,9 @@ async def test_a_deadline_stops_the_work(site: Site) -> None:
 async def test_more_than_the_queue_holds_is_refused_with_a_delay(tmp_path: Path, tiny_model: Path) -> None:
     async with open_site(tmp_path, tiny_model, inference_rows_max=2, inference_queue_max=1) as site:
         await site.create()
-        calls = [site.chats.ChatStream(pb.ChatStreamRequest(chat=chat_request(site.base, max_tokens=LONG))) for _ in range(3)]
+        calls = [
+            site.chats.ChatStream(pb.ChatStreamRequest(chat=chat_request(site.base, max_tokens=LONG))) for _ in range(3)
+        ]
         for call in calls:
             await call.read()
         refusal = await site.refused(site.base)

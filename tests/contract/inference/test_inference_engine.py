@@ -6,6 +6,7 @@ import gc
 import random
 import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,7 +53,9 @@ def test_seeded_draws_do_not_depend_on_what_else_is_in_the_batch(engine: Engine)
     requests = mixed(16, temperature=0.9, top_p=0.9)
     together = texts(engine, requests)
     assert together == [texts(engine, [request])[0] for request in reversed(requests)][::-1]
-    other_seeds = [GenerationRequest(one.prompt_ids, one.adapter_digest, one.max_tokens, 0.9, 0.9, 999) for one in requests]
+    other_seeds = [
+        GenerationRequest(one.prompt_ids, one.adapter_digest, one.max_tokens, 0.9, 0.9, 999) for one in requests
+    ]
     assert sum(a != b for a, b in zip(together, texts(engine, other_seeds), strict=True)) > 12
 
 
@@ -187,7 +190,7 @@ def test_an_adapter_in_use_is_not_unloaded(engine: Engine) -> None:
     ],
 )
 def test_adapters_that_the_engine_would_apply_wrongly_are_refused(
-    engine: Engine, tiny_model: Path, tmp_path: Path, settings: dict[str, object], reason: str
+    engine: Engine, tiny_model: Path, tmp_path: Path, settings: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(Refusal) as refused:
         engine.load_adapter("new", make_adapter(tiny_model, tmp_path / "new", seed=1, **settings))
@@ -204,7 +207,7 @@ def test_adapters_that_the_engine_would_apply_wrongly_are_refused(
     ],
 )
 def test_every_form_of_plain_lora_is_applied_as_peft_does(
-    engine: Engine, tiny_model: Path, tmp_path: Path, settings: dict[str, object]
+    engine: Engine, tiny_model: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     folder = make_adapter(tiny_model, tmp_path / "new", seed=5, **settings)
     engine.load_adapter("new", folder)
@@ -234,7 +237,9 @@ def test_an_adapter_of_another_shape_is_refused(engine: Engine, tiny_model: Path
 
     folder = make_adapter(tiny_model, tmp_path / "new", seed=1)
     weights = load_file(folder / "adapter_model.safetensors")
-    save_file({name: tensor[:, :-1].contiguous() for name, tensor in weights.items()}, folder / "adapter_model.safetensors")
+    save_file(
+        {name: tensor[:, :-1].contiguous() for name, tensor in weights.items()}, folder / "adapter_model.safetensors"
+    )
     with pytest.raises(WrongState) as refused:
         engine.load_adapter("new", folder)
     assert refused.value.reason == "ADAPTER_UNFIT"

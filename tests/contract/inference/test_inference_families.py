@@ -15,6 +15,7 @@ from feinschliff.artifacts.bases import BaseFiles
 from feinschliff.inference.engine import GenerationRequest
 from feinschliff.inference.engines import ENGINES, EngineOptions
 from feinschliff.kit.errors import WrongState
+from tests.contract.inference.adapters import load_plain
 from tests.contract.inference.generating import texts
 
 SIZES = {
@@ -42,21 +43,22 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def make(tiny_model: Path, folder: Path, family: str, **settings: Any) -> BaseFiles:
-    shutil.copytree(tiny_model, folder, ignore=shutil.ignore_patterns("model.safetensors", "config.json", "generation_*"))
+    shutil.copytree(
+        tiny_model, folder, ignore=shutil.ignore_patterns("model.safetensors", "config.json", "generation_*")
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **{**SIZES, **settings}))
+        make_model: Any = AutoModelForCausalLM.from_config
+        model = make_model(AutoConfig.for_model(family, **{**SIZES, **settings}))
     model.save_pretrained(folder)
     return BaseFiles(f"file:{folder}", f"sha256:{family}", "folder", folder)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_answers_in_a_batch_as_generate_does_alone(
-    tiny_model: Path, tmp_path: Path, family: str
-) -> None:
+def test_every_family_answers_in_a_batch_as_generate_does_alone(tiny_model: Path, tmp_path: Path, family: str) -> None:
     base = make(tiny_model, tmp_path / family, family, **FAMILIES[family])
     engine = ENGINES["transformers"](base, "fp32", EngineOptions(cache_dir=tmp_path, prefill_tokens_per_step=16))
-    model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32).eval()
+    model = load_plain(base.path)
     chosen = random.Random(4)
     prompts = [[chosen.randrange(3, 500) for _ in range(length)] for length in (3, 40, 9, 25, 60, 16)]
     expected = []

@@ -14,7 +14,7 @@ from feinschliff.kit.db import Database
 from feinschliff.kit.errors import Conflict, Invalid
 from feinschliff.kit.filters import Order
 from feinschliff.kit.paging import Page
-from tests.unit.inference.builders import MOMENT, MODEL, PROJECT, deployment, failed, ready
+from tests.unit.inference.builders import MODEL, MOMENT, PROJECT, deployment, failed, ready
 
 LATER = MOMENT + timedelta(seconds=5)
 NEWEST_FIRST, BY_NAME = Order("create_time", True), Order("name", False)
@@ -54,9 +54,7 @@ def test_migrations_make_the_tables_that_the_code_declares(database: Database) -
 
 
 def test_a_deployment_is_read_as_it_was_written(database: Database) -> None:
-    written = deployment(
-        routes={"a": (f"{MODEL}/versions/1", ready(1)), "b": (f"{MODEL}@x", failed())}, on_demand=True
-    )
+    written = deployment(routes={"a": (f"{MODEL}/versions/1", ready(1)), "b": (f"{MODEL}@x", failed())}, on_demand=True)
     add(database, written)
     assert read(database) == written
 
@@ -105,7 +103,9 @@ def names(database: Database, order: Order, filter_text: str = "", size: int = 2
 
 def test_pages_follow_each_other_in_every_order(database: Database) -> None:
     moments = {"a": 3, "b": 1, "c": 3, "d": 2, "e": 0}
-    add(database, *(deployment(name)._replace(created=MOMENT + timedelta(hours=hour)) for name, hour in moments.items()))
+    add(
+        database, *(deployment(name)._replace(created=MOMENT + timedelta(hours=hour)) for name, hour in moments.items())
+    )
     add(database, deployment("elsewhere", project="other"))
     assert names(database, NEWEST_FIRST) == [["c", "a"], ["d", "b"], ["e"]]
     assert names(database, BY_NAME) == [["a", "b"], ["c", "d"], ["e"]]
@@ -125,12 +125,12 @@ def test_pages_follow_each_other_in_every_order(database: Database) -> None:
 def test_filters_compare_the_documented_fields(database: Database, filter_text: str, expected: list[str]) -> None:
     one = deployment("a")
     labelled = one._replace(spec=one.spec.model_copy(update={"labels": {"team": "x"}}))
-    later = {"created": MOMENT + timedelta(hours=1)}
+    later = MOMENT + timedelta(hours=1)
     add(
         database,
         labelled,
-        deployment("b", state=State.FAILED)._replace(**later),
-        deployment("c", state=State.LOADING, base="file:/other")._replace(**later),
+        deployment("b", state=State.FAILED)._replace(created=later),
+        deployment("c", state=State.LOADING, base="file:/other")._replace(created=later),
     )
     assert names(database, BY_NAME, filter_text, size=10) == [expected]
 

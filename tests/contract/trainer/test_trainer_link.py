@@ -47,16 +47,16 @@ class Worker(training_pb2_grpc.WorkerServiceServicer):
         self.finished: list[pb.FinishRequest] = []
         self.commands: list[pb.Command] = []
 
-    def GetRunfile(self, request: pb.GetRunfileRequest, context: grpc.ServicerContext) -> pb.GetRunfileResponse:  # noqa: N802
+    def GetRunfile(self, request: pb.GetRunfileRequest, context: grpc.ServicerContext) -> pb.GetRunfileResponse:
         assert request.attempt == ATTEMPT
         return pb.GetRunfileResponse(runfile=ParseDict(RUNFILE.model_dump(mode="json"), Struct()))
 
-    def Report(self, request_iterator: Iterator[pb.ReportRequest], context: grpc.ServicerContext) -> pb.ReportResponse:  # noqa: N802
+    def Report(self, request_iterator: Iterator[pb.ReportRequest], context: grpc.ServicerContext) -> pb.ReportResponse:
         self.tokens |= {str(value) for key, value in context.invocation_metadata() if key == "authorization"}
         self.reports += list(request_iterator)
         return pb.ReportResponse(last_sequence=self.reports[-1].sequence, commands=self.commands)
 
-    def Finish(self, request: pb.FinishRequest, context: grpc.ServicerContext) -> pb.FinishResponse:  # noqa: N802
+    def Finish(self, request: pb.FinishRequest, context: grpc.ServicerContext) -> pb.FinishResponse:
         self.finished.append(request)
         return pb.FinishResponse()
 

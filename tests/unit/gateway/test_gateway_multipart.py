@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import pytest
 from fastapi import Request
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feinschliff.gateway.errors import ApiError
@@ -57,6 +57,7 @@ def read(chunks: Sequence[bytes], *, file_bytes_max: int = 10_000, headers: dict
     return asyncio.run(whole())
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 500), max_size=12), st.booleans())
 def test_where_the_chunks_end_changes_nothing(cuts: list[int], is_file_first: bool) -> None:
     purpose, file = ("purpose", None, b"fine-tune"), ("file", "my data.jsonl", FILE)

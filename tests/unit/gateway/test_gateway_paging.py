@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feinschliff.gateway.errors import ApiError
@@ -23,6 +23,7 @@ def ask(items: list[Item], per_page: int, query: Query) -> Item:
     return asyncio.run(page_of(fetch, query))
 
 
+@settings(deadline=None)
 @given(st.integers(0, 30), st.integers(1, 12), st.integers(1, 40))
 def test_walking_by_cursor_gives_every_item_once(count: int, per_page: int, limit: int) -> None:
     items: list[Item] = [{"id": f"i{number}"} for number in range(count)]

@@ -75,6 +75,16 @@ def test_a_message_tells_every_field_and_what_to_do_up_to_a_bound() -> None:
     assert (lines[0], lines[1], lines[-2:]) == ("Rows are bad.", "lines[1]: is bad", ["... and 5 more.", "Mend them."])
 
 
+def test_nothing_is_told_twice_and_fields_have_the_callers_names() -> None:
+    fields = [
+        FieldViolation("recipe.rate", "must be less than 1"),
+        FieldViolation("recipe.base", "Rate and base are bad."),
+    ]
+    refusal = Invalid("X", "Rate and base are bad. Run: pip", fields=fields, advice=["Run: pip", "Read on."])
+    told = from_refusal(refusal, param_of={"recipe.rate": "rate"}.get).message
+    assert told.splitlines() == ["Rate and base are bad. Run: pip", "rate: must be less than 1", "Read on."]
+
+
 def test_the_first_field_that_the_caller_knows_is_the_param() -> None:
     fields = [FieldViolation("inner", "x"), FieldViolation("known", "x")]
     refusal = Invalid("X", "x", fields=fields)

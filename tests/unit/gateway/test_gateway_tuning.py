@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feinschliff.gateway.bodies import checked
@@ -30,6 +30,7 @@ def test_auto_epochs_follow_the_published_rule(rows: int, epochs: int) -> None:
     assert auto_epochs(rows) == epochs
 
 
+@settings(deadline=None)
 @given(st.integers(1, 10**9))
 def test_auto_is_always_in_range_and_leaves_four_steps_an_epoch(rows: int) -> None:
     assert 1 <= auto_epochs(rows) <= 25
@@ -43,6 +44,7 @@ def test_a_number_is_taken_as_it_is() -> None:
     assert resolve(asked, rows=1000) == Resolved(7, 3, 0.5)
 
 
+@settings(deadline=None)
 @given(st.floats(0.001, 1000), st.integers(1, 50), st.integers(1, 256))
 def test_hyperparameters_come_back_as_they_went(multiplier: float, epochs: int, batch: int) -> None:
     multiplier = float(f"{multiplier:.6g}")

@@ -24,7 +24,9 @@ MODEL = f"{PROJECT}/models/m"
 MOMENT = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def version(number: int = 1, *, base_digest: str = DIGEST, model: str = "m", defaults: Sampling | None = None) -> Version:
+def version(
+    number: int = 1, *, base_digest: str = DIGEST, model: str = "m", defaults: Sampling | None = None
+) -> Version:
     return Version(
         name=f"{PROJECT}/models/{model}/versions/{number}",
         base_model=BASE,
@@ -62,7 +64,8 @@ def deployment(
         base_model=base,
         precision="fp32",
         routes=tuple(
-            Route(id=one, model_version=wanted, weight=(weights or {}).get(one, 1.0)) for one, (wanted, _) in given.items()
+            Route(id=one, model_version=wanted, weight=(weights or {}).get(one, 1.0))
+            for one, (wanted, _) in given.items()
         ),
         on_demand=on_demand,
         replicas=replicas,

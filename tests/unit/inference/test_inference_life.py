@@ -47,7 +47,7 @@ def test_every_pair_of_wanted_and_seen_has_its_act(wanted: bool, seen: Seen, act
 def test_decisions_reach_what_is_wanted_and_stop_there() -> None:
     follows = {Act.LOAD: Seen.HELD, Act.LOAD_AGAIN: Seen.HELD, Act.UNLOAD: Seen.NOTHING, Act.FORGET: Seen.NOTHING}
     for wanted, start in itertools.product((True, False), Seen):
-        seen = Seen.HELD if start is Seen.LOADING else start
+        seen: Seen = Seen.HELD if start is Seen.LOADING else start
         while (act := DECIDE.get((wanted, seen))) is not None:
             seen = follows[act]
         assert seen is (Seen.HELD if wanted else Seen.NOTHING)

@@ -120,4 +120,6 @@ def test_only_deployments_of_the_project_and_base_that_load_on_demand_are_hosts(
 def test_adapters_of_routes_are_pinned_on_their_base() -> None:
     key = BaseKey(DIGEST, "fp32")
     routed = deployment(routes={"a": (V1, ready(1)), "b": (V2, LOADING)})
-    assert pinned_on(key, [routed, deployment("e", digest="sha256:other", routes={"a": (V2, ready(2))})]) == {"sha256:m1"}
+    assert pinned_on(key, [routed, deployment("e", digest="sha256:other", routes={"a": (V2, ready(2))})]) == {
+        "sha256:m1"
+    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from feinschliff.inference.life import Precision, Seen
-from feinschliff.inference.pool import BaseKey, Pool, Source
+from feinschliff.inference.pool import BaseKey, Located, Pool, Source
 from feinschliff.kit.clock import ManualClock
 from feinschliff.kit.errors import Exhausted, WrongState
 from feinschliff.kit.metrics import Metrics
@@ -25,9 +25,14 @@ class Bench:
         self.metrics = Metrics("inference")
         self.pool = Pool(self.loader, self.metrics, clock=self.clock, changed=lambda: None)
 
+    def locate(self, source: Source) -> Located:
+        located = eventually(lambda: self.pool.locate(source))
+        assert located is not None
+        return located
+
     def load_base(self, precision: Precision = "fp32") -> BaseKey:
         source = Source(BASE, precision)
-        located = eventually(lambda: self.pool.locate(source))
+        located = self.locate(source)
         self.pool.load_base(located)
         eventually(lambda: self.pool.look_at_base(located.key).seen is Seen.HELD)
         return located.key
@@ -51,7 +56,7 @@ def bench() -> Bench:
 
 def test_a_base_is_loaded_once_however_often_it_is_asked_for(bench: Bench) -> None:
     bench.loader.gate.clear()
-    located = eventually(lambda: bench.pool.locate(SOURCE))
+    located = bench.locate(SOURCE)
     for _ in range(5):
         bench.pool.load_base(located)
     assert bench.pool.look_at_base(located.key).seen is Seen.LOADING
@@ -112,7 +117,7 @@ def test_a_base_is_not_unloaded_under_an_adapter_that_is_being_loaded(bench: Ben
 
 
 def test_failed_loading_is_tried_again_after_a_pause_that_doubles(bench: Bench) -> None:
-    located = eventually(lambda: bench.pool.locate(SOURCE))
+    located = bench.locate(SOURCE)
     bench.loader.errors = [WrongState("BASE_MODEL_UNSUPPORTED", "No.") for _ in range(3)]
 
     def attempts_left_after(seconds: float) -> int:

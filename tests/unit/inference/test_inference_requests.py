@@ -40,7 +40,7 @@ def test_stop_strings_are_bounded(stop: list[str], field: str) -> None:
 
 @pytest.mark.parametrize("edge", [{"temperature": 0.0}, {"temperature": 2.0}, {"top_p": 1.0}, {"max_tokens": 1}])
 def test_the_edges_of_the_ranges_are_allowed(edge: dict[str, float]) -> None:
-    assert sampling_violations(Sampling(**edge), "sampling") == []  # type: ignore[arg-type]
+    assert sampling_violations(Sampling(**edge), "sampling") == []
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,9 @@ def test_the_edges_of_the_ranges_are_allowed(edge: dict[str, float]) -> None:
         common_pb2.SamplingParams(logprobs=True),
         common_pb2.SamplingParams(presence_penalty=0.5),
         common_pb2.SamplingParams(logit_bias={3: 1.0}),
-        common_pb2.SamplingParams(response_format=common_pb2.ResponseFormat(json_object={})),
+        common_pb2.SamplingParams(
+            response_format=common_pb2.ResponseFormat(json_object=common_pb2.ResponseFormat.JsonObject())
+        ),
     ],
 )
 def test_what_is_not_served_is_refused_and_not_ignored(params: common_pb2.SamplingParams) -> None:
@@ -136,8 +138,11 @@ def test_tool_calls_and_results_become_what_templates_know() -> None:
         (turn(99, text("x")), "messages[0].role"),
         (turn(common_pb2.ROLE_USER), "messages[0].parts"),
         (turn(common_pb2.ROLE_USER, common_pb2.Part()), "messages[0].parts[0]"),
-        (turn(common_pb2.ROLE_USER, common_pb2.Part(tool_call={"id": "c"})), "messages[0].parts[0]"),
-        (turn(common_pb2.ROLE_SYSTEM, common_pb2.Part(tool_result={"tool_call_id": "c"})), "messages[0].parts[0]"),
+        (turn(common_pb2.ROLE_USER, common_pb2.Part(tool_call=common_pb2.ToolCall(id="c"))), "messages[0].parts[0]"),
+        (
+            turn(common_pb2.ROLE_SYSTEM, common_pb2.Part(tool_result=common_pb2.ToolResult(tool_call_id="c"))),
+            "messages[0].parts[0]",
+        ),
     ],
 )
 def test_wrong_turns_are_refused_by_their_path(wrong: common_pb2.Message, field: str) -> None:
@@ -148,7 +153,9 @@ def test_wrong_turns_are_refused_by_their_path(wrong: common_pb2.Message, field:
 
 def test_images_are_not_served_and_say_so() -> None:
     with pytest.raises(Unserved):
-        to_messages([turn(common_pb2.ROLE_USER, common_pb2.Part(image={"uri": "https://x/y.png"}))], "messages")
+        to_messages(
+            [turn(common_pb2.ROLE_USER, common_pb2.Part(image=common_pb2.Image(uri="https://x/y.png")))], "messages"
+        )
 
 
 @pytest.mark.parametrize("wish", [{"tools": [{"name": "f"}]}, {"store": True}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import torch
@@ -48,7 +49,9 @@ def test_temperature_sharpens_and_flattens() -> None:
     assert share_of_best(2.0) == pytest.approx(flat, abs=0.04)
 
 
-@pytest.mark.parametrize(("top_p", "allowed"), [(0.4, {0}), (0.5, {0}), (0.6, {0, 1}), (0.81, {0, 1, 2}), (1.0, {0, 1, 2})])
+@pytest.mark.parametrize(
+    ("top_p", "allowed"), [(0.4, {0}), (0.5, {0}), (0.6, {0, 1}), (0.81, {0, 1, 2}), (1.0, {0, 1, 2})]
+)
 def test_top_p_draws_only_from_the_smallest_set_that_reaches_it(top_p: float, allowed: set[int]) -> None:
     one = sampler(top_p=top_p, seed=3)
     assert {one.choose(logits(0.5, 0.3, 0.2)) for _ in range(400)} == allowed
@@ -63,7 +66,10 @@ def test_top_p_beyond_the_first_look_sorts_all() -> None:
 
 def test_tokens_of_no_probability_are_never_drawn() -> None:
     one = sampler(2.0, seed=5)
-    assert {one.choose(torch.tensor([float("-inf"), 0.0, float("-inf"), 0.0, float("-inf")])) for _ in range(500)} == {1, 3}
+    assert {one.choose(torch.tensor([float("-inf"), 0.0, float("-inf"), 0.0, float("-inf")])) for _ in range(500)} == {
+        1,
+        3,
+    }
 
 
 def test_seed_decides_the_draws_whatever_the_neighbours_do() -> None:
@@ -117,7 +123,7 @@ def test_endless_invalid_bytes_do_not_hold_the_text_back() -> None:
 
 def cut(text: str, cuts: list[int]) -> list[str]:
     places = sorted({min(place, len(text)) for place in cuts} | {0, len(text)})
-    return [text[a:b] for a, b in zip(places, places[1:], strict=False)] or [""]
+    return [text[a:b] for a, b in pairwise(places)] or [""]
 
 
 def run(stops: list[str], pieces: list[str]) -> tuple[str, bool]:

@@ -22,24 +22,32 @@ def row(number: int, length: int) -> tuple[Content, bytes, int]:
     return content, hashlib.sha256(str(number).encode()).digest(), len(text)
 
 
-def counted(rows: list[tuple[Content, bytes, int]], block: int, **limits: int) -> Tokens:
+def counted(rows: list[tuple[Content, bytes, int]], **limits: int) -> Tokens:
     counter = TokenCounter(words, **limits)
-    for start in range(0, len(rows), block):
-        counter.add(rows[start : start + block])
+    for content, digest, size_bytes in rows:
+        counter.add(content, digest, size_bytes)
     return counter.result()
 
 
-@pytest.mark.parametrize("block", [1, 7, 1000])
-def test_usual_file_is_counted_exactly(block: int) -> None:
-    rows = [row(number, number % 10) for number in range(100)]
-    assert counted(rows, block) == (sum(number % 10 + 1 for number in range(100)), False)
+def test_usual_file_is_counted_exactly() -> None:
+    rows = [row(number, number % 10) for number in range(5_000)]
+    assert counted(rows) == (sum(number % 10 + 1 for number in range(5_000)), False)
+
+
+def test_file_without_rows_has_no_tokens() -> None:
+    assert counted([]) == (0, False)
+
+
+def test_large_file_whose_sample_is_empty_is_estimated_from_its_first_rows() -> None:
+    rows = [row(number, 9) for number in range(30)]
+    assert counted(rows, exact_rows=10, sample_every=2**40) == (300, True)
 
 
 def test_large_file_is_estimated_and_says_so() -> None:
     rng = random.Random(5)
     rows = [row(number, rng.randrange(5, 60)) for number in range(20_000)]
-    truth = counted(rows, 512, exact_rows=20_000)
-    guess = counted(rows, 512, exact_rows=500, sample_every=16)
+    truth = counted(rows, exact_rows=20_000)
+    guess = counted(rows, exact_rows=500, sample_every=16)
     assert not truth.estimated
     assert guess.estimated
     assert guess.total == pytest.approx(truth.total, rel=0.02)
@@ -47,14 +55,8 @@ def test_large_file_is_estimated_and_says_so() -> None:
 
 def test_sorted_file_is_estimated_as_well() -> None:
     rows = sorted((row(number, number % 60) for number in range(20_000)), key=lambda one: one[2])
-    truth = counted(rows, 512, exact_rows=20_000).total
-    assert counted(rows, 512, exact_rows=500, sample_every=16).total == pytest.approx(truth, rel=0.02)
-
-
-def test_estimate_does_not_depend_on_blocks() -> None:
-    rows = [row(number, number % 30) for number in range(3_000)]
-    limits = {"exact_rows": 100, "sample_every": 8}
-    assert counted(rows, 1, **limits) == counted(rows, 999, **limits)
+    truth = counted(rows, exact_rows=20_000).total
+    assert counted(rows, exact_rows=500, sample_every=16).total == pytest.approx(truth, rel=0.02)
 
 
 def test_everything_said_is_counted() -> None:

@@ -12,7 +12,8 @@ from feinschliff.kit.errors import Invalid
 from feinschliff.lm.chat import Chat, Encoded
 
 TRIMMING = (
-    "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n\n{{ m['content'] | trim }}<|im_end|>{% endfor %}"
+    "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m['role'] }}\n\n{{ m['content'] | trim }}<|im_end|>"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n\n{% endif %}"
 )
 THINKING_ON_THE_LAST_TURN = (
@@ -198,7 +199,8 @@ def test_tool_calls_are_refused_where_the_template_would_drop_them(chat: Chat) -
 def test_tool_calls_reach_a_template_with_parsed_arguments(tokenizer: PreTrainedTokenizerFast) -> None:
     template = (
         "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}"
-        "{% for c in m['tool_calls'] or [] %}{{ c['function']['arguments']['at'] + 1 }}{% endfor %}<|im_end|>{% endfor %}"
+        "{% for c in m['tool_calls'] or [] %}{{ c['function']['arguments']['at'] + 1 }}{% endfor %}<|im_end|>"
+        "{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     call = {"id": "1", "type": "function", "function": {"name": "look", "arguments": '{"at": 41}'}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ from feinschliff.lm.chat import Encoded
 from feinschliff.lm.flat import flatten, hidden_states, prove_rows_apart, rows_apart
 from feinschliff.lm.logprobs import score_labels
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "vocab_size": 128,
     "hidden_size": 32,
     "intermediate_size": 64,

@@ -14,7 +14,7 @@ MakeWorkshop = Callable[..., Workshop]
 
 @pytest.fixture
 def workshop(tmp_path: Path, tiny_model: Path) -> MakeWorkshop:
-    """Makes jobs with 18 training rows (5 steps an epoch), 4 validation rows and three epochs, unless told otherwise."""
+    """Makes jobs with 18 training rows (5 steps an epoch), 4 validation rows and three epochs."""
     made = 0
 
     def make(**recipe: object) -> Workshop:

@@ -29,8 +29,12 @@ def history(one: Workshop) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(one.store.get_bytes(f"{JOB}/result/metrics.csv").decode())))
 
 
-def shifted(records: list[Record]) -> list[tuple[Record, Record]]:
-    return list(zip(records, records[1:] + records[:1], strict=True))
+def with_answers_of_the_next(records: list[Record]) -> list[Record]:
+    nexts = records[1:] + records[:1]
+    return [
+        one.model_copy(update={"messages": [one.messages[0], other.messages[1]]})
+        for one, other in zip(records, nexts, strict=True)
+    ]
 
 
 def test_the_loss_falls_and_the_files_say_so(workshop: MakeWorkshop) -> None:
@@ -65,7 +69,7 @@ def test_how_a_step_is_cut_into_micro_batches_changes_nothing(workshop: MakeWork
 
 
 def test_training_stops_early_and_keeps_the_best_weights(tmp_path: Path, tiny_model: Path) -> None:
-    wrong = [row.model_copy(update={"messages": [row.messages[0], other.messages[1]]}) for row, other in shifted(rows(8))]
+    wrong = with_answers_of_the_next(rows(8))
     one = Workshop(tmp_path / "job", tiny_model, train=rows(18), validation=wrong)
     one.recipe = {
         "optimisation": {"epochs": 30, "batch_size": 4, "learning_rate": 0.01, "warmup_fraction": 0.0},
