@@ -13,7 +13,7 @@ import psutil
 
 from feinschliff.cli.parts import ModulePart
 from feinschliff.cli.settings import PlatformSettings
-from feinschliff.cli.state import Phase, PlatformState, forget_state, is_owned, read_state
+from feinschliff.cli.state import Phase, PlatformState, ProcessRef, forget_state, is_owned, read_state
 from feinschliff.cli.supervisor import CLOSE_SECONDS, START_SECONDS_MAX, sweep
 from feinschliff.cli.workloads import stop_workloads
 from feinschliff.kit.errors import Unavailable
@@ -87,14 +87,14 @@ def stop_platform(settings: PlatformSettings) -> bool:
     was_running = is_owned(home)
     seconds_max = settings.drain_seconds + settings.grace_seconds + settings.training_stop_seconds + 4 * CLOSE_SECONDS
     deadline = time.monotonic() + seconds_max
-    asked: int | None = None
-    while is_owned(home):
+    asked: ProcessRef | None = None
+    while is_owned(home) or (asked is not None and asked.find() is not None):
         state = read_state(home)
-        supervisor = state.supervisor.find() if state is not None else None
-        if supervisor is not None and supervisor.pid != asked:
-            asked = supervisor.pid
+        supervisor = state.supervisor if state is not None else None
+        if supervisor != asked and supervisor is not None and (process := supervisor.find()) is not None:
+            asked = supervisor
             with suppress(psutil.NoSuchProcess):
-                supervisor.terminate()
+                process.terminate()
         if time.monotonic() > deadline:
             message = f"The platform in {home} did not stop within {seconds_max:g} s; see {home / 'logs'}."
             raise Unavailable("PLATFORM_STOP_FAILED", message, home=home)

@@ -12,7 +12,7 @@ from feinschliff.v1 import inference_pb2_grpc, ingestion_pb2_grpc, registry_pb2_
 
 if TYPE_CHECKING:
     from feinschliff.v1.inference_pb2_grpc import DeploymentServiceAsyncStub, InferenceServiceAsyncStub
-    from feinschliff.v1.ingestion_pb2_grpc import DatasetServiceAsyncStub
+    from feinschliff.v1.ingestion_pb2_grpc import DatasetServiceAsyncStub, DatasetServiceStub
     from feinschliff.v1.registry_pb2_grpc import RegistryServiceAsyncStub
     from feinschliff.v1.training_pb2_grpc import TrainingServiceAsyncStub
 
@@ -25,8 +25,9 @@ DEPLOYMENTS = "feinschliff.v1.DeploymentService"
 
 @dataclass(frozen=True)
 class Clients:
-    """Stubs of the services that the gateway calls."""
+    """Stubs of the services that the gateway calls; `uploads` is the one for threads."""
 
+    uploads: DatasetServiceStub
     datasets: DatasetServiceAsyncStub
     training: TrainingServiceAsyncStub
     registry: RegistryServiceAsyncStub
@@ -50,7 +51,11 @@ def connect(settings: GatewaySettings, metrics: Metrics) -> Clients:
     inference = client.channel(
         settings.inference_address, name="inference", services=[DEPLOYMENTS], metrics=metrics, timeout_seconds=seconds
     )
+    uploads = client.sync_channel(
+        settings.ingestion_address, name="ingestion", metrics=metrics, timeout_seconds=seconds
+    )
     return Clients(
+        ingestion_pb2_grpc.DatasetServiceStub(uploads),
         ingestion_pb2_grpc.DatasetServiceStub(ingestion),
         training_pb2_grpc.TrainingServiceStub(training),
         registry_pb2_grpc.RegistryServiceStub(registry),

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
-import grpc
 from pydantic import JsonValue
 
 from feinschliff.gateway import ids
-from feinschliff.gateway.errors import ApiError, answering, invalid, no_file, required, unsupported
+from feinschliff.gateway.errors import ApiError, invalid, required, unsupported
 from feinschliff.gateway.jobs import seconds
 from feinschliff.gateway.multipart import Form
 from feinschliff.v1 import common_pb2
 from feinschliff.v1 import ingestion_pb2 as pb
 
-if TYPE_CHECKING:
-    from feinschliff.v1.ingestion_pb2_grpc import DatasetServiceAsyncStub
-
-    UploadCall = grpc.aio.StreamUnaryCall[pb.UploadDatasetVersionRequest, pb.DatasetVersion]
-
-log = logging.getLogger(__name__)
-
 FINE_TUNE, RESULTS = "fine-tune", "fine-tune-results"
 SERVED_PURPOSES = (FINE_TUNE,)
 KNOWN_PURPOSES = ("assistants", "batch", "evals", FINE_TUNE, "user_data", "vision")
 OBJECT_LABEL, PURPOSE_LABEL = "openai_object", "openai_purpose"
-CHUNK_BYTES = 256 * 1024
 FILE_NAME_CHARS_MAX = 255
 
 State = pb.DatasetVersion.State
@@ -63,31 +50,6 @@ def header_of(project: str, file_id: str, form: Form, request_id: str) -> pb.Upl
         labels={OBJECT_LABEL: "file", PURPOSE_LABEL: FINE_TUNE},
         request_id=request_id,
     )
-
-
-async def upload(
-    datasets: DatasetServiceAsyncStub, header: pb.UploadHeader, form: Form, *, timeout_seconds: float
-) -> pb.DatasetVersion:
-    """Passes the file on as it comes; memory holds one chunk. Nothing is stored unless the whole form is good.
-
-    Raises:
-        ApiError: the form, its fields, or the file is refused.
-    """
-    call = datasets.UploadDatasetVersion(timeout=timeout_seconds)
-    try:
-        if await _written(call, pb.UploadDatasetVersionRequest(header=header)):
-            async with aclosing(_chunks(form)) as chunks:
-                async for chunk in chunks:
-                    if not await _written(call, pb.UploadDatasetVersionRequest(chunk=chunk)):
-                        break
-                else:
-                    await form.finish()
-                    check_fields(form)
-                    await call.done_writing()
-        with answering(missing=no_file(ids.last_part(header.parent))):
-            return await call
-    finally:
-        call.cancel()
 
 
 def check_fields(form: Form) -> None:
@@ -125,25 +87,3 @@ def _finding(finding: common_pb2.Finding) -> JsonValue:
         "lines": list(finding.rows[:20]),
         "advice": finding.advice,
     }
-
-
-async def _chunks(form: Form) -> AsyncGenerator[bytes, None]:
-    """The file in pieces that are large enough to be worth a message of their own."""
-    gathered = bytearray()
-    async with aclosing(form.file()) as pieces:
-        async for piece in pieces:
-            gathered += piece
-            if len(gathered) >= CHUNK_BYTES:
-                yield bytes(gathered)
-                gathered.clear()
-    if gathered:
-        yield bytes(gathered)
-
-
-async def _written(call: UploadCall, message: pb.UploadDatasetVersionRequest) -> bool:
-    """False once the service has refused the upload; awaiting the call says why."""
-    try:
-        await call.write(message)
-    except (grpc.RpcError, asyncio.InvalidStateError):
-        return False
-    return True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from datetime import timedelta
 from functools import partial
 
@@ -35,9 +34,7 @@ def wire(settings: IngestionSettings) -> Room:
     database = Database(settings.database_url_for("ingestion"), "ingestion")
     database.upgrade()
     store = store_of(settings)
-    reservations = Reservations(
-        database, store, clock, wake, owner=uuid.uuid4().hex, lease_seconds=settings.ingestion_lease_seconds
-    )
+    reservations = Reservations(database, store, clock, wake, lease_seconds=settings.ingestion_lease_seconds)
     datasets = Datasets(database, store, clock)
     tokenizers = Tokenizers(store, settings.cache_dir, settings.ingestion_tokenizer_base, offline=settings.offline)
     uploads = Uploads(
@@ -52,9 +49,8 @@ def wire(settings: IngestionSettings) -> Room:
     )
     unfinished = timedelta(seconds=settings.ingestion_unfinished_seconds)
     upkeep = Upkeep(database, datasets, reservations, partial(store.drop_unfinished, older_than=unfinished), metrics)
-    service = DatasetService(
-        datasets, Versions(database, store), uploads, wake, metrics, idle_seconds=settings.ingestion_idle_seconds
-    )
+    versions = Versions(database, store)
+    service = DatasetService(datasets, versions, uploads, wake, metrics, idle_seconds=settings.ingestion_idle_seconds)
     return Room(
         name="ingestion",
         port=settings.ingestion_port,

@@ -19,7 +19,7 @@ DATASET = "projects/{project}/datasets/{dataset}"
 VERSION = "projects/{project}/datasets/{dataset}/versions/{version}"
 
 
-VersionKey = tuple[str, str, int]
+VersionKey = tuple[str, str, int, str]
 
 
 class State(StrEnum):
@@ -96,8 +96,8 @@ class Version:
 
     @property
     def key(self) -> VersionKey:
-        """Project, dataset and number: the version's place in the tables."""
-        return self.project, self.dataset, self.number
+        """Project, dataset, number and owner: a number may be given out again, never to the same owner."""
+        return self.project, self.dataset, self.number, self.owner
 
     @property
     def name(self) -> str:

@@ -134,6 +134,7 @@ def verdict_message(verdict: Verdict, header: Header) -> ingestion_pb2.DatasetVe
         rows=summary.rows,
         rows_by_split=dict(summary.rows_by_split),
         tokens=summary.tokens.total if summary.tokens else 0,
+        tokens_estimated=summary.tokens.estimated if summary.tokens else False,
         tokenizer=verdict.tokenizer,
         split=_split_message(header.wanted.split),
         findings=[_finding(finding) for finding in summary.findings],
@@ -208,6 +209,7 @@ def _add_facts(message: ingestion_pb2.DatasetVersion, version: Version, facts: F
     for name, entry in facts.splits.items():
         message.artifacts[name].CopyFrom(_artifact(entry, bucket, key_of(version.prefix, file_of(name)), JSON_LINES))
     message.tokens = facts.tokens
+    message.tokens_estimated = facts.tokens_estimated
     message.tokenizer = facts.tokenizer
     message.findings.extend(_finding(finding) for finding in facts.findings)
 

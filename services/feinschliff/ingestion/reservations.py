@@ -12,6 +12,7 @@ from feinschliff.ingestion import store as tables
 from feinschliff.ingestion.datasets import Draft, found, new_dataset
 from feinschliff.ingestion.header import Header
 from feinschliff.ingestion.model import Facts, State, Version, VersionKey
+from feinschliff.kit import names
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.db import Database, Session
 from feinschliff.kit.errors import Conflict, Invalid, Refusal
@@ -22,19 +23,16 @@ NOBODY = ""  # renews no lease, so a removal that failed is tried again once its
 
 
 class Reservations:
-    """Rows in PROCESSING, each owned by one process that renews its lease; who comes to a late one removes it.
+    """Rows in PROCESSING, each with an owner, whose process renews its lease; who comes to a late one removes it.
 
     Removing means bytes first, then the row: what a crash leaves between the two is found again by the row.
     """
 
-    def __init__(
-        self, database: Database, store: Store, clock: Clock, wake: Wake, *, owner: str, lease_seconds: float
-    ) -> None:
+    def __init__(self, database: Database, store: Store, clock: Clock, wake: Wake, *, lease_seconds: float) -> None:
         self._database = database
         self._store = store
         self._clock = clock
         self._wake = wake
-        self._owner = owner
         self._lease = timedelta(seconds=lease_seconds)
         self._lock = threading.Lock()
         self._alive: set[VersionKey] = set()
@@ -62,7 +60,8 @@ class Reservations:
 
     def progress(self, version: Version, received_bytes: int) -> Version:
         """Notes how far the upload is; raises Conflict UPLOAD_LOST where the version is no longer ours."""
-        return self._write(replace(version, received_bytes=received_bytes, lease_until=self._clock.now() + self._lease))
+        lease_until = self._clock.now() + self._lease
+        return self._write(replace(version, received_bytes=received_bytes, lease_until=lease_until), version.owner)
 
     def publish(self, version: Version, facts: Facts, sha256: str) -> Version:
         """Makes the version READY; raises Conflict UPLOAD_LOST where it is no longer ours."""
@@ -74,7 +73,7 @@ class Reservations:
             sha256=sha256,
             ready=self._clock.now(),
         )
-        written = self._write(published)
+        written = self._write(published, version.owner)
         self._forget(version)
         return written
 
@@ -84,7 +83,7 @@ class Reservations:
         try:
             with self._database.reading() as session:
                 there = tables.read_version(session, version.project, version.dataset, version.number)
-            if there is not None and there.owner == self._owner and there.state is State.PROCESSING:
+            if there is not None and there.owner == version.owner and there.state is State.PROCESSING:
                 self._remove(there)
         except Refusal as refusal:
             log.warning("an ended upload is removed later", extra={"version": version.name, "why": str(refusal)})
@@ -95,14 +94,14 @@ class Reservations:
             alive = sorted(self._alive)
         if alive:
             with self._database.transaction() as session:
-                tables.renew_leases(session, self._owner, alive, self._clock.now() + self._lease)
+                tables.renew_leases(session, alive, self._clock.now() + self._lease)
 
     def sweep(self) -> None:
         """Removes reservations whose owner is gone; one that fails does not stop the others."""
         with self._database.reading() as session:
             late = tables.abandoned_versions(session, self._clock.now())
         with self._lock:
-            dead = [version for version in late if version.key not in self._alive or version.owner != self._owner]
+            dead = [version for version in late if version.key not in self._alive]
         for version in dead:
             try:
                 self._remove(version)
@@ -115,16 +114,17 @@ class Reservations:
             self._alive.discard(version.key)
 
     def _remove(self, version: Version) -> None:
-        doomed = self._write(replace(version, owner=NOBODY, lease_until=self._clock.now() + self._lease))
+        taken_over = replace(version, owner=NOBODY, lease_until=self._clock.now() + self._lease)
+        doomed = self._write(taken_over, version.owner)
         self._store.delete_prefix(doomed.prefix)
         with self._database.transaction() as session:
             tables.delete_version(session, doomed)
         self._wake.notify()
 
-    def _write(self, version: Version) -> Version:
+    def _write(self, version: Version, owner: str) -> Version:
         try:
             with self._database.transaction() as session:
-                written = tables.write_version(session, version)
+                written = tables.write_version(session, version, owner)
                 if written.state is State.READY:
                     tables.touch_dataset(session, version.project, version.dataset, self._clock.now())
         except Conflict as conflict:
@@ -180,7 +180,7 @@ class Reservations:
             state=State.PROCESSING,
             created=now,
             lease_until=now + self._lease,
-            owner=self._owner,
+            owner=names.new_id(),
             split=header.wanted.split,
             filename=header.filename,
             labels=header.labels,

@@ -184,10 +184,11 @@ def list_versions(session: Session, project: str, dataset: str, asked: Asked) ->
     return PageOf([_version(row) for row in rows], token, total)
 
 
-def write_version(session: Session, version: Version) -> Version:
-    """Raises Conflict ROW_CHANGED unless the row still has the version's revision."""
-    key = {name: getattr(version, name) for name in ("project", "dataset", "number")}
+def write_version(session: Session, version: Version, owner: str) -> Version:
+    """Raises Conflict ROW_CHANGED unless the row still belongs to `owner` and has the version's revision."""
+    key = {"project": version.project, "dataset": version.dataset, "number": version.number}
     values = {name: value for name, value in _version_row(version).items() if name not in {*key, "version"}}
+    key["owner"] = owner
     update_versioned(session, VERSIONS, key, version.revision, values)
     return replace(version, revision=version.revision + 1)
 
@@ -233,12 +234,12 @@ def touch_dataset(session: Session, project: str, dataset: str, now: datetime) -
     session.execute(update(DATASETS).where(same).values(updated=now))
 
 
-def renew_leases(session: Session, owner: str, keys: Sequence[VersionKey], lease_until: datetime) -> None:
-    """A sign of life for what `owner` is uploading; no change of the versions themselves."""
-    mine = (VERSIONS.c.owner == owner) & (VERSIONS.c.state == State.PROCESSING)
-    for project, dataset, number in keys:
-        this = mine & _of(project, dataset) & (VERSIONS.c.number == number)
-        session.execute(update(VERSIONS).where(this).values(lease_until=lease_until))
+def renew_leases(session: Session, keys: Sequence[VersionKey], lease_until: datetime) -> None:
+    """A sign of life for running uploads; no change of the versions themselves."""
+    for project, dataset, number, owner in keys:
+        same = _of(project, dataset) & (VERSIONS.c.number == number)
+        mine = same & (VERSIONS.c.owner == owner) & (VERSIONS.c.state == State.PROCESSING)
+        session.execute(update(VERSIONS).where(mine).values(lease_until=lease_until))
 
 
 def _page(

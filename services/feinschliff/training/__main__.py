@@ -14,6 +14,7 @@ from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.server import Loop, Room, Servicer, run
 from feinschliff.kit.threads import offload
 from feinschliff.kit.watch import Wake
+from feinschliff.training.attempts import Attempts
 from feinschliff.training.clients import IngestionClient, RegistryClient, base_check
 from feinschliff.training.jobs import Jobs
 from feinschliff.training.lists import Lists
@@ -62,7 +63,7 @@ def wire(settings: TrainingSettings) -> Room:
             ),
             Servicer(
                 grpc_stubs.add_WorkerServiceServicer_to_server,
-                WorkerService(jobs, metrics, clock),
+                WorkerService(Attempts(database, clock=clock, wake=wake), metrics, clock),
                 "feinschliff.v1.WorkerService",
                 standing=("Report",),
             ),

@@ -22,7 +22,8 @@ from feinschliff.kit.failpoints import fail
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.watch import Wake
 from feinschliff.training import store
-from feinschliff.training.jobs import move, token_hash
+from feinschliff.training.attempts import token_hash
+from feinschliff.training.jobs import move
 from feinschliff.training.life import DECIDE, Act, Seen, State, backoff_seconds, seen_after_exit
 from feinschliff.training.store import Attempt, Event, Job
 from feinschliff.v1 import common_pb2

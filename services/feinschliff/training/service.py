@@ -19,6 +19,7 @@ from feinschliff.kit.idempotency import digest_of
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.threads import offload
 from feinschliff.kit.watch import Wake, follow
+from feinschliff.training.attempts import Attempts
 from feinschliff.training.jobs import Jobs, Order
 from feinschliff.training.life import FINAL
 from feinschliff.training.lists import Lists
@@ -141,13 +142,13 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
 class WorkerService(training_pb2_grpc.WorkerServiceServicer):
     """Open to the token of one attempt only."""
 
-    def __init__(self, jobs: Jobs, metrics: Metrics, clock: Clock) -> None:
-        self._jobs = jobs
+    def __init__(self, attempts: Attempts, metrics: Metrics, clock: Clock) -> None:
+        self._attempts = attempts
         self._metrics = metrics
         self._clock = clock
 
     async def GetRunfile(self, request: pb.GetRunfileRequest, context: Context) -> pb.GetRunfileResponse:
-        runfile = await offload(self._jobs.runfile, request.attempt, bearer(context))
+        runfile = await offload(self._attempts.runfile, request.attempt, bearer(context))
         return pb.GetRunfileResponse(runfile=ParseDict(runfile.model_dump(mode="json"), Struct()))
 
     async def Report(self, request_iterator: AsyncIterator[pb.ReportRequest], context: Context) -> pb.ReportResponse:
@@ -166,7 +167,7 @@ class WorkerService(training_pb2_grpc.WorkerServiceServicer):
                 reports.append((message.sequence, time, report))
         if not attempt:
             raise Invalid("REPORT_STREAM_INVALID", "The stream ended before its first report.")
-        told = await offload(self._jobs.record, attempt, bearer(context), reports)
+        told = await offload(self._attempts.record, attempt, bearer(context), reports)
         self._count(told.new)
         response = pb.ReportResponse(last_sequence=last)
         if told.cancel:
@@ -189,7 +190,7 @@ class WorkerService(training_pb2_grpc.WorkerServiceServicer):
 
     async def Finish(self, request: pb.FinishRequest, context: Context) -> pb.FinishResponse:
         failure = from_failure(request.failure) if request.HasField("failure") else None
-        await offload(self._jobs.finish, request.attempt, bearer(context), failure)
+        await offload(self._attempts.finish, request.attempt, bearer(context), failure)
         return pb.FinishResponse()
 
 

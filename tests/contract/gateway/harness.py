@@ -32,6 +32,14 @@ class InThread:
         self._running: Running = self._do(start([self.room], settings))
         self.port = self._running.ports[self.room.name]
 
+    def tasks(self) -> int:
+        """Tasks that are not done."""
+
+        async def count() -> int:
+            return len(asyncio.all_tasks())
+
+        return self._do(count())
+
     def stop(self) -> None:
         if self._loop.is_closed():
             return

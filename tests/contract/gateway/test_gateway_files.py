@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 from collections.abc import Callable
 
 import httpx2
@@ -133,6 +134,36 @@ def test_a_file_refused_at_its_first_bytes_is_answered_although_more_was_to_come
         upload(openai, b"\x7fELF" + bytes(24 * 1024 * 1024))
     assert (caught.value.code, caught.value.param) == ("invalid_file_format", "file")
     assert openai.files.list().data == []
+
+
+def test_uploads_however_they_end_leave_nothing_running(started: Callable[..., Gateway]) -> None:
+    gateway = started()
+    client = gateway.client()
+    upload(client, chat_rows(12))
+    before = gateway.door.tasks()
+    for _ in range(5):
+        upload(client, chat_rows(12))
+        for content in (b"\x7fELF" + bytes(1024 * 1024), b"{broken\n", b""):
+            with pytest.raises(sdk.BadRequestError):
+                upload(client, content)
+        with pytest.raises(sdk.BadRequestError):
+            client.files.create(file=("x", chat_rows(12)), purpose="batch")
+    eventually(lambda: gateway.door.tasks() <= before, what="the end of what the uploads started")
+
+
+def test_a_caller_that_leaves_in_the_middle_of_a_file_stores_nothing(gateway: Gateway) -> None:
+    address = (gateway.url.removeprefix("http://").partition(":")[0], int(gateway.url.rpartition(":")[2]))
+    body = b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
+    body += b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + chat_rows(3000)
+    head = (
+        "POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer any\r\n"
+        f"Content-Type: multipart/form-data; boundary=x\r\nContent-Length: {len(body) + 1000}\r\n\r\n"
+    )
+    with socket.create_connection(address) as connection:
+        connection.sendall(head.encode() + body)
+        eventually(lambda: gateway.backends.datasets.chunk_bytes_seen, what="the first chunk")
+    eventually(lambda: gateway.backends.datasets.uploads_ended_early, what="the upload's end")
+    assert gateway.backends.datasets.versions == {}
 
 
 @pytest.mark.parametrize("purpose", ["batch", "vision", "assistants", "user_data", "evals", "nonsense", ""])

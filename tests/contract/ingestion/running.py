@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import urllib.request
 import uuid
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from sqlalchemy import select
 
 from feinschliff.ingestion.store import METADATA
 from feinschliff.kit.db import Database
-from feinschliff.kit.errors import Refusal, from_rpc_error
+from feinschliff.kit.errors import NotFound, Refusal, from_rpc_error
 from feinschliff.v1 import ingestion_pb2 as pb
 from feinschliff.v1 import ingestion_pb2_grpc
 from tests.support.ports import free_port
@@ -144,3 +145,44 @@ def file_of(lines: Sequence[bytes]) -> bytes:
 
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+class Dripping:
+    """A client whose upload stays open until it is told to go on."""
+
+    def __init__(self, ingestion: Ingestion, dataset: str, first: bytes, rest: bytes = b"", **header: Any) -> None:
+        self._go = threading.Event()
+        self._channel = grpc.insecure_channel(ingestion.process.address)
+        self._parts = (first, rest)
+        upload = self._channel.stream_unary(
+            "/feinschliff.v1.DatasetService/UploadDatasetVersion",
+            request_serializer=pb.UploadDatasetVersionRequest.SerializeToString,
+            response_deserializer=pb.DatasetVersion.FromString,
+        )
+        self.call: Any = upload.future(self._send(dataset, header), timeout=60)
+
+    def _send(self, dataset: str, header: dict[str, Any]) -> Iterator[pb.UploadDatasetVersionRequest]:
+        first, rest = self._parts
+        yield from upload_parts(first, dataset, **header)
+        self._go.wait(50)
+        yield from list(upload_parts(rest, dataset))[1:]
+
+    def go_on(self) -> pb.DatasetVersion:
+        self._go.set()
+        version: pb.DatasetVersion = self.call.result()
+        self._channel.close()
+        return version
+
+    def cancel(self) -> None:
+        self.call.cancel()
+        self._go.set()
+        self._channel.close()
+
+
+def processing(ingestion: Ingestion, dataset: str) -> list[pb.DatasetVersion]:
+    """The dataset's versions that are being uploaded; none where the dataset is not there yet."""
+    try:
+        listed = ingestion.call("ListDatasetVersions", pb.ListDatasetVersionsRequest(parent=dataset))
+    except NotFound:
+        return []
+    return [one for one in listed.dataset_versions if one.state == pb.DatasetVersion.STATE_PROCESSING]

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from feinschliff.kit.errors import Refusal, Unavailable
+from feinschliff.kit.errors import Refusal, TimedOut, Unavailable
 from feinschliff.v1 import ingestion_pb2 as pb
 from tests.contract.ingestion.running import Ingestion, chat_rows, file_of, ingestion_on, new_dataset, upload_parts
 from tests.support.s3 import S3Outage, S3Server
@@ -195,3 +195,17 @@ def test_metrics_and_health_are_there_and_sigterm_ends_well(start: Start) -> Non
     assert 'feinschliff_ingestion_uploads_total{outcome="stored"} 1.0' in text
     assert 'feinschliff_ingestion_rows_total{outcome="kept"} 60.0' in text
     assert ingestion.process.terminate() == 0
+
+
+def test_upload_that_stands_still_is_ended_and_leaves_nothing(start: Start) -> None:
+    ingestion, hold = start(ingestion_idle_seconds="0.5"), threading.Event()
+
+    def parts() -> Iterator[pb.UploadDatasetVersionRequest]:
+        yield from upload_parts(file_of(chat_rows(60)), new_dataset())
+        hold.wait(30)
+
+    with pytest.raises(TimedOut) as caught:
+        ingestion.call("UploadDatasetVersion", parts(), timeout_seconds=30)
+    hold.set()
+    assert (caught.value.reason, caught.value.metadata["seconds"]) == ("DEADLINE_EXCEEDED", "0.5")
+    eventually(lambda: ingestion.kept() == nothing(), 20, "a clean store")

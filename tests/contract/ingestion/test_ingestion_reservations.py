@@ -49,8 +49,8 @@ class Site:
         self.datasets = Datasets(database, self.store, self.clock)
         self.versions = Versions(database, self.store)
 
-    def process(self, owner: str) -> Reservations:
-        return Reservations(self.database, self.store, self.clock, Wake(), owner=owner, lease_seconds=LEASE_SECONDS)
+    def process(self) -> Reservations:
+        return Reservations(self.database, self.store, self.clock, Wake(), lease_seconds=LEASE_SECONDS)
 
     def write(self, version: Version) -> None:
         self.store.put_bytes(f"{version.prefix}/source", b"x")
@@ -86,7 +86,7 @@ def reason(act: Callable[[], object]) -> str:
 
 
 def test_published_version_is_ready_and_the_next_number_follows(site: Site) -> None:
-    mine = site.process("a")
+    mine = site.process()
     version = mine.publish(mine.reserve(INTO), FACTS, "b" * 64)
     assert (version.number, version.state, version.ready) == (1, State.READY, site.clock.now())
     assert site.versions.get("default", "d", 1) == version
@@ -94,7 +94,7 @@ def test_published_version_is_ready_and_the_next_number_follows(site: Site) -> N
 
 
 def test_given_up_reservation_leaves_neither_row_nor_bytes_nor_dataset(site: Site) -> None:
-    mine = site.process("a")
+    mine = site.process()
     version = mine.reserve(INTO)
     site.write(version)
     mine.give_up(version)
@@ -104,7 +104,7 @@ def test_given_up_reservation_leaves_neither_row_nor_bytes_nor_dataset(site: Sit
 
 
 def test_living_reservation_is_left_alone_and_a_silent_one_is_removed(site: Site) -> None:
-    mine, other = site.process("a"), site.process("b")
+    mine, other = site.process(), site.process()
     version = mine.reserve(INTO)
     site.write(version)
     for _ in range(5):
@@ -120,7 +120,7 @@ def test_living_reservation_is_left_alone_and_a_silent_one_is_removed(site: Site
 
 
 def test_progress_keeps_the_lease(site: Site) -> None:
-    mine, other = site.process("a"), site.process("b")
+    mine, other = site.process(), site.process()
     version = mine.reserve(INTO)
     for _ in range(4):
         site.clock.advance(LEASE_SECONDS * 0.8)
@@ -130,30 +130,32 @@ def test_progress_keeps_the_lease(site: Site) -> None:
 
 
 def test_own_uploads_are_never_swept_however_late(site: Site) -> None:
-    mine = site.process("a")
+    mine = site.process()
     mine.reserve(INTO)
     site.clock.advance(LEASE_SECONDS * 10)
     mine.sweep()
     assert site.numbers() == [1]
 
 
-def test_who_lost_its_reservation_can_neither_go_on_nor_harm_the_next_one(site: Site) -> None:
-    slow, quick = site.process("a"), site.process("b")
+@pytest.mark.parametrize("same_process", [True, False])
+def test_who_lost_its_reservation_can_neither_go_on_nor_harm_the_next_one(site: Site, same_process: bool) -> None:
+    slow, quick = site.process(), site.process()
     lost = slow.reserve(INTO)
     site.clock.advance(LEASE_SECONDS + 1)
     quick.sweep()
-    taken = quick.reserve(INTO)
+    next_one = slow if same_process else quick
+    taken = next_one.reserve(INTO)
     site.write(taken)
     assert taken.number == lost.number
     assert reason(lambda: slow.progress(lost, 5)) == "UPLOAD_LOST"
     assert reason(lambda: slow.publish(lost, FACTS, "b" * 64)) == "UPLOAD_LOST"
     slow.give_up(lost)
     assert list(site.store.list()) == [f"{taken.prefix}/source"]
-    assert quick.publish(taken, FACTS, "b" * 64).state is State.READY
+    assert next_one.publish(taken, FACTS, "b" * 64).state is State.READY
 
 
 def test_what_cannot_be_removed_now_is_removed_later(site: Site) -> None:
-    mine = site.process("a")
+    mine = site.process()
     version = mine.reserve(INTO)
     site.write(version)
     site.store.is_down = True
@@ -171,7 +173,7 @@ def test_what_cannot_be_removed_now_is_removed_later(site: Site) -> None:
 
 
 def test_two_sweepers_at_once_remove_once_and_harm_nothing(site: Site) -> None:
-    dead, one, two = site.process("a"), site.process("b"), site.process("c")
+    dead, one, two = site.process(), site.process(), site.process()
     for _ in range(3):
         site.write(dead.reserve(INTO))
     site.clock.advance(LEASE_SECONDS + 1)
@@ -187,7 +189,7 @@ def test_two_sweepers_at_once_remove_once_and_harm_nothing(site: Site) -> None:
 
 
 def test_same_request_finds_what_it_made(site: Site) -> None:
-    mine, other = site.process("a"), site.process("b")
+    mine, other = site.process(), site.process()
     version = mine.reserve(AGAIN)
     assert reason(lambda: other.reserve(AGAIN)) == "UPLOAD_RUNNING"
     published = mine.publish(version, FACTS, "b" * 64)
@@ -198,7 +200,7 @@ def test_same_request_finds_what_it_made(site: Site) -> None:
 
 
 def test_same_request_takes_the_place_of_its_dead_self(site: Site) -> None:
-    dead, alive = site.process("a"), site.process("b")
+    dead, alive = site.process(), site.process()
     site.write(dead.reserve(AGAIN))
     site.clock.advance(LEASE_SECONDS + 1)
     assert alive.reserve(AGAIN).number == 1
@@ -208,13 +210,13 @@ def test_same_request_takes_the_place_of_its_dead_self(site: Site) -> None:
 def test_same_request_at_the_same_moment_reserves_once(site: Site) -> None:
     outcomes: list[str] = []
 
-    def reserve(owner: str) -> None:
+    def reserve() -> None:
         try:
-            outcomes.append(str(site.process(owner).reserve(AGAIN).number))
+            outcomes.append(str(site.process().reserve(AGAIN).number))
         except Conflict as conflict:
             outcomes.append(conflict.reason)
 
-    threads = [threading.Thread(target=reserve, args=(str(number),)) for number in range(4)]
+    threads = [threading.Thread(target=reserve) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -223,7 +225,7 @@ def test_same_request_at_the_same_moment_reserves_once(site: Site) -> None:
 
 
 def test_missing_dataset_is_refused_unless_it_shall_be_made(site: Site) -> None:
-    mine = site.process("a")
+    mine = site.process()
     assert reason(lambda: mine.reserve(Header("default", "d"))) == "DATASET_NOT_FOUND"
     site.datasets.create("default", "d", Draft(), request_id="", body_digest="")
     version = mine.reserve(Header("default", "d"))
@@ -232,7 +234,7 @@ def test_missing_dataset_is_refused_unless_it_shall_be_made(site: Site) -> None:
 
 
 def test_dataset_is_busy_while_an_upload_runs_and_free_after(site: Site) -> None:
-    mine = site.process("a")
+    mine = site.process()
     version = mine.reserve(INTO)
     with pytest.raises(WrongState) as caught:
         site.datasets.delete("default", "d")
@@ -244,7 +246,7 @@ def test_dataset_is_busy_while_an_upload_runs_and_free_after(site: Site) -> None
 
 
 def test_removed_dataset_whose_bytes_stay_takes_no_upload_until_they_are_gone(site: Site) -> None:
-    mine = site.process("a")
+    mine = site.process()
     site.write(mine.publish(mine.reserve(INTO), FACTS, "b" * 64))
     site.store.is_down = True
     site.datasets.delete("default", "d")

@@ -228,7 +228,7 @@ def test_late_leases_are_found_and_renewed_ones_are_not(database: Database) -> N
     with database.transaction() as session:
         assert [one.number for one in tables.abandoned_versions(session, NOW)] == []
         assert sorted(one.number for one in tables.abandoned_versions(session, later)) == [1, 2]
-        tables.renew_leases(session, "me", [version(1).key, version(2).key], later + timedelta(seconds=30))
+        tables.renew_leases(session, [version(1).key, version(2).key], later + timedelta(seconds=30))
         assert [one.number for one in tables.abandoned_versions(session, later)] == [2]
 
 

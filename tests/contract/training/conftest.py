@@ -16,6 +16,7 @@ from feinschliff.kit.clock import ManualClock
 from feinschliff.kit.db import Database
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.watch import Wake
+from feinschliff.training.attempts import Attempts
 from feinschliff.training.jobs import DatasetFacts, Jobs, Order, VersionFacts
 from feinschliff.training.life import FINAL, State
 from feinschliff.training.reconciler import Plan, Reconciler
@@ -70,6 +71,7 @@ class Training:
     database: Database
     store: DirectoryStore
     jobs: Jobs
+    attempts: Attempts
     wake: Wake
 
     def reconciler(self, owner: str = "one", slots: int = 2) -> Reconciler:
@@ -133,5 +135,6 @@ def training(database_url: str, tmp_path: Path) -> Iterator[Training]:
     (tmp_path / "store").mkdir()
     store = DirectoryStore(tmp_path / "store")
     jobs = Jobs(database, store, datasets, Models(), lambda uri: None, clock=clock, wake=wake)
-    yield Training(database_url, tmp_path, clock, datasets, Registrar(), database, store, jobs, wake)
+    attempts = Attempts(database, clock=clock, wake=wake)
+    yield Training(database_url, tmp_path, clock, datasets, Registrar(), database, store, jobs, attempts, wake)
     database.close()

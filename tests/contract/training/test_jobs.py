@@ -10,7 +10,8 @@ import pytest
 from feinschliff.formats.report import CheckpointReport, Failure, Metrics, Notice, Progress, Report
 from feinschliff.kit.errors import Invalid, Unauthenticated, WrongState
 from feinschliff.training import store
-from feinschliff.training.jobs import move, token_hash
+from feinschliff.training.attempts import token_hash
+from feinschliff.training.jobs import move
 from feinschliff.training.life import State
 from feinschliff.training.lists import Lists
 from feinschliff.training.store import Attempt, Job
@@ -87,8 +88,8 @@ def test_data_that_cannot_be_trained_on_is_refused_by_its_path(
 def test_reports_that_come_twice_are_stored_once_and_numbered_without_gaps(training: Training) -> None:
     job = running(training)
     attempt = f"{job.name}/attempts/1"
-    training.jobs.record(attempt, TOKEN, numbered(training, step(1), step(2)))
-    told = training.jobs.record(attempt, TOKEN, numbered(training, step(1), step(2, 9.9), step(3)))
+    training.attempts.record(attempt, TOKEN, numbered(training, step(1), step(2)))
+    told = training.attempts.record(attempt, TOKEN, numbered(training, step(1), step(2, 9.9), step(3)))
     assert told.last_sequence == 3
     events = Lists(training.database).events(job.name, "", 100, "", "").items
     assert [event.cursor for event in events] == list(range(1, len(events) + 1))
@@ -103,7 +104,7 @@ def test_the_job_shows_its_newest_numbers(training: Training) -> None:
         key="checkpoint/2", step=2, prefix=f"{job.name}/checkpoints/2", digest="sha256:x", best=True
     )
     progress = Progress(stage="training", step=2, steps_total=10, eta_seconds=30)
-    training.jobs.record(
+    training.attempts.record(
         f"{job.name}/attempts/1", TOKEN, numbered(training, step(1), step(2, 0.5), validation, checkpoint, progress)
     )
     seen = training.jobs.get(job.name)
@@ -122,7 +123,7 @@ def replace_phase(metrics: Metrics) -> Metrics:
 def test_a_wrong_token_or_an_old_attempt_opens_nothing(training: Training) -> None:
     job = running(training)
     with pytest.raises(Unauthenticated) as refused:
-        training.jobs.runfile(f"{job.name}/attempts/1", "guess")
+        training.attempts.runfile(f"{job.name}/attempts/1", "guess")
     assert refused.value.reason == "ATTEMPT_TOKEN_WRONG"
     with training.database.transaction() as session:
         current = store.get_job(session, job.name)
@@ -131,13 +132,13 @@ def test_a_wrong_token_or_an_old_attempt_opens_nothing(training: Training) -> No
     begin(training, job, 2)
     notice = Notice(key="late", message="I live")
     with pytest.raises(WrongState) as late:
-        training.jobs.record(f"{job.name}/attempts/1", TOKEN, numbered(training, notice))
+        training.attempts.record(f"{job.name}/attempts/1", TOKEN, numbered(training, notice))
     assert late.value.reason == "ATTEMPT_SUPERSEDED"
 
 
 def test_the_runfile_has_all_that_an_attempt_needs(training: Training) -> None:
     job = running(training)
-    runfile = training.jobs.runfile(f"{job.name}/attempts/1", TOKEN)
+    runfile = training.attempts.runfile(f"{job.name}/attempts/1", TOKEN)
     assert runfile.recipe == job.recipe
     assert [(part.splits, part.sha256) for part in runfile.train] == [(["train"], "a" * 64)]
     assert [part.splits for part in runfile.validation] == [["validation"]]
@@ -148,7 +149,7 @@ def test_cancelling_is_told_to_the_attempt_and_changes_nothing_twice(training: T
     job = running(training)
     assert training.jobs.cancel(job.name).state is State.CANCELLING
     assert training.jobs.cancel(job.name).state is State.CANCELLING
-    assert training.jobs.record(f"{job.name}/attempts/1", TOKEN, numbered(training, step(1))).cancel
+    assert training.attempts.record(f"{job.name}/attempts/1", TOKEN, numbered(training, step(1))).cancel
     queued = training.jobs.create(training.order())
     assert training.jobs.cancel(queued.name).state is State.CANCELLED
 
@@ -163,7 +164,7 @@ def test_a_job_in_use_or_not_over_is_not_deleted(training: Training) -> None:
 def test_a_finish_with_a_reason_is_kept(training: Training) -> None:
     job = running(training)
     failure = Failure(reason="ROW_TOO_LONG", message="line 7 has 9000 tokens", advice=["Cut it."])
-    training.jobs.finish(f"{job.name}/attempts/1", TOKEN, failure)
+    training.attempts.finish(f"{job.name}/attempts/1", TOKEN, failure)
     with training.database.reading() as session:
         attempt = store.get_attempt(session, f"{job.name}/attempts/1")
     assert attempt is not None

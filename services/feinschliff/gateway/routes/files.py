@@ -17,13 +17,13 @@ from feinschliff.gateway.files import (
     check_purpose,
     header_of,
     to_file,
-    upload,
 )
 from feinschliff.gateway.multipart import Form
 from feinschliff.gateway.pages import ServicePage, page_of, query_of
 from feinschliff.gateway.results import Results
 from feinschliff.gateway.state import Here, Project, State
 from feinschliff.gateway.streams import Streamed, while_connected
+from feinschliff.gateway.uploads import upload
 from feinschliff.v1 import ingestion_pb2 as pb
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ async def create(request: Request, here: Here, project: Project) -> Response:
     header = header_of(project, file_id, form, request_id=file_id if key else "")
     seconds = here.settings.gateway_upload_seconds
     try:
-        version = await upload(here.clients.datasets, header, form, timeout_seconds=seconds)
+        version = await upload(here.clients.uploads, header, form, timeout_seconds=seconds)
     finally:
         here.metrics.counter("feinschliff_gateway_upload_bytes_total").inc(form.file_bytes)
     return reply(to_file(version))
