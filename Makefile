@@ -9,6 +9,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # torch goes first and alone: at another version, pip would bring gigabytes of GPU packages to a machine without a GPU.
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
+# Two workers with one thread each: more threads than cores make torch many times slower.
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --dist=loadfile
 SOURCES := services tests setup.py protos
 
 .PHONY: help demo test up down status setup setup-dev fmt lint types protos unit contract e2e chaos gpu bench bench-training bench-ingestion bench-platform clean
@@ -65,10 +67,10 @@ protos: setup-dev ## buf lint, and the breaking check against the released contr
 	$(BIN)/python protos/check.py
 
 unit: setup-dev ## rules, losses, graders, decisions; no sockets
-	$(BIN)/pytest tests/unit
+	$(PARALLEL) tests/unit
 
 contract: setup-dev ## one suite per promise, on the real parts
-	$(BIN)/pytest tests/contract
+	$(PARALLEL) tests/contract
 
 e2e: setup-dev ## all services as processes, the data's whole way
 	$(BIN)/pytest tests/e2e

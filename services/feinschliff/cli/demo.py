@@ -57,8 +57,9 @@ def turn(session: Session, result: Result) -> None:
         result.train_data, result.test_data = demo_steps.push_sample(session)
     with stage(output, result, "serve the base"):
         demo_steps.serve_base(session)
-    with stage(output, result, "evaluate the base"):
-        result.base_run = demo_steps.evaluate(session, result.test_data.name, demo_steps.BASE)
+    with stage(output, result, "evaluate the base, with a good prompt"):
+        prompt = demo_steps.good_prompt()
+        result.base_run = demo_steps.evaluate(session, result.test_data.name, demo_steps.BASE, prompt)
     with stage(output, result, "fine-tune"):
         result.job = demo_steps.fine_tune(session, result.train_data.name)
     with stage(output, result, "evaluate the tuned model"):

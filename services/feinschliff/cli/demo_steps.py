@@ -18,6 +18,7 @@ from feinschliff.cli.session import Session
 from feinschliff.cli.settings import ROOMS, PlatformSettings
 from feinschliff.kit.errors import Unavailable, WrongState
 from feinschliff.v1 import (
+    common_pb2,
     evaluation_pb2,
     inference_pb2,
     ingestion_pb2,
@@ -32,6 +33,20 @@ RECIPE = train.Wish(
     epochs=8, batch_size=8, learning_rate=5e-4, rank=16, alpha=32, output_model=MODEL, suffix="intents", seed=0
 )
 VALIDATION = 0.1
+INTENTS = {
+    "refund": "wants money back",
+    "delivery": "asks where a parcel is, or about shipping",
+    "login": "cannot sign in, password, locked account",
+    "invoice": "needs a bill or a receipt, or a correction of one",
+    "cancel": "ends a subscription or a contract",
+    "defect": "a product is broken",
+    "change": "a new address, name, size or date",
+    "praise": "says thanks",
+}
+INSTRUCTIONS = (
+    "You route the messages of a shop's customers, in English and German. Answer with exactly one of these words and"
+    " nothing else: " + "; ".join(f"{intent} ({meaning})" for intent, meaning in INTENTS.items()) + "."
+)
 ANSWER_TOKENS_MAX = 8
 QUESTION_ROW = 7  # of the held back rows; any would do
 _HTTP_SECONDS = 120.0
@@ -77,11 +92,24 @@ def serve_base(session: Session) -> None:
     serving.wait_until_settled(session, made.name)
 
 
-def evaluate(session: Session, dataset_version: str, model: str) -> evaluation_pb2.EvalRun:
-    """Exact matches on the held back rows, with the prompt that stands in them."""
+def good_prompt() -> evaluation_pb2.PromptTemplate:
+    """What a careful person would try before training: every intent explained, and one solved example of each."""
+    examples = {row.answer: row for row in reversed(sample("train"))}
+    turns = [(common_pb2.ROLE_SYSTEM, INSTRUCTIONS)]
+    for intent in INTENTS:
+        turns += [(common_pb2.ROLE_USER, examples[intent].question), (common_pb2.ROLE_ASSISTANT, intent)]
+    turns.append((common_pb2.ROLE_USER, "{{ item.messages[1].content }}"))
+    messages = [evaluation_pb2.TemplateMessage(role=role, text=text) for role, text in turns]
+    return evaluation_pb2.PromptTemplate(messages=evaluation_pb2.TemplateMessages(messages=messages))
+
+
+def evaluate(
+    session: Session, dataset_version: str, model: str, prompt: evaluation_pb2.PromptTemplate | None = None
+) -> evaluation_pb2.EvalRun:
+    """Exact matches on the held back rows, with the prompt that stands in them or a better one."""
     question = evals.Question(dataset_version, split="test", max_tokens=ANSWER_TOKENS_MAX)
     evaluation = evals.ensure_eval(session.services, session.names.parent, question)
-    started = evals.start_run(session.services, evaluation, model)
+    started = evals.start_run(session.services, evaluation, model, prompt=prompt)
     run = evals.finished(session.services, session.output, started.name, title="evaluating")
     if run.state != evaluation_pb2.EvalRun.STATE_COMPLETED or run.overall.errored or run.overall.ungradable:
         why = run.failure.message or f"{run.overall.errored} rows got no answer, {run.overall.ungradable} no grade."

@@ -106,8 +106,17 @@ def ensure_eval(services: Services, parent: str, question: Question) -> str:
         return f"{parent}/evals/{request.eval_id}"
 
 
-def start_run(services: Services, evaluation: str, model: str, *, limit: int = 0, concurrency: int = 0) -> pb.EvalRun:
-    run = pb.EvalRun(model=model, limit=limit, concurrency=concurrency)
+def start_run(
+    services: Services,
+    evaluation: str,
+    model: str,
+    *,
+    limit: int = 0,
+    concurrency: int = 0,
+    prompt: pb.PromptTemplate | None = None,
+) -> pb.EvalRun:
+    """Args: prompt: stands in for the eval's own, in this run alone."""
+    run = pb.EvalRun(model=model, limit=limit, concurrency=concurrency, prompt=prompt)
     with refusals():
         return services.evaluation.CreateEvalRun(pb.CreateEvalRunRequest(parent=evaluation, eval_run=run))
 

@@ -30,22 +30,34 @@ def follow(
     cursor: int = 0,
     patience_seconds: float = PATIENCE_SECONDS,
 ) -> Iterator[R]:
-    """What `watch(cursor)` streams, up to and with the first final one.
+    """What `watch(cursor)` streams, until a stream ends in which, or before which, something final came.
 
     Args:
         watch: opens the stream after a cursor.
+        is_final: whether this says that the work is over; what it left behind may still follow.
         patience_seconds: how long the service may be away; then what it refused last is raised.
     """
     last_heard = time.monotonic()
+    is_over = False
     while True:
+        stream = watch(cursor)
         try:
-            for response in watch(cursor):
+            for response in stream:
                 cursor, last_heard = response.cursor, time.monotonic()
+                is_over = is_over or is_final(response)
                 yield response
-                if is_final(response):
-                    return
+            if is_over:
+                return
         except grpc.RpcError as error:
             refusal = refusal_of(error)
             if refusal.code not in _PASSING or time.monotonic() - last_heard > patience_seconds:
                 raise refusal from error
+        finally:
+            _cancel(stream)
         time.sleep(_PAUSE_SECONDS)
+
+
+def _cancel(stream: object) -> None:
+    """Tells the service that nobody listens any more; over already is fine."""
+    if isinstance(stream, grpc.RpcContext):
+        stream.cancel()

@@ -62,6 +62,12 @@ def test_a_stream_that_ends_early_is_opened_again() -> None:
     assert stream.opened == [0, 2, 4]
 
 
+def test_what_still_follows_a_final_word_is_seen() -> None:
+    stream = Stream(grpc.StatusCode.UNAVAILABLE)
+    assert list(following.follow(stream, lambda event: event.cursor == 1)) == EVENTS
+    assert stream.opened == [0, 2]
+
+
 def test_it_begins_after_the_given_cursor() -> None:
     assert list(following.follow(Stream(), lambda event: event.is_last, cursor=3)) == EVENTS[3:]
 
