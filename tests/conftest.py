@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from feinschliff.artifacts.s3 import S3Store
 from feinschliff.cli.embedded_s3 import start_s3
@@ -15,6 +16,9 @@ from tests.support import ports
 from tests.support.postgres import Postgres, start_postgres
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Outage, S3Server
 from tests.support.tiny_model import make_tiny_model
+
+settings.register_profile("shared-machine", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("shared-machine")
 
 
 @pytest.fixture(scope="session")

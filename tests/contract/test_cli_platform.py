@@ -148,6 +148,12 @@ def test_keys_are_kept_for_their_owner_only_and_are_in_no_command_line(platform:
     assert not any(secret in log for log in logs)
 
 
+def test_the_process_of_the_services_is_small_and_has_no_torch(platform: Cli) -> None:
+    control = psutil.Process(platform.pids()["control"])
+    assert control.memory_info().rss < 350e6
+    assert not [one.path for one in control.memory_maps() if "torch" in one.path]
+
+
 def test_all_ports_are_loopback_only(platform: Cli) -> None:
     for pid in platform.pids().values():
         listening = [one for one in psutil.Process(pid).net_connections() if one.status == psutil.CONN_LISTEN]

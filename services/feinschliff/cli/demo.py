@@ -18,7 +18,7 @@ from feinschliff.cli.demo_report import Result
 from feinschliff.cli.output import Output, seconds
 from feinschliff.cli.session import Json, Session, session_of
 from feinschliff.cli.settings import PORTS, ROOMS, SERVICES, PlatformSettings, platform_settings, variable
-from feinschliff.cli.state import PlatformState, is_owned
+from feinschliff.cli.state import PlatformState, is_owned, read_state
 from feinschliff.kit.errors import WrongState
 
 PROJECT = "default"
@@ -74,6 +74,7 @@ def turn(session: Session, result: Result) -> None:
         result.asked.append(demo_steps.ask_by_openai(session.settings.gateway_url, result.job.name))
     with stage(output, result, "keep the metrics"):
         result.metrics = demo_steps.keep_metrics(session.settings, result.home / "metrics")
+        result.memory_mb = demo_steps.memory_mb(read_state(result.home))
 
 
 @contextmanager

@@ -28,6 +28,7 @@ class Result:
     deployment: inference_pb2.Deployment = field(default_factory=inference_pb2.Deployment)
     asked: list[Said] = field(default_factory=list)
     metrics: Mapping[str, int] = field(default_factory=dict)
+    memory_mb: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -58,6 +59,7 @@ def data(result: Result) -> dict[str, object]:
         "model_version": plain(result.version),
         "asked": [said._asdict() for said in result.asked],
         "calls_handled": dict(result.metrics),
+        "memory_mb": dict(result.memory_mb),
         "home": str(result.home),
     }
 
@@ -90,6 +92,7 @@ def _lines(result: Result) -> Iterator[str]:
     yield from (f"  {name:<26}{seconds(took):>8}" for name, took in result.stages.items())
     yield f"  {'all':<26}{seconds(result.seconds):>8}"
     yield ""
+    yield f"  memory        {', '.join(f'{name} {size:.0f} MB' for name, size in result.memory_mb.items())}"
     yield f"  adapter       {result.version.adapter.uri}  {result.version.adapter_digest}"
     yield f"  TensorBoard   {job.tensorboard_uri}"
     yield f"  metrics       {result.home / 'metrics'}/*.prom ({sum(result.metrics.values())} gRPC calls handled)"

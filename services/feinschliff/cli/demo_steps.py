@@ -16,6 +16,7 @@ from feinschliff.cli import chatting, evals, jobs_view, serving, train, uploads
 from feinschliff.cli.services import refusals
 from feinschliff.cli.session import Session
 from feinschliff.cli.settings import ROOMS, PlatformSettings
+from feinschliff.cli.state import PlatformState
 from feinschliff.kit.errors import Unavailable, WrongState
 from feinschliff.v1 import (
     common_pb2,
@@ -171,6 +172,13 @@ def keep_metrics(settings: PlatformSettings, folder: Path) -> Mapping[str, int]:
         lines = [line for line in page.splitlines() if line.startswith("grpc_server_handled_total{")]
         handled[room] = sum(int(float(line.rsplit(" ", 1)[1])) for line in lines)
     return handled
+
+
+def memory_mb(state: PlatformState | None) -> Mapping[str, float]:
+    """Resident memory of every part, MB of 10^6 bytes."""
+    parts = state.children.items() if state is not None else ()
+    found = {name: child.process.find() for name, child in parts if child.process is not None}
+    return {name: process.memory_info().rss / 1e6 for name, process in found.items() if process is not None}
 
 
 def _push(session: Session, name: str, dataset: str, split: uploads.Split) -> ingestion_pb2.DatasetVersion:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 
+from feinschliff.cli.embedded_s3 import LOOPBACK
 from feinschliff.cli.settings import PlatformSettings, variable
 from feinschliff.kit.errors import FieldViolation, WrongState
 
@@ -14,7 +15,7 @@ def check_free(settings: PlatformSettings) -> None:
     fields = [
         FieldViolation(variable(name), f"port {port} is in use", "PORT_TAKEN")
         for name, port in settings.ports().items()
-        if not _is_free(settings.bind_host, port)
+        if not _is_free(_host_of(name, settings), port)
     ]
     double = _named_twice(settings.ports())
     fields += [FieldViolation(variable(name), f"port {port} is named twice", "PORT_TAKEN") for name, port in double]
@@ -28,6 +29,10 @@ def check_free(settings: PlatformSettings) -> None:
         advice=[f"Stop what listens there, or set another port, or 0 for a free one: {fields[0].field}=0"],
         variables=",".join(field.field for field in fields),
     )
+
+
+def _host_of(name: str, settings: PlatformSettings) -> str:
+    return {"gateway_port": settings.http_host, "s3_port": LOOPBACK}.get(name, settings.bind_host)
 
 
 def _named_twice(ports: Mapping[str, int]) -> list[tuple[str, int]]:

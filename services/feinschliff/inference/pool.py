@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 import time
@@ -211,8 +210,6 @@ class Pool:
             engine = self._engines.take(key)
         if engine is not None:
             engine.close()
-            del engine
-            gc.collect()
             logger.info("base unloaded", extra={"base_digest": key.digest})
         return True
 

@@ -59,6 +59,7 @@ class Summary:
     source_bytes: int
     source_sha256: str
     rows_by_split: Mapping[str, int]
+    bad_rows: int
     tokens: Tokens | None
     findings: tuple[Finding, ...]
 
@@ -149,6 +150,7 @@ class Intake:
             self.source_bytes,
             self._hash.hexdigest(),
             dict(self.rows_by_split),
+            self.bad.rows,
             tokens,
             tuple(findings[:FINDINGS_MAX]),
         )

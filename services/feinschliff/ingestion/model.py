@@ -59,6 +59,7 @@ class Facts(Stored):
     source: FileEntry
     splits: dict[str, FileEntry] = Field(description="Splits with rows.")
     rows_by_split: dict[str, int]
+    rows_skipped: int = 0
     tokens: int = 0
     tokens_estimated: bool = False
     tokenizer: str = ""

@@ -174,6 +174,7 @@ def _facts(summary: Summary, source: Stored, splits: Mapping[str, Stored], token
         source=_entry(source),
         splits={name: _entry(file) for name, file in splits.items()},
         rows_by_split=dict(summary.rows_by_split),
+        rows_skipped=summary.bad_rows,
         tokens=tokens.total if tokens else 0,
         tokens_estimated=tokens.estimated if tokens else False,
         tokenizer=tokenizer,

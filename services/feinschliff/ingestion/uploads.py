@@ -122,7 +122,9 @@ class Running:
             self._metrics.histogram("feinschliff_ingestion_upload_seconds").observe(seconds)
 
     def _count(self, facts: Facts) -> None:
-        self._metrics.counter("feinschliff_ingestion_rows_total").labels("kept").inc(facts.rows)
+        rows = self._metrics.counter("feinschliff_ingestion_rows_total")
+        rows.labels("kept").inc(facts.rows)
+        rows.labels("skipped").inc(facts.rows_skipped)
         self._metrics.counter("feinschliff_ingestion_tokens_total").inc(facts.tokens)
         for finding in facts.findings:
             findings = self._metrics.counter("feinschliff_ingestion_findings_total")
@@ -132,6 +134,8 @@ class Running:
     def _refusals_noted(self) -> Iterator[None]:
         try:
             yield
-        except Invalid:
+        except Invalid as refusal:
             self._outcome = "refused"
+            bad_rows = int(refusal.metadata.get("bad_rows", 0))
+            self._metrics.counter("feinschliff_ingestion_rows_total").labels("refused").inc(bad_rows)
             raise

@@ -94,7 +94,7 @@ def run_attempt(wiring: Wiring, settings: TrainerSettings, stop: Stop, outbox: O
     from feinschliff.trainer.scratch import Scratch
 
     stop.check()
-    scratch = Scratch(wiring.runfile.job)
+    scratch = Scratch(wiring.runfile.job, settings.scratch_folder)
     try:
         run(Attempt(wiring.runfile, wiring.store, settings, outbox, stop, scratch))
     finally:

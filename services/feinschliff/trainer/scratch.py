@@ -9,11 +9,14 @@ from pathlib import Path
 
 
 class Scratch:
-    """Folders of one attempt, removed at its end; those that a killed attempt of the job left go at the start."""
+    """Folders of one attempt, removed at its end; those that a killed attempt of the job left go at the start.
 
-    def __init__(self, job: str, *, parent: Path | None = None) -> None:
-        place = parent or Path(tempfile.gettempdir())
-        stem = f"feinschliff-trainer-{hashlib.sha256(job.encode()).hexdigest()[:12]}-"
+    `place` belongs to one platform: another one may have a job of the same name.
+    """
+
+    def __init__(self, job: str, place: Path) -> None:
+        place.mkdir(parents=True, exist_ok=True)
+        stem = f"{hashlib.sha256(job.encode()).hexdigest()[:12]}-"
         for leftover in place.glob(f"{stem}*"):
             shutil.rmtree(leftover, ignore_errors=True)
         self._folder = Path(tempfile.mkdtemp(prefix=stem, dir=place))

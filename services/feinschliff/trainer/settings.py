@@ -31,6 +31,11 @@ class TrainerSettings(Settings):
     def cache_folder(self) -> Path:
         return Path(str(self.trainer_cache).replace("{home}", str(self.home))).absolute()
 
+    @property
+    def scratch_folder(self) -> Path:
+        """Beside the bases, so it is this platform's alone."""
+        return self.cache_folder.parent / "scratch"
+
     def threads(self, recorded: int) -> int:
         """Threads to compute with; a resumed job keeps the number that it began with, for equal bits."""
         return self.trainer_threads or recorded or len(os.sched_getaffinity(0))

@@ -111,7 +111,7 @@ class Jobs:
         names.parse(PROJECT, order.parent, field="parent")
         inputs = self._inputs(order.recipe)
         now = self._clock.now()
-        uid = self._new_id("job-")
+        uid = self._new_id("ftjob-")
         name = names.build(JOB, project=order.parent.split("/")[1], training_job=order.job_id or uid)
         job = Job(
             name=name,

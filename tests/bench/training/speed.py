@@ -43,6 +43,7 @@ class Measured(NamedTuple):
     startup_seconds: float
     peak_mib: float
     loss: float
+    load_average: float
 
 
 def main() -> None:
@@ -61,6 +62,7 @@ def _report(options: argparse.Namespace, precision: str, runs: Sequence[Measured
         "startup_seconds": [run.startup_seconds for run in runs],
         "peak_rss_mib": [run.peak_mib for run in runs],
         "last_loss": [run.loss for run in runs],
+        "load_average": [run.load_average for run in runs],
     }
     for metric, values in numbers.items():
         line = {
@@ -87,7 +89,11 @@ def _run(folder: Path, store: Path, precision: str, number: int, options: argpar
     started = time.time()
     with paths["log"].open("wb") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+        except BaseException:
+            process.kill()
+            raise
     if status:
         sys.exit(f"the trainer failed:\n{paths['log'].read_text('utf-8')[-3000:]}")
     return _measured(paths["reports"], started, usage.ru_maxrss / 1024)
@@ -103,7 +109,9 @@ def _measured(reports: Path, started: float, peak_mib: float) -> Measured:
     ]
     first_time, first = steps[0]
     first_seconds = first.trained_tokens / first.values["tokens_per_second"]
-    return Measured(speeds, first_time - first_seconds - started, peak_mib, steps[-1][1].values["loss"])
+    return Measured(
+        speeds, first_time - first_seconds - started, peak_mib, steps[-1][1].values["loss"], os.getloadavg()[0]
+    )
 
 
 def _runfile(name: str, store: Path, precision: str, options: argparse.Namespace) -> Runfile:

@@ -189,11 +189,14 @@ def test_health_follows_the_store_and_uploads_during_an_outage_leave_nothing(
 def test_metrics_and_health_are_there_and_sigterm_ends_well(start: Start) -> None:
     ingestion = start()
     ingestion.upload(file_of(chat_rows(60)))
+    ingestion.upload(file_of([*chat_rows(60), b"{"]), on_bad_row=pb.ON_BAD_ROW_SKIP)
+    ingestion.refused(file_of([*chat_rows(60), b"{", b"{"]))
     assert ingestion.process.health("feinschliff.v1.DatasetService") == "SERVING"
     text = ingestion.metrics()
     assert 'grpc_server_handled_total{grpc_code="OK",grpc_method="UploadDatasetVersion"' in text
-    assert 'feinschliff_ingestion_uploads_total{outcome="stored"} 1.0' in text
-    assert 'feinschliff_ingestion_rows_total{outcome="kept"} 60.0' in text
+    assert 'feinschliff_ingestion_uploads_total{outcome="stored"} 2.0' in text
+    for outcome, rows in (("kept", 120), ("skipped", 1), ("refused", 2)):
+        assert f'feinschliff_ingestion_rows_total{{outcome="{outcome}"}} {rows}.0' in text
     assert ingestion.process.terminate() == 0
 
 

@@ -140,6 +140,8 @@ def test_versions_count_from_one_and_never_change(ingestion: Ingestion) -> None:
     listed = ingestion.call("ListDatasetVersions", pb.ListDatasetVersionsRequest(parent=dataset))
     assert [one.name for one in listed.dataset_versions] == names[::-1]
     assert len(ingestion.rows(names[0])) == 50
+    wide = pb.ListDatasetVersionsRequest(parent="projects/default/datasets/-", filter="state = READY", page_size=1000)
+    assert set(names) <= {one.name for one in ingestion.call("ListDatasetVersions", wide).dataset_versions}
 
 
 def test_refused_upload_uses_up_no_number(ingestion: Ingestion) -> None:

@@ -96,10 +96,10 @@ def test_only_what_would_come_again_is_final(refusal: Refusal, final: bool) -> N
 
 
 def test_leftovers_of_a_killed_attempt_go_when_the_next_begins(tmp_path: Path) -> None:
-    killed, other = Scratch("job-1", parent=tmp_path), Scratch("job-2", parent=tmp_path)
+    killed, other = Scratch("job-1", tmp_path), Scratch("job-2", tmp_path)
     (killed.new_folder() / "file").write_text("x")
 
-    again = Scratch("job-1", parent=tmp_path)
+    again = Scratch("job-1", tmp_path)
 
     assert len(list(tmp_path.iterdir())) == 2
     for scratch in (again, other):
