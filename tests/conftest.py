@@ -12,6 +12,7 @@ from hypothesis import settings
 
 from feinschliff.artifacts.s3 import S3Store
 from feinschliff.cli.embedded_s3 import start_s3
+from feinschliff.lm.threads import share_cores
 from tests.support import ports
 from tests.support.postgres import Postgres, start_postgres
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Outage, S3Server
@@ -19,6 +20,7 @@ from tests.support.tiny_model import make_tiny_model
 
 settings.register_profile("shared-machine", deadline=None)  # how long an example takes is the machine's affair
 settings.load_profile("shared-machine")
+share_cores()  # before any test imports torch
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ Defaults are cited where they come from; every bound is checked before a job exi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from pydantic import Field
@@ -79,6 +80,12 @@ class Checkpointing(Stored):
     every_steps: int = Field(0, ge=0, description="0: at the end of each epoch.")
     keep_last: int = Field(3, ge=1, le=1000)
     keep_best: bool = True
+
+    def superfluous(self, steps: Iterable[int], best_step: int) -> list[int]:
+        """Which of the committed steps may go, ascending: neither among the last nor the best."""
+        ordered = sorted(steps)
+        kept = {*ordered[-self.keep_last :], *([best_step] if self.keep_best else [])}
+        return [step for step in ordered if step not in kept]
 
 
 class Limits(Stored):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 from feinschliff.artifacts.commit import read_manifest
@@ -99,8 +100,13 @@ def save(a: Attempt, loaded: Loaded, model: PeftModel, training: Training, state
         shutil.rmtree(folder)
         return manifest
 
+    begun = time.monotonic()
     manifest = patiently(write, a.stop)
-    a.post(checkpoint_report(a, state, manifest.digest))
+    cost = {
+        "seconds": time.monotonic() - begun,
+        "bytes": float(sum(entry.size_bytes for entry in manifest.files.values())),
+    }
+    a.post(checkpoint_report(a, state, manifest.digest, cost))
     patiently(lambda: a.checkpoints.thin_out(state.standing.best_step), a.stop)
     a.board.upload()
 
@@ -137,9 +143,12 @@ def commit(
     patiently(write, a.stop)
 
 
-def checkpoint_report(a: Attempt, state: TrainState, digest: str) -> CheckpointReport:
+def checkpoint_report(
+    a: Attempt, state: TrainState, digest: str, cost: Mapping[str, float] | None = None
+) -> CheckpointReport:
+    """Args: cost: seconds and bytes of writing it, where this attempt did."""
     last = state.history[-1]
-    values = {"train_loss": last.train_loss}
+    values = {"train_loss": last.train_loss, **(cost or {})}
     if last.valid_loss is not None:
         values["validation_loss"] = last.valid_loss
     return CheckpointReport(

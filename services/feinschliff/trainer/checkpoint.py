@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -102,18 +102,10 @@ class Checkpoints:
 
     def thin_out(self, best_step: int) -> None:
         """Delete what neither `keep_last` nor `keep_best` protects."""
-        for step in superfluous(self.steps(), best_step, self._settings):
+        for step in self._settings.superfluous(self.steps(), best_step):
             self._store.delete_prefix(self.prefix_of(step))
 
 
 def upload_folder(store: Store, prefix: str, folder: Path) -> dict[str, Stored]:
     """Store a folder's files below `prefix`; `commit` makes them real."""
     return {path.name: store.upload(path, key_of(prefix, path.name)) for path in sorted(folder.iterdir())}
-
-
-def superfluous(steps: Iterable[int], best_step: int, settings: Checkpointing) -> list[int]:
-    """Which of the committed steps may go."""
-    kept = set(sorted(steps)[-settings.keep_last :])
-    if settings.keep_best:
-        kept.add(best_step)
-    return [step for step in sorted(steps) if step not in kept]

@@ -99,6 +99,7 @@ def take_step(t: Training, state: TrainState) -> TrainState:
         "accuracy": hits / labels,
         "learning_rate": rate,
         "gradient_norm": gradient_norm,
+        "tokens": float(tokens),
         "tokens_per_second": t.pace.tokens_per_second,
     }
     post_metrics(t, state, "train", values)

@@ -72,6 +72,10 @@ class Attempts:
                 if isinstance(report, CheckpointReport):
                     store.put_checkpoint(session, _checkpoint_of(job, report, time))
             job = _with_latest(session, job, [report for _, _, report in reports], now)
+            if any(isinstance(report, CheckpointReport) for _, report in kept):
+                steps = store.checkpoint_steps(session, job.name)
+                gone = job.recipe.checkpointing.superfluous(steps, job.best_step)
+                store.drop_checkpoints(session, job.name, gone)  # the trainer removes their files by the same rule
         self._wake.notify()
         last = max((number for number, _, _ in reports), default=0)
         return Told(last, cancel=job.state is State.CANCELLING, new=[report for _, report in kept])

@@ -185,8 +185,9 @@ class WorkerService(training_pb2_grpc.WorkerServiceServicer):
             elif isinstance(report, CheckpointReport):
                 self._metrics.counter("feinschliff_training_checkpoints_total").inc()
                 self._metrics.counter("feinschliff_training_checkpoint_bytes_total").inc(report.values.get("bytes", 0))
-                seconds = report.values.get("seconds", 0)
-                self._metrics.histogram("feinschliff_training_checkpoint_seconds").observe(seconds)
+                if "seconds" in report.values:
+                    seconds = self._metrics.histogram("feinschliff_training_checkpoint_seconds")
+                    seconds.observe(report.values["seconds"])
 
     async def Finish(self, request: pb.FinishRequest, context: Context) -> pb.FinishResponse:
         failure = from_failure(request.failure) if request.HasField("failure") else None

@@ -298,6 +298,14 @@ def put_checkpoint(session: Session, checkpoint: Checkpoint) -> None:
         session.execute(CHECKPOINTS.update().where(others).values(best=False))
 
 
+def checkpoint_steps(session: Session, job: str) -> list[int]:
+    return list(session.scalars(select(CHECKPOINTS.c.step).where(CHECKPOINTS.c.job == job)))
+
+
+def drop_checkpoints(session: Session, job: str, steps: Sequence[int]) -> None:
+    session.execute(CHECKPOINTS.delete().where(CHECKPOINTS.c.job == job, CHECKPOINTS.c.step.in_(steps)))
+
+
 def list_checkpoints(
     session: Session, job: str, before: int | None, limit: int, where: Sequence[Any]
 ) -> list[Checkpoint]:

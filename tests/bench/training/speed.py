@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -43,6 +44,7 @@ class Measured(NamedTuple):
     startup_seconds: float
     peak_mib: float
     loss: float
+    cpu_seconds: float
     load_average: float
 
 
@@ -62,6 +64,7 @@ def _report(options: argparse.Namespace, precision: str, runs: Sequence[Measured
         "startup_seconds": [run.startup_seconds for run in runs],
         "peak_rss_mib": [run.peak_mib for run in runs],
         "last_loss": [run.loss for run in runs],
+        "cpu_seconds": [run.cpu_seconds for run in runs],
         "load_average": [run.load_average for run in runs],
     }
     for metric, values in numbers.items():
@@ -96,10 +99,10 @@ def _run(folder: Path, store: Path, precision: str, number: int, options: argpar
             raise
     if status:
         sys.exit(f"the trainer failed:\n{paths['log'].read_text('utf-8')[-3000:]}")
-    return _measured(paths["reports"], started, usage.ru_maxrss / 1024)
+    return _measured(paths["reports"], started, usage)
 
 
-def _measured(reports: Path, started: float, peak_mib: float) -> Measured:
+def _measured(reports: Path, started: float, usage: resource.struct_rusage) -> Measured:
     """Speed from the clock between reports, the first step left out."""
     posted = [Posted.model_validate_json(line) for line in reports.read_bytes().splitlines()]
     steps = [(one.time.timestamp(), one.report) for one in posted if isinstance(one.report, Metrics)]
@@ -110,7 +113,12 @@ def _measured(reports: Path, started: float, peak_mib: float) -> Measured:
     first_time, first = steps[0]
     first_seconds = first.trained_tokens / first.values["tokens_per_second"]
     return Measured(
-        speeds, first_time - first_seconds - started, peak_mib, steps[-1][1].values["loss"], os.getloadavg()[0]
+        tokens_per_second=speeds,
+        startup_seconds=first_time - first_seconds - started,
+        peak_mib=usage.ru_maxrss / 1024,
+        loss=steps[-1][1].values["loss"],
+        cpu_seconds=usage.ru_utime + usage.ru_stime,
+        load_average=os.getloadavg()[0],
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from feinschliff.artifacts.bases import BaseFiles
 from feinschliff.inference.engine import Engine
 from feinschliff.inference.life import Precision
+from feinschliff.lm.threads import share_cores
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,6 @@ def resolve_precision(precision: Precision) -> Precision:
     from feinschliff.lm.load import resolve_precision as resolve
 
     return resolve(precision)
-
-
-def share_cores() -> None:
-    """Lets torch's waiting threads sleep instead of spin; to be called before torch is imported.
-
-    On 2 cores beside other busy processes a decode step of SmolLM2-135M took 110-150 ms so, 580-1700 ms spinning.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 Load = Callable[[BaseFiles, Precision, EngineOptions], Engine]
