@@ -26,6 +26,8 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", client.MESSAGE_CAP_BYTES),
     ("grpc.max_metadata_size", client.METADATA_CAP_BYTES),
     ("grpc.absolute_max_metadata_size", client.METADATA_CAP_BYTES),
+    ("grpc.http2.bdp_probe", 0),  # a probing window grows to many MB a stream; a fixed one bounds uploads
+    ("grpc.http2.lookahead_bytes", 1024 * 1024),
     ("grpc.so_reuseport", 0),  # a port in use is an error, not a second owner
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),

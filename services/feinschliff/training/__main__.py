@@ -12,6 +12,7 @@ from feinschliff.kit.clock import SystemClock
 from feinschliff.kit.db import Database
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.server import Loop, Room, Servicer, run
+from feinschliff.kit.settings import ENV_PREFIX
 from feinschliff.kit.threads import offload
 from feinschliff.kit.watch import Wake
 from feinschliff.training.attempts import Attempts
@@ -85,7 +86,7 @@ def plan(settings: TrainingSettings) -> Plan:
         stop_seconds=settings.training_stop_seconds,
         command=(sys.executable, "-m", "feinschliff.trainer"),
         env={
-            **{name: value for name, value in os.environ.items() if name.startswith("FEINSCHLIFF_TRAINER_")},
+            **{name: value for name, value in os.environ.items() if name.startswith(f"{ENV_PREFIX}TRAINER_")},
             "FEINSCHLIFF_HOME": str(settings.home.absolute()),
             "FEINSCHLIFF_TRAINING_ADDRESS": settings.training_address,
             "FEINSCHLIFF_S3_ENDPOINT": settings.s3_endpoint,

@@ -101,7 +101,14 @@ def test_every_step_reports_what_a_watcher_wants_to_see(workshop: MakeWorkshop) 
     assert train[-1].epoch == pytest.approx(3.0)
     assert all(report.eta_seconds is not None for report in train)
     for report in train:
-        assert report.values.keys() == {"loss", "accuracy", "learning_rate", "gradient_norm", "tokens_per_second"}
+        assert report.values.keys() == {
+            "loss",
+            "accuracy",
+            "learning_rate",
+            "gradient_norm",
+            "tokens",
+            "tokens_per_second",
+        }
         assert report.values["tokens_per_second"] > 0
         assert report.values["gradient_norm"] > 0
     assert train[0].trained_tokens < train[-1].trained_tokens
