@@ -12,11 +12,12 @@ from feinschliff.kit.db import Database, Session
 from feinschliff.kit.errors import AlreadyExists, Conflict, FieldViolation, Invalid, NotFound, WrongState
 from feinschliff.kit.metrics import Metrics
 from feinschliff.registry import lineage, store
-from feinschliff.registry.store import LEDGER, Edge, Model, Version
+from feinschliff.registry.store import LEDGER, Alias, Edge, Model, Version
 
 PROJECT = "projects/{project}"
 MODEL = "projects/{project}/models/{model}"
 VERSION = MODEL + "/versions/{version}"
+BY_ALIAS = MODEL + "@{alias}"
 READY, DEPRECATED = "ready", "deprecated"
 
 
@@ -143,9 +144,18 @@ class Models:
         return view
 
     def version(self, name: str) -> VersionView:
-        """Raises NotFound MODEL_VERSION_NOT_FOUND."""
-        names.parse(VERSION, name)
+        """The version of this name, or the one that `projects/{p}/models/{m}@{alias}` points to at this moment.
+
+        Raises:
+            NotFound: MODEL_VERSION_NOT_FOUND, ALIAS_NOT_FOUND.
+        """
         with self._database.reading() as session:
+            if names.matches(BY_ALIAS, name):
+                alias = store.find(session, Alias, name.replace("@", "/aliases/"))
+                if alias is None:
+                    raise NotFound("ALIAS_NOT_FOUND", f"There is no alias {name}.", alias=name)
+                name = alias.model_version
+            names.parse(VERSION, name)
             return VersionView(_version(session, name), store.aliases_of(session, name))
 
     def deprecate(self, name: str, reason: str, etag: str) -> VersionView:

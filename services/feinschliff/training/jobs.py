@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -127,7 +127,7 @@ class Jobs:
             lease_until=NEVER,
         )
         if validate_only:
-            return job
+            return replace(job, name="")
         with self._database.transaction() as session:
             scope = f"CreateTrainingJob {order.parent}"
             made = LEDGER.once(session, scope, order.request_id, order.body_digest, lambda: _insert(session, job))

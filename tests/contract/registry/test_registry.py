@@ -131,6 +131,8 @@ def test_an_alias_moves_with_a_reason_and_goes_back(registry: Registry) -> None:
     refused(WrongState, "ALIAS_HAS_NO_PAST", lambda: registry.aliases.roll_back(ALIAS, "?", "", ONCE, "bob"))
     set_alias(registry, two, reason="better on the routing eval")
     assert registry.models.version(two).aliases == ["production"]
+    assert registry.models.version(f"{MODEL}@production").version.name == two
+    refused(NotFound, "ALIAS_NOT_FOUND", lambda: registry.models.version(f"{MODEL}@nobody"))
     refused(Conflict, "ROW_CHANGED", lambda: set_alias(registry, one, etag="1"))
     assert registry.aliases.roll_back(ALIAS, "too slow", "", ONCE, "bob").model_version == one
     moves = registry.lists.moves(ListWish(ALIAS)).items
