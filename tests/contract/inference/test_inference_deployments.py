@@ -12,7 +12,6 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from feinschliff.kit.errors import (
     AlreadyExists,
     Conflict,
-    Exhausted,
     Invalid,
     NotFound,
     Refusal,
@@ -218,10 +217,10 @@ async def test_changed_routes_are_loaded_and_old_ones_freed(site: Site, adapters
     await site.wait_for("d", READY)
     assert (await site.chat(two)).identity.model_version == two
     assert (await site.refused(one)).reason == "MODEL_NOT_LOADED"
-    await eventually_async(lambda: _holds(site, [site.digest_of(two)]), 20)
+    await eventually_async(lambda: holds(site, [site.digest_of(two)]), 20)
 
 
-async def _holds(site: Site, digests: list[str]) -> bool:
+async def holds(site: Site, digests: list[str]) -> bool:
     return sorted((await replica(site)).adapter_digests) == sorted(digests)
 
 
@@ -255,7 +254,7 @@ async def test_an_alias_that_moves_swaps_the_adapter_without_a_refused_call(
     site.registry.aliases[alias] = two
     await eventually_async(traffic, 20, "the alias to be followed")
     assert seen == sorted(seen)
-    await eventually_async(lambda: _holds(site, [site.digest_of(two)]), 20)
+    await eventually_async(lambda: holds(site, [site.digest_of(two)]), 20)
     deployment = await site.get()
     assert deployment.routes[0].resolved_version == two
 
@@ -273,58 +272,6 @@ async def test_an_alias_that_moves_to_a_broken_version_leaves_the_old_one_answer
     assert deployment.failure.reason == "ADAPTER_DIGEST_MISMATCH"
     assert deployment.routes[0].state == pb.Route.STATE_READY
     assert (await site.chat(alias)).identity.model_version == one
-
-
-async def test_on_demand_loads_what_a_call_names(site: Site, adapters: dict[str, Path]) -> None:
-    version = site.register(adapters["one"])
-    site.registry.aliases[f"{PARENT}/models/m@new"] = version
-    await site.create(on_demand=True)
-    assert list((await replica(site)).adapter_digests) == []
-    assert (await site.chat(version)).identity.adapter_digest == site.digest_of(version)
-    assert (await site.chat(f"{PARENT}/models/m@new")).identity.model_version == version
-    assert await _holds(site, [site.digest_of(version)])
-
-
-async def test_on_demand_waits_for_the_base_too(site: Site, adapters: dict[str, Path]) -> None:
-    version = site.register(adapters["one"])
-    await site.create(on_demand=True, wait=False)
-    assert (await site.chat(version)).identity.model_version == version
-
-
-async def test_on_demand_keeps_the_latest_and_lets_the_oldest_go(site: Site, adapters: dict[str, Path]) -> None:
-    versions = [site.register(folder, model=name) for name, folder in adapters.items()]
-    await site.create(on_demand=True, on_demand_max=2)
-    for version in versions:
-        await site.chat(version)
-    assert await _holds(site, [site.digest_of(version) for version in versions[1:]])
-    assert (await site.chat(versions[0])).identity.model_version == versions[0]
-    assert site.metric("adapter_loads_total", outcome="evicted") == 2
-
-
-async def test_on_demand_with_all_places_in_use_is_refused_with_a_delay(site: Site, adapters: dict[str, Path]) -> None:
-    one, two = (site.register(adapters[name], model=name) for name in ("one", "two"))
-    await site.create(on_demand=True, on_demand_max=1)
-    call = site.chats.ChatStream(pb.ChatStreamRequest(chat=chat_request(one, max_tokens=400)))
-    await call.read()
-    refusal = await site.refused(two)
-    assert isinstance(refusal, Exhausted)
-    assert refusal.retry_after_seconds
-    call.cancel()
-
-    async def answered() -> bool:
-        try:
-            return bool(await site.chat(two))
-        except Exhausted:
-            return False
-
-    await eventually_async(answered)
-
-
-async def test_on_demand_refuses_other_bases_and_unknown_versions(site: Site, adapters: dict[str, Path]) -> None:
-    other = site.register(adapters["one"], base_digest="sha256:" + "0" * 64)
-    await site.create(on_demand=True)
-    assert (await site.refused(other)).reason == "BASE_DIGEST_MISMATCH"
-    assert (await site.refused(f"{PARENT}/models/m/versions/77")).reason == "MODEL_UNKNOWN"
 
 
 async def test_a_registry_that_is_down_does_not_stop_what_is_loaded(site: Site, adapters: dict[str, Path]) -> None:
