@@ -69,8 +69,8 @@ protos: setup-dev ## buf lint, and the breaking check against the released contr
 unit: setup-dev ## rules, losses, graders, decisions; no sockets
 	$(PARALLEL) tests/unit
 
-contract: setup-dev ## one suite per promise, on the real parts
-	$(PARALLEL) tests/contract
+contract: setup-dev ## one suite per promise, on the real parts; one after the other, for they share ports and channels
+	$(BIN)/pytest tests/contract
 
 e2e: setup-dev ## all services as processes, the data's whole way
 	$(BIN)/pytest tests/e2e

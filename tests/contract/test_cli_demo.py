@@ -13,7 +13,12 @@ from feinschliff.cli.state import is_owned
 from tests.contract.test_cli_platform import Cli
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(360)
+
+
+def _hear_interrupts() -> None:
+    """A shell's background job ignores SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
@@ -22,13 +27,17 @@ def test_an_interrupted_demo_stops_what_it_started(tmp_path: Path, number: signa
     log = tmp_path / "demo.log"
     with log.open("wb") as out:
         demo = subprocess.Popen(
-            [sys.executable, "-m", "feinschliff.cli", "demo"], env=cli.environment(), stdout=out, stderr=out
+            [sys.executable, "-m", "feinschliff.cli", "demo"],
+            env=cli.environment(),
+            stdout=out,
+            stderr=out,
+            preexec_fn=_hear_interrupts,
         )
     eventually(lambda: "[2] push the sample" in log.read_text(), 90, "the second stage")
     refused = cli("demo", expect=1)
     assert "DEMO_RUNNING" in refused.stderr
     demo.send_signal(number)
-    assert demo.wait(60) != 0
+    assert demo.wait(150) != 0
     home = cli.home / "demo"
     eventually(lambda: not is_owned(home), 60, "the end of the demo's platform")
     if number is signal.SIGKILL:

@@ -22,6 +22,7 @@ from feinschliff.kit.errors import NotFound, Unavailable, WrongState
 LOOPBACK = "127.0.0.1"
 MEMORY_SOFT_BYTES = 512 * 1024 * 1024
 START_SECONDS_MAX = 30.0
+LOCK_SECONDS_MAX = 3.0
 STOP_SECONDS_MAX = 5.0
 _POLL_SECONDS = 0.05
 _INNER = ("master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc", "s3_grpc")
@@ -74,11 +75,8 @@ def start_s3(
     weed = _weed()
     with ExitStack() as stack:
         lock = stack.enter_context((folder / "lock").open("ab"))
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            message = f"An S3 server is running on {folder} already."
-            raise WrongState("S3_ALREADY_RUNNING", message, folder=folder) from error
+        if not _take(lock.fileno()):
+            raise WrongState("S3_ALREADY_RUNNING", f"An S3 server is running on {folder} already.", folder=folder)
         if not _is_free(port):
             raise WrongState("S3_PORT_TAKEN", f"Port {port} is taken; set another FEINSCHLIFF_S3_ENDPOINT.", port=port)
         log = stack.enter_context((folder / "weed.log").open("wb"))
@@ -98,6 +96,20 @@ def start_s3(
     )
     _wait_until_ready(running, store, start_seconds_max)
     return running
+
+
+def _take(lock: int) -> bool:
+    """Takes the folder's lock; one that is just ending holds it for a moment longer than its process lives."""
+    deadline = time.monotonic() + LOCK_SECONDS_MAX
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        else:
+            return True
 
 
 def stop_s3(folder: Path) -> None:

@@ -18,14 +18,28 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class Readiness:
-    """What a room's checks say now; empty `failing` means ready. Not ready before the first round of checks."""
+    """What a room's checks say now; not ready before the first round of checks, nor once the room is leaving."""
 
     def __init__(self) -> None:
-        self.failing: Mapping[str, str] = {"start": "the checks have not run yet"}
+        self._failing: Mapping[str, str] = {"start": "the checks have not run yet"}
+        self._is_leaving = False
+
+    @property
+    def failing(self) -> Mapping[str, str]:
+        """What fails, by the check's name, and why; empty means ready."""
+        return {"stop": "the service shuts down"} if self._is_leaving else self._failing
+
+    @failing.setter
+    def failing(self, failing: Mapping[str, str]) -> None:
+        self._failing = failing
 
     @property
     def is_ready(self) -> bool:
         return not self.failing
+
+    def leave(self) -> None:
+        """Not ready from here on, whatever the checks say."""
+        self._is_leaving = True
 
 
 class Health:

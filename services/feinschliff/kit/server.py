@@ -62,6 +62,7 @@ class Running:
         """
         hurry = hurry or asyncio.Event()
         for opened in self._rooms:
+            opened.room.readiness.leave()
             await opened.health.leave()
         await _either(hurry, self._settings.drain_seconds)
         await self._close(self._settings.grace_seconds, hurry)
