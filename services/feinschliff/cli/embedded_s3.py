@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ LOOPBACK = "127.0.0.1"
 MEMORY_SOFT_BYTES = 512 * 1024 * 1024
 START_SECONDS_MAX = 30.0
 LOCK_SECONDS_MAX = 3.0
+PORTS_TRIED = (15_000, 32_000)
 STOP_SECONDS_MAX = 5.0
 _POLL_SECONDS = 0.05
 _INNER = ("master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc", "s3_grpc")
@@ -129,12 +131,18 @@ def stop_s3(folder: Path) -> None:
 
 
 def free_ports(number: int) -> list[int]:
-    """Distinct loopback ports that nobody listens on right now."""
+    """Distinct loopback ports that nobody listens on right now.
+
+    From below the range that systems give to outgoing connections, so none of those takes one before it is used.
+    """
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for one in sockets:
-            one.bind((LOOPBACK, 0))
-        return [one.getsockname()[1] for one in sockets]
+        found: list[int] = []
+        while len(found) < number:
+            one = stack.enter_context(socket.socket())
+            with suppress(OSError):
+                one.bind((LOOPBACK, random.SystemRandom().randrange(*PORTS_TRIED)))
+                found.append(one.getsockname()[1])
+        return found
 
 
 def _weed() -> str:
