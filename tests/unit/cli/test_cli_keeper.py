@@ -122,6 +122,9 @@ def test_last_words_are_of_the_last_start_and_plain_lines_go_first(tmp_path: Pat
     log = tmp_path / "part.log"
     log.write_text("an old line\n")
     part = ModulePart("part", "no.such.module", {}, log, 10)
-    part.start().communicate()
+    process = part.start()
+    process.wait(20)  # with its input still open: a tied program whose input closes is told to stop
+    assert process.stdin is not None
+    process.stdin.close()
     assert "an old line" not in part.last_words()
     assert "no.such" in part.last_words() or "ModuleNotFoundError" in part.last_words()
