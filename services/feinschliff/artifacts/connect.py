@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
+from pathlib import Path
 
-from feinschliff.artifacts.s3 import S3Settings, S3Store
-from feinschliff.kit.settings import Settings
+from feinschliff.artifacts.s3 import PART_BYTES, S3Settings, S3Store
+from feinschliff.kit.errors import StartError
+from feinschliff.kit.settings import ENV_PREFIX, Settings
 
 
-def connect(settings: Settings) -> S3Store:
-    """The store that the settings name; nothing is asked of it yet."""
+def connect(settings: Settings, *, part_bytes: int = PART_BYTES) -> S3Store:
+    """The store that the settings name; nothing is asked of it yet.
+
+    Raises:
+        StartError: the CAs that it is trusted by cannot be read.
+    """
+    if settings.s3_ca is not None:
+        _check_ca(settings.s3_ca)
     return S3Store(
         S3Settings(
             endpoint=settings.s3_endpoint,
@@ -17,6 +26,8 @@ def connect(settings: Settings) -> S3Store:
             secret_key=settings.s3_secret_key.get_secret_value(),
             bucket=settings.s3_bucket,
             region=settings.s3_region,
+            ca=settings.s3_ca,
+            part_bytes=part_bytes,
         )
     )
 
@@ -33,3 +44,10 @@ def readiness(store: S3Store) -> Callable[[], None]:
         store.check()
 
     return check
+
+
+def _check_ca(path: Path) -> None:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except OSError as error:  # SSLError is one
+        raise StartError([f"{ENV_PREFIX}S3_CA: {path} cannot be read as PEM certificates: {error}"]) from None

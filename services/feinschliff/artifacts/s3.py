@@ -43,7 +43,8 @@ _BUCKET_IS_OURS = frozenset({"BucketAlreadyOwnedByYou", "BucketAlreadyExists"})
 
 @dataclass(frozen=True)
 class S3Settings:
-    """Where the store is and how long to wait for it; `endpoint` is an http(s) URL without a path.
+    """Where the store is and how long to wait for it; `endpoint` is an http(s) URL without a path, `ca` a PEM file of
+    those that it is trusted by, where they are not the system's.
 
     A refused connection or a 5xx is tried `tries` times, a silent server at most twice.
     """
@@ -53,6 +54,7 @@ class S3Settings:
     secret_key: str
     bucket: str
     region: str = "us-east-1"
+    ca: Path | None = None
     connect_timeout_seconds: float = 2.0
     read_timeout_seconds: float = 15.0
     check_timeout_seconds: float = 2.0
@@ -241,6 +243,8 @@ def _client(settings: S3Settings, read_timeout_seconds: float, tries: int) -> Mi
             maxsize=32,
             timeout=urllib3.Timeout(connect=settings.connect_timeout_seconds, read=read_timeout_seconds),
             retries=retry,
+            cert_reqs="CERT_REQUIRED",
+            ca_certs=None if settings.ca is None else str(settings.ca),
         ),
     )
 

@@ -12,6 +12,8 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from feinschliff.cli.settings import SERVICES, PlatformSettings
+from feinschliff.kit import tls
+from feinschliff.kit.client import bare_channel
 
 SERVING, UNREACHABLE = "SERVING", "UNREACHABLE"
 _ASK_SECONDS = 2.0
@@ -19,6 +21,7 @@ _ASK_SECONDS = 2.0
 
 def look(settings: PlatformSettings) -> Mapping[str, str]:
     """By room: SERVING, NOT_SERVING or UNREACHABLE; all are asked at the same time."""
+    tls.configure(settings)
     with ThreadPoolExecutor(len(SERVICES) + 1) as pool:
         asked = {room: pool.submit(grpc_health, settings.address_of(room)) for room in SERVICES}
         asked = {"gateway": pool.submit(http_ready, settings.gateway_url), **asked}
@@ -33,7 +36,7 @@ def grpc_health(address: str) -> str:
     """The overall health of a gRPC server."""
     if not _listens(address):
         return UNREACHABLE
-    with grpc.insecure_channel(address) as channel:
+    with bare_channel(address) as channel:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(
                 health_pb2.HealthCheckRequest(), timeout=_ASK_SECONDS, wait_for_ready=True

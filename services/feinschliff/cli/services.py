@@ -11,6 +11,7 @@ import grpc
 
 from feinschliff.cli.settings import PORTS, PlatformSettings, platform_settings
 from feinschliff.cli.state import running_state
+from feinschliff.kit import tls
 from feinschliff.kit.client import sync_channel
 from feinschliff.kit.errors import Refusal, Unavailable, from_rpc_error
 from feinschliff.v1 import (
@@ -44,6 +45,13 @@ class Services:
 
 
 def connect(settings: PlatformSettings) -> Services:
+    """Stubs that speak as the settings say, in plain text or TLS.
+
+    Raises:
+        StartError: a file of TLS cannot be used.
+    """
+    tls.configure(settings)
+
     def channel(room: str, *services: str) -> grpc.Channel:
         names = [f"feinschliff.v1.{service}" for service in services]
         seconds = settings.call_timeout_seconds

@@ -12,7 +12,7 @@ from feinschliff.evaluation.settings import EvaluationSettings
 from feinschliff.gateway.settings import GatewaySettings
 from feinschliff.inference.settings import InferenceSettings
 from feinschliff.ingestion.settings import IngestionSettings
-from feinschliff.kit.settings import ENV_PREFIX, read_settings
+from feinschliff.kit.settings import ENV_PREFIX, Settings, read_settings
 from feinschliff.registry.settings import RegistrySettings
 from feinschliff.training.settings import TrainingSettings
 
@@ -58,6 +58,14 @@ class PlatformSettings(
         """Every port that a platform with these settings listens on, by the name of its setting."""
         names = PORTS if self.has_embedded_s3 else PORTS[:-1]
         return {name: int(getattr(self, name)) for name in names}
+
+
+class MigrateSettings(Settings):
+    """The environment of the program that migrates every room's tables."""
+
+    migrate_wait_seconds: float = Field(
+        120, ge=0, description="How long migrations wait for a database that does not answer before they fail."
+    )
 
 
 def platform_settings(**given: object) -> PlatformSettings:

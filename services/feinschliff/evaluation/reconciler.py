@@ -69,13 +69,16 @@ class Reconciler:
         self._by_state = metrics.gauge("feinschliff_evaluation_runs")
         self._finished = metrics.counter("feinschliff_evaluation_runs_finished_total")
         self._seconds = metrics.histogram("feinschliff_evaluation_run_seconds")
+        self._turn_seconds = metrics.histogram("feinschliff_evaluation_reconcile_seconds")
+        self._errors = metrics.counter("feinschliff_evaluation_reconcile_errors_total")
 
     async def run(self) -> None:
         """For ever; when cancelled it stops its runs and gives their leases back, so that another goes on at once."""
         try:
             while True:
                 turn = self._wake.turn
-                await self.turn()
+                with self._turn_seconds.time():
+                    await self.turn()
                 await self._wake.wait(turn, self._pace.reconcile_seconds)
         except asyncio.CancelledError:
             await self._leave()
@@ -93,6 +96,7 @@ class Reconciler:
             except Conflict:
                 log.info("another process was faster", extra={"run": run.name})
             except Exception:
+                self._errors.inc()
                 log.exception("run could not be handled", extra={"run": run.name})
 
     def _look(self) -> tuple[list[Run], Mapping[State, int]]:
@@ -148,6 +152,7 @@ class Reconciler:
             self._not_before[name] = self._clock.monotonic() + REST_SECONDS
             log.warning("run rests", extra={"run": name, "why": str(error)})
             return
+        self._errors.inc()
         crashes = self._crashes[name] = self._crashes.get(name, 0) + 1
         self._not_before[name] = self._clock.monotonic() + PAUSE_FIRST_SECONDS * 4**crashes
         log.error("run crashed", exc_info=error, extra={"crashes": crashes})

@@ -11,11 +11,14 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from feinschliff.kit import context as ctx
+from feinschliff.kit import spans
 from feinschliff.kit.metrics import Metrics
-from feinschliff.kit.tracing import TRACEPARENT_KEY, new_trace, parse_traceparent
+from feinschliff.kit.spans import Attributes
+from feinschliff.kit.tracing import TRACEPARENT_KEY
 
 log = logging.getLogger(__name__)
 API_VERSION = b"2020-10-01"
+PROBES = frozenset({"/healthz", "/readyz"})
 METHODS = frozenset({"GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
@@ -52,7 +55,8 @@ class Edge:
         self._metrics.histogram("feinschliff_gateway_http_request_seconds").labels(
             exchange.route, exchange.method
         ).observe(seconds)
-        level = logging.DEBUG if exchange.route in ("/healthz", "/readyz") else logging.INFO
+        exchange.end()
+        level = logging.DEBUG if exchange.route in PROBES else logging.INFO
         log.log(
             level,
             "request",
@@ -81,9 +85,20 @@ class _Exchange:
         sent = {name: value.decode("latin-1") for name, value in self._scope["headers"]}
         request_id = sent.get(ctx.REQUEST_ID_KEY.encode(), "")
         ctx.set_request_id(request_id if _REQUEST_ID.fullmatch(request_id) else ctx.new_request_id())
-        above = parse_traceparent(sent.get(TRACEPARENT_KEY.encode(), ""))
-        ctx.set_trace(above.child() if above else new_trace())
+        self._span = spans.begin_served(
+            "gateway",
+            self.method,
+            sent.get(TRACEPARENT_KEY.encode(), ""),
+            attributes={"http.request.method": self.method},
+            is_told=self._scope["path"] not in PROBES,
+        )
+        ctx.set_trace(self._span.trace)
         ctx.add_log_fields(room="gateway")
+
+    def end(self) -> None:
+        attributes: Attributes = {"http.route": self.route, "http.response.status_code": self.status}
+        failure = f"{self.status}" if self.status >= 500 else "" if self.status else "no answer"
+        self._span.end(name=f"{self.method} {self.route}", failure=failure, attributes=attributes)
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from feinschliff.inference.engine import Delta, Done, Event, Finish, GenerationRequest, Started
 from feinschliff.inference.pool import Lease
 from feinschliff.kit.errors import Internal, Unavailable
 from feinschliff.kit.metrics import Metrics
+
+FIRST_TOKEN = "feinschliff_inference_first_token_seconds"
+NEXT_TOKEN = "feinschliff_inference_next_token_seconds"
 
 
 @dataclass
@@ -18,7 +21,6 @@ class Answers:
     """Starts generations and measures them."""
 
     metrics: Metrics
-    _prefix: str = field(default="feinschliff_inference_", init=False)
 
     async def stream(self, lease: Lease, request: GenerationRequest) -> AsyncGenerator[Delta | Done]:
         """The pieces of an answer; the last one is Done. The lease is given back once the engine is through with it.
@@ -44,7 +46,7 @@ class Answers:
         except BaseException:
             lease.give_back()
             raise
-        in_flight = self.metrics.gauge(self._prefix + "requests_in_flight")
+        in_flight = self.metrics.gauge("feinschliff_inference_requests_in_flight")
         in_flight.inc()
         try:
             tokens = 0
@@ -52,11 +54,11 @@ class Answers:
                 event = await events.get()
                 now = time.monotonic()
                 if isinstance(event, Started):
-                    self.metrics.histogram(self._prefix + "queue_wait_seconds").observe(now - began)
+                    self.metrics.histogram("feinschliff_inference_queue_wait_seconds").observe(now - began)
                     continue
                 if isinstance(event, Delta) or event.completion_tokens > tokens:
-                    name = "next_token_seconds" if tokens else "first_token_seconds"
-                    self.metrics.histogram(self._prefix + name).observe(now - (last if tokens else began))
+                    seconds = self.metrics.histogram(NEXT_TOKEN if tokens else FIRST_TOKEN)
+                    seconds.observe(now - (last if tokens else began))
                     tokens, last = tokens + 1, now
                 if isinstance(event, Done):
                     refuse_broken(event)
@@ -68,18 +70,18 @@ class Answers:
             in_flight.dec()
 
     def count_refused(self) -> None:
-        self.metrics.counter(self._prefix + "requests_total").labels("refused").inc()
+        self.metrics.counter("feinschliff_inference_requests_total").labels("refused").inc()
 
     def observe_batch(self, rows: int) -> None:
-        self.metrics.histogram(self._prefix + "batch_size_sequences").observe(rows)
+        self.metrics.histogram("feinschliff_inference_batch_size_sequences").observe(rows)
 
     def _count_end(self, request: GenerationRequest, done: Done) -> None:
-        metrics, prefix = self.metrics, self._prefix
-        metrics.counter(prefix + "requests_total").labels(done.finish.value).inc()
-        metrics.counter(prefix + "prompt_tokens_total").inc(len(request.prompt_ids))
-        metrics.counter(prefix + "completion_tokens_total").inc(done.completion_tokens)
-        metrics.histogram(prefix + "request_prompt_tokens").observe(len(request.prompt_ids))
-        metrics.histogram(prefix + "request_completion_tokens").observe(done.completion_tokens)
+        metrics = self.metrics
+        metrics.counter("feinschliff_inference_requests_total").labels(done.finish.value).inc()
+        metrics.counter("feinschliff_inference_prompt_tokens_total").inc(len(request.prompt_ids))
+        metrics.counter("feinschliff_inference_completion_tokens_total").inc(done.completion_tokens)
+        metrics.histogram("feinschliff_inference_request_prompt_tokens").observe(len(request.prompt_ids))
+        metrics.histogram("feinschliff_inference_request_completion_tokens").observe(done.completion_tokens)
 
 
 def refuse_broken(done: Done) -> None:

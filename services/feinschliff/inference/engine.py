@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from feinschliff.formats.records import Message
 
@@ -87,15 +87,25 @@ class EngineFacts:
     vocabulary_tokens: int
 
 
+class DeviceMemory(NamedTuple):
+    """Of the GPU that an engine runs on, whoever holds it."""
+
+    device: str
+    used_bytes: int
+    bytes_max: int
+
+
 @dataclass(frozen=True)
 class Capacity:
-    """How much runs and how much more could."""
+    """How much runs and how much more could; no `device_memory` on a CPU."""
 
     rows_max: int
     running: int
     waiting: int
     queue_max: int
     kv_cache_bytes: int
+    kv_cache_bytes_max: int
+    device_memory: DeviceMemory | None = None
 
 
 class Engine(Protocol):

@@ -24,6 +24,7 @@ from feinschliff.inference.life import (
     deployment_state,
     route_status,
 )
+from feinschliff.inference.meters import show
 from feinschliff.inference.pool import BaseKey, Located, Pool, Source
 from feinschliff.inference.versions import Versions
 from feinschliff.inference.view import View
@@ -75,6 +76,11 @@ class Reconciler:
         self._wake = wake
 
     def turn(self) -> None:
+        with self._metrics.histogram("feinschliff_inference_reconcile_seconds").time():
+            self._turn()
+        self._measure()
+
+    def _turn(self) -> None:
         deployments = self.read()
         wanted = {one.name: self._see(one) for one in deployments if one.is_wanted}
         self._move_bases(wanted.values())
@@ -84,7 +90,6 @@ class Reconciler:
         if news:
             self.read()
             self._wake.notify()
-        self._measure()
 
     def read(self) -> Sequence[Deployment]:
         """Shows the table as it is to those who answer calls."""
@@ -227,10 +232,7 @@ class Reconciler:
         metrics.gauge("feinschliff_inference_loaded_bases").set(len(capacities))
         adapters = sum(len(self._pool.loaded_adapters(key)) for key in capacities)
         metrics.gauge("feinschliff_inference_loaded_adapters").set(adapters)
-        waiting = sum(capacity.waiting for capacity in capacities.values())
-        metrics.gauge("feinschliff_inference_queue_depth_requests").set(waiting)
-        cached = sum(capacity.kv_cache_bytes for capacity in capacities.values())
-        metrics.gauge("feinschliff_inference_kv_cache_bytes").set(cached)
+        show(metrics, capacities.values())
         states = Counter(one.status.state for one in self._view.all())
         for state in State:
             metrics.gauge("feinschliff_inference_deployments").labels(state.value).set(states[state])

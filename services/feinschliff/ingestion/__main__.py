@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from functools import partial
 
-from feinschliff.artifacts.connect import readiness
-from feinschliff.artifacts.s3 import S3Settings, S3Store
+from feinschliff.artifacts.connect import connect, readiness
+from feinschliff.artifacts.s3 import S3Store
 from feinschliff.ingestion.counting import Tokenizers
 from feinschliff.ingestion.datasets import Datasets
 from feinschliff.ingestion.intake import Limits
@@ -75,16 +75,7 @@ def wire(settings: IngestionSettings) -> Room:
 
 def store_of(settings: IngestionSettings) -> S3Store:
     """A store that sends small parts: an upload has three writers, each with some parts in memory."""
-    return S3Store(
-        S3Settings(
-            endpoint=settings.s3_endpoint,
-            access_key=settings.s3_access_key,
-            secret_key=settings.s3_secret_key.get_secret_value(),
-            bucket=settings.s3_bucket,
-            region=settings.s3_region,
-            part_bytes=PART_BYTES,
-        )
-    )
+    return connect(settings, part_bytes=PART_BYTES)
 
 
 def limits_of(settings: IngestionSettings) -> Limits:

@@ -30,6 +30,7 @@ class Upkeep:
         self._reservations = reservations
         self._drop_unfinished = drop_unfinished
         self._versions = metrics.gauge("feinschliff_ingestion_versions")
+        self._seconds = metrics.histogram("feinschliff_ingestion_cleanup_seconds")
 
     async def renew_every(self, seconds: float) -> None:
         while True:
@@ -42,6 +43,10 @@ class Upkeep:
             await asyncio.sleep(seconds)
 
     def clean(self) -> None:
+        with self._seconds.time():
+            self._clean()
+
+    def _clean(self) -> None:
         self._reservations.sweep()
         self._datasets.finish_removals()
         self._drop_unfinished()

@@ -46,6 +46,7 @@ class Uploads:
         self._clock = clock
         self._places = threading.BoundedSemaphore(uploads_max)
         self._metrics = metrics
+        metrics.gauge("feinschliff_ingestion_upload_slots").set(uploads_max)
 
     def begin(self, header: Header) -> Running:
         """An upload that takes bytes; the caller must `end` it.

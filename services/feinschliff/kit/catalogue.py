@@ -22,32 +22,53 @@ BATCH = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 # A grader is pure text work (10 us) unless it is a judge, which is a model call (seconds).
 GRADER_SECONDS = (0.00001, 0.0001, 0.001, 0.01, 0.1, 1.0, 5.0, 30.0)
 
+GRADERS = ("string_check", "text_similarity")
 SERVED = ("ingestion", "training", "evaluation", "registry", "inference")
 ALL = (*SERVED, "gateway")
 _CALL = ("grpc_type", "grpc_service", "grpc_method")
 _DONE = (*_CALL, "grpc_code")
+# Series of running jobs only, at most 100 jobs: docs/decisions/0005. Prometheus itself has a label `job`.
+_JOB = ("project", "training_job")
+_JOB_ENDS = ("succeeded", "failed", "cancelled")
 
 
 class MetricSpec(NamedTuple):
-    """One family of metrics: `rooms` have it, `labels` take values from closed sets only."""
+    """One family of metrics: `rooms` have it, `labels` take values from closed sets only.
+
+    Attributes:
+        shared: every copy of the room shows the same number, that of the installation; over copies, take the highest.
+        starts: values of its only label that are there from the start, at 0: Prometheus sees no rise in a series that
+            begins at 1, so the first failed job would never alarm anybody.
+    """
 
     kind: Kind
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
     rooms: tuple[str, ...] = ALL
+    shared: bool = False
+    starts: tuple[str, ...] = ()
 
 
-def _counter(help: str, *labels: str, rooms: tuple[str, ...] = ALL) -> MetricSpec:
-    return MetricSpec("counter", help, labels, (), rooms)
+def _counter(help: str, *labels: str, starts: tuple[str, ...] = ()) -> MetricSpec:
+    return MetricSpec("counter", help, labels, starts=starts)
 
 
-def _gauge(help: str, *labels: str, rooms: tuple[str, ...] = ALL) -> MetricSpec:
-    return MetricSpec("gauge", help, labels, (), rooms)
+def _gauge(help: str, *labels: str) -> MetricSpec:
+    return MetricSpec("gauge", help, labels)
 
 
-def _histogram(help: str, buckets: tuple[float, ...], *labels: str, rooms: tuple[str, ...] = ALL) -> MetricSpec:
-    return MetricSpec("histogram", help, labels, buckets, rooms)
+def _shared(help: str, *labels: str) -> MetricSpec:
+    return MetricSpec("gauge", help, labels, shared=True)
+
+
+def _histogram(help: str, buckets: tuple[float, ...], *labels: str, starts: tuple[str, ...] = ()) -> MetricSpec:
+    return MetricSpec("histogram", help, labels, buckets, starts=starts)
+
+
+def _ended(what: str, label: str, *outcomes: str, by: str = "") -> MetricSpec:
+    """A counter of things that ended in one of a few ways."""
+    return _counter(f"{what}, by {by or label}: {', '.join(outcomes)}.", label, starts=outcomes)
 
 
 def _of(room: str, families: Mapping[str, MetricSpec]) -> dict[str, MetricSpec]:
@@ -78,28 +99,34 @@ _ROOM = {
 
 _INGESTION = {
     "upload_bytes_total": _counter("Bytes received in uploads."),
-    "uploads_total": _counter("Uploads ended, by outcome: stored, refused, failed, validated.", "outcome"),
+    "uploads_total": _ended("Uploads ended", "outcome", "stored", "refused", "failed", "validated"),
     "upload_seconds": _histogram("From the first chunk to the answer.", TRANSFER_SECONDS),
     "uploads_in_flight": _gauge("Uploads that run now."),
-    "rows_total": _counter("Rows read, by outcome: kept, skipped, refused.", "outcome"),
-    "findings_total": _counter("Findings in uploaded data, by severity: error, warning, note.", "severity"),
+    "upload_slots": _gauge("Uploads that may run at once."),
+    "rows_total": _ended("Rows read", "outcome", "kept", "skipped", "refused"),
+    "findings_total": _ended("Findings in uploaded data", "severity", "error", "warning", "note"),
     "tokens_total": _counter("Tokens counted in stored versions."),
-    "versions": _gauge("Dataset versions, by state.", "state"),
+    "versions": _shared("Dataset versions, by state.", "state"),
     "read_rows_total": _counter("Rows streamed to readers."),
-    "completions_stored_total": _counter("Exchanges written to the completion log."),
-    "feedback_total": _counter("Feedback received on stored completions, by sign: positive, negative, other.", "sign"),
+    "cleanup_seconds": _histogram("One look for abandoned uploads and removed datasets.", CALL_SECONDS),
 }
 
 _TRAINING = {
-    "jobs": _gauge("Jobs, by state.", "state"),
-    "jobs_finished_total": _counter("Jobs ended, by final state.", "state"),
-    "queue_depth_jobs": _gauge("Jobs that wait for a place to run."),
+    "jobs": _shared("Jobs, by state.", "state"),
+    "jobs_finished_total": _ended("Jobs ended", "state", *_JOB_ENDS, by="final state"),
+    "queue_depth_jobs": _shared("Jobs that wait for a place to run."),
     "queue_wait_seconds": _histogram("From queued to the first attempt's start.", WAIT_SECONDS),
-    "job_seconds": _histogram("From a job's creation to its end, by final state.", WAIT_SECONDS, "state"),
-    "attempts_total": _counter(
-        "Attempts ended, by outcome: succeeded, failed, resumable, vanished, cancelled.", "outcome"
+    "job_seconds": _histogram(
+        "From a job's creation to its end, by final state.", WAIT_SECONDS, "state", starts=_JOB_ENDS
     ),
-    "attempts_in_flight": _gauge("Attempts whose process runs now."),
+    "attempts_total": _ended("Attempts ended", "outcome", "succeeded", "failed", "resumable", "vanished"),
+    "attempts_in_flight": _gauge("Attempts that are under way, those that the cluster has not begun among them."),
+    "attempts_pending": _gauge("Attempts that the cluster has accepted and not begun."),
+    "attempt_seconds_total": _counter("Seconds that attempts ran, by execution profile.", "profile"),
+    "cost_total": _counter("Price x time of attempts, in the currency of the profiles.", "profile", "project"),
+    "slots": _shared("Attempts that may be under way at once, by execution profile.", "profile"),
+    "slots_used": _shared("Attempts that are under way, by execution profile.", "profile"),
+    "troubles_total": _counter("Times a machine kept an attempt from starting or ended it, by reason.", "reason"),
     "reconcile_seconds": _histogram("One turn of the reconciler over all jobs.", CALL_SECONDS),
     "reconcile_errors_total": _counter("Jobs that the reconciler could not handle in a turn."),
     "events_stored_total": _counter("Events stored; a repeated key is not counted."),
@@ -110,31 +137,45 @@ _TRAINING = {
     "checkpoints_total": _counter("Checkpoints committed."),
     "checkpoint_seconds": _histogram("From the start of writing a checkpoint to its commit.", TRANSFER_SECONDS),
     "checkpoint_bytes_total": _counter("Bytes of committed checkpoints."),
+    "memory_bytes": _gauge("Memory of a running trainer.", *_JOB),
+    "device_memory_bytes": _gauge("Most GPU memory that a running trainer has held, of one GPU.", *_JOB),
+    "job_loss": _gauge("Newest loss of a running job, nats/token, by phase: train, validation.", *_JOB, "phase"),
+    "job_step": _gauge("Optimiser steps that a running job has done.", *_JOB),
+    "job_steps": _gauge("Optimiser steps that a running job will do.", *_JOB),
+    "job_learning_rate": _gauge("Learning rate of a running job.", *_JOB),
+    "job_gradient_norm": _gauge("Norm of a running job's gradient before clipping.", *_JOB),
+    "job_tokens_per_second": _gauge("Real tokens per second of a running job.", *_JOB),
 }
 
 _REGISTRY = {
-    "models": _gauge("Models."),
-    "versions": _gauge("Model versions, by state.", "state"),
+    "models": _shared("Models."),
+    "versions": _shared("Model versions, by state.", "state"),
     "versions_registered_total": _counter("Model versions registered."),
-    "alias_moves_total": _counter("Aliases set or moved, by act: set, moved, removed.", "act"),
+    "alias_moves_total": _ended("Aliases set or moved", "act", "set", "moved", "removed"),
     "lineage_seconds": _histogram("Building one lineage graph.", CALL_SECONDS),
 }
 
 _EVALUATION = {
-    "runs": _gauge("Runs, by state.", "state"),
-    "runs_finished_total": _counter("Runs ended, by final state.", "state"),
+    "runs": _shared("Runs, by state.", "state"),
+    "runs_finished_total": _ended("Runs ended", "state", "completed", "failed", "cancelled", by="final state"),
     "run_seconds": _histogram("From a run's creation to its end.", WAIT_SECONDS),
-    "items_total": _counter("Output items, by outcome: passed, failed, ungraded, errored.", "outcome"),
+    "items_total": _ended("Output items", "outcome", "passed", "failed", "ungraded", "errored"),
     "items_in_flight": _gauge("Items that are sampled or graded now."),
-    "grader_seconds": _histogram("One grade, by type of grader.", GRADER_SECONDS, "grader"),
+    "grader_seconds": _histogram("One grade, by type of grader.", GRADER_SECONDS, "grader", starts=GRADERS),
     "sampling_seconds": _histogram("One answer from inference.", FIRST_TOKEN_SECONDS),
     "sampled_tokens_total": _counter("Tokens of sampled answers."),
+    "reconcile_seconds": _histogram("One turn of the reconciler over all runs.", CALL_SECONDS),
+    "reconcile_errors_total": _counter("Runs that the reconciler could not handle in a turn, and runs that crashed."),
 }
 
 _INFERENCE = {
-    "requests_total": _counter("Chat requests, by how they ended: stop, length, cancelled, refused, failed.", "finish"),
+    "requests_total": _ended(
+        "Chat requests", "finish", "stop", "length", "cancelled", "refused", "failed", by="how they ended"
+    ),
     "requests_in_flight": _gauge("Chat requests that are being answered."),
+    "slots": _gauge("Chat requests that may be generated at once, over all loaded bases."),
     "queue_depth_requests": _gauge("Chat requests that wait for a place in the batch."),
+    "queue_limit_requests": _gauge("Chat requests that may wait, over all loaded bases; more are refused."),
     "queue_wait_seconds": _histogram("From a request's arrival to its first place in a batch.", FIRST_TOKEN_SECONDS),
     "first_token_seconds": _histogram("From a request's arrival to its first token.", FIRST_TOKEN_SECONDS),
     "next_token_seconds": _histogram("Between two tokens of one answer.", NEXT_TOKEN_SECONDS),
@@ -145,10 +186,14 @@ _INFERENCE = {
     "batch_size_sequences": _histogram("Sequences in one forward pass.", BATCH),
     "loaded_bases": _gauge("Base models in memory."),
     "loaded_adapters": _gauge("Adapters in memory."),
-    "adapter_loads_total": _counter("Adapters loaded, by outcome: loaded, failed, evicted.", "outcome"),
+    "adapter_loads_total": _ended("Adapters loaded", "outcome", "loaded", "failed", "evicted"),
     "adapter_load_seconds": _histogram("From the wish for an adapter to its place in memory.", TRANSFER_SECONDS),
-    "deployments": _gauge("Deployments, by state.", "state"),
+    "deployments": _shared("Deployments, by state.", "state"),
     "kv_cache_bytes": _gauge("Bytes held for attention keys and values."),
+    "kv_cache_limit_bytes": _gauge("Bytes that may be held for attention keys and values, over all loaded bases."),
+    "device_memory_bytes": _gauge("Memory in use on a GPU, by whomever.", "device"),
+    "device_memory_limit_bytes": _gauge("Memory of a GPU.", "device"),
+    "reconcile_seconds": _histogram("One turn of the reconciler over all deployments.", CALL_SECONDS),
 }
 
 _GATEWAY = {

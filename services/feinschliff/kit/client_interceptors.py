@@ -10,8 +10,40 @@ import grpc
 from google.protobuf.message import Message
 
 from feinschliff.kit import context as ctx
+from feinschliff.kit import spans
 from feinschliff.kit.metrics import Metrics
-from feinschliff.kit.tracing import TRACEPARENT_KEY
+from feinschliff.kit.spans import Span
+from feinschliff.kit.tracing import TRACEPARENT_KEY, Trace
+
+
+class Departure:
+    """One call on its way out: what is counted and told of it, at its start and its end."""
+
+    def __init__(self, metrics: Metrics | None, span: Span | None, labels: tuple[str, str, str]) -> None:
+        self._metrics = metrics
+        self._span = span
+        self._labels = labels
+        self._begun_seconds = time.monotonic()
+        if metrics is not None:
+            metrics.counter("grpc_client_started_total").labels(*labels).inc()
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether anybody wants to know of its end."""
+        return self._metrics is not None or self._span is not None
+
+    @property
+    def trace(self) -> Trace | None:
+        return ctx.current_trace() if self._span is None else self._span.trace
+
+    def ended(self, code: grpc.StatusCode | None) -> None:
+        known = code or grpc.StatusCode.UNKNOWN
+        if self._span is not None:
+            spans.end_called(self._span, known)
+        if self._metrics is not None:
+            seconds = time.monotonic() - self._begun_seconds
+            self._metrics.counter("grpc_client_handled_total").labels(*self._labels, known.name).inc()
+            self._metrics.histogram("grpc_client_handling_seconds").labels(*self._labels).observe(seconds)
 
 
 class Outgoing(NamedTuple):
@@ -30,30 +62,20 @@ class Outgoing(NamedTuple):
         left_seconds = max(until - time.monotonic(), 0.001)
         return left_seconds if wanted is None else min(wanted, left_seconds)
 
-    def started(self, kind: str, method: str | bytes) -> Callable[[grpc.StatusCode | None], None]:
-        """Counts a call that begins; the returned function counts its end."""
-        metrics, begun_seconds = self.metrics, time.monotonic()
-        if metrics is None:
-            return lambda code: None
+    def departs(self, kind: str, method: str | bytes) -> Departure:
+        """A call that begins now."""
         text = method.decode() if isinstance(method, bytes) else method
         service, _, name = text.strip("/").partition("/")
-        labels = (kind, service, name)
-        metrics.counter("grpc_client_started_total").labels(*labels).inc()
-
-        def ended(code: grpc.StatusCode | None) -> None:
-            metrics.counter("grpc_client_handled_total").labels(*labels, (code or grpc.StatusCode.UNKNOWN).name).inc()
-            metrics.histogram("grpc_client_handling_seconds").labels(*labels).observe(time.monotonic() - begun_seconds)
-
-        return ended
+        room = "" if self.metrics is None else self.metrics.room
+        return Departure(self.metrics, spans.begin_called(room, service, name), (kind, service, name))
 
 
-def metadata_out(given: Any) -> list[tuple[str, str | bytes]]:
+def metadata_out(given: Any, trace: Trace | None) -> list[tuple[str, str | bytes]]:
     """The caller's metadata, with request id and trace unless they are there."""
     pairs = list(given or ())
     keys = {key for key, _ in pairs}
     if ctx.REQUEST_ID_KEY not in keys:
         pairs.append((ctx.REQUEST_ID_KEY, ctx.current_request_id() or ctx.new_request_id()))
-    trace = ctx.current_trace()
     if trace is not None and TRACEPARENT_KEY not in keys:
         pairs.append((TRACEPARENT_KEY, trace.header()))
     return pairs
@@ -88,17 +110,17 @@ class _Aio:
         self._counting: set[asyncio.Task[None]] = set()
 
     async def _call(self, continuation: Callable[..., Awaitable[Any]], details: Any, request: Any) -> Any:
-        ended = self._outgoing.started(self.kind, details.method)
+        departure = self._outgoing.departs(self.kind, details.method)
         sent = grpc.aio.ClientCallDetails(
             details.method,
             self._outgoing.timeout(details.timeout, is_unary=self.is_unary),
-            grpc.aio.Metadata(*metadata_out(details.metadata)),
+            grpc.aio.Metadata(*metadata_out(details.metadata, departure.trace)),
             details.credentials,
             details.wait_for_ready,
         )
         call = await continuation(sent, request)
-        if self._outgoing.metrics is not None:
-            call.add_done_callback(lambda done: self._keep(asyncio.ensure_future(_count(done, ended))))
+        if departure.is_followed:
+            call.add_done_callback(lambda done: self._keep(asyncio.ensure_future(_end(done, departure))))
         return call
 
     def _keep(self, task: "asyncio.Task[None]") -> None:
@@ -165,20 +187,20 @@ class _Sync(
         return self._call(continuation, client_call_details, request_iterator, "bidi_stream")
 
     def _call(self, continuation: Callable[[Any, Any], Any], details: Any, request: Any, kind: str) -> Any:
-        ended = self._outgoing.started(kind, details.method)
+        departure = self._outgoing.departs(kind, details.method)
         sent = _SyncDetails(
             details.method,
             self._outgoing.timeout(details.timeout, is_unary=kind == "unary"),
-            metadata_out(details.metadata),
+            metadata_out(details.metadata, departure.trace),
             details.credentials,
             details.wait_for_ready,
             details.compression,
         )
         call = continuation(sent, request)
-        if self._outgoing.metrics is not None:
-            call.add_done_callback(lambda done: ended(done.code()))
+        if departure.is_followed:
+            call.add_done_callback(lambda done: departure.ended(done.code()))
         return call
 
 
-async def _count(call: grpc.aio.Call, ended: Callable[[grpc.StatusCode | None], None]) -> None:
-    ended(await call.code())
+async def _end(call: grpc.aio.Call, departure: Departure) -> None:
+    departure.ended(await call.code())

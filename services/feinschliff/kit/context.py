@@ -34,6 +34,12 @@ def current_trace() -> Trace | None:
     return _trace.get()
 
 
+def current_traceparent() -> str:
+    """Where we are in a trace, to be kept with work that goes on later, as a header; empty outside of one."""
+    trace = _trace.get()
+    return "" if trace is None else trace.header()
+
+
 def current_deadline() -> float | None:
     """The moment on `time.monotonic` by which the call must have ended; None if it has no deadline.
 
@@ -51,7 +57,7 @@ def set_request_id(request_id: str) -> None:
     _request_id.set(request_id)
 
 
-def set_trace(trace: Trace) -> None:
+def set_trace(trace: Trace | None) -> None:
     _trace.set(trace)
 
 

@@ -36,6 +36,7 @@ KIT_REASONS: Mapping[str, str] = {
     "DATABASE_UNAVAILABLE": "The database does not answer.",
     "SCHEMA_BEHIND": "The database lacks migrations that this version needs.",
     "SCHEMA_AHEAD": "The database was migrated by a newer version.",
+    "MIGRATION_FAILED": "The database refused a migration; nothing has changed.",
     "STATUS_WITHOUT_REASON": "The answer came from something that gives no reasons, such as a proxy.",
 }
 

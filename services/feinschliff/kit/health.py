@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
 from grpc_health.v1 import health, health_pb2
@@ -43,11 +43,16 @@ class Readiness:
 
 
 class Health:
-    """The grpc.health.v1 answers of one server: each service, "" for all, and "live" for the process."""
+    """The grpc.health.v1 answers of one server: each service, "" for all, and "live" for the process.
 
-    def __init__(self, services: Sequence[str]) -> None:
+    Args:
+        told: hears, after every look, whether the room is ready.
+    """
+
+    def __init__(self, services: Sequence[str], told: Callable[[bool], Awaitable[None]]) -> None:
         self.servicer = health.aio.HealthServicer()
         self._names = ("", *services)
+        self._told = told
         self._is_leaving = False
 
     async def begin(self) -> None:
@@ -56,8 +61,10 @@ class Health:
         await self.servicer.set(LIVE, SERVING)
 
     async def show(self, *, is_ready: bool) -> None:
+        is_serving = is_ready and not self._is_leaving
         for name in self._names:
-            await self.servicer.set(name, SERVING if is_ready and not self._is_leaving else NOT_SERVING)
+            await self.servicer.set(name, SERVING if is_serving else NOT_SERVING)
+        await self._told(is_serving)
 
     async def leave(self) -> None:
         """NOT_SERVING for good; the process is still alive."""

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError, Message
 from grpc_status import rpc_status
 
 from feinschliff.kit import context as ctx
+from feinschliff.kit import spans
 from feinschliff.kit.errors import (
     Cancelled,
     FieldViolation,
@@ -27,7 +28,7 @@ from feinschliff.kit.errors import (
 )
 from feinschliff.kit.fields import clear_output_only, missing_required
 from feinschliff.kit.metrics import Metrics
-from feinschliff.kit.tracing import TRACEPARENT_KEY, new_trace, parse_traceparent
+from feinschliff.kit.tracing import TRACEPARENT_KEY
 
 log = logging.getLogger(__name__)
 
@@ -90,10 +91,19 @@ def traced(call: Call) -> Iterator[None]:
     sent = {str(key): value for key, value in call.context.invocation_metadata() or ()}
     request_id, parent = str(sent.get(ctx.REQUEST_ID_KEY, "")), str(sent.get(TRACEPARENT_KEY, ""))
     ctx.set_request_id(request_id if _REQUEST_ID.fullmatch(request_id) else ctx.new_request_id())
-    above = parse_traceparent(parent)
-    ctx.set_trace(above.child() if above else new_trace())
+    span = spans.begin_served(
+        call.metrics.room,
+        f"{call.service}/{call.method}",
+        parent,
+        attributes=spans.of_call(call.service, call.method),
+        is_told=not call.is_infrastructure,
+    )
+    ctx.set_trace(span.trace)
     ctx.add_log_fields(room=call.metrics.room)
-    yield
+    try:
+        yield
+    finally:
+        span.end_call(call.code, reason=call.refusal.reason if call.refusal else "")
 
 
 @contextmanager

@@ -58,6 +58,13 @@ class Metrics:
 
 
 def _family(name: str, spec: MetricSpec, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
+    family = _made(name, spec, registry)
+    for value in spec.starts:
+        family.labels(value)
+    return family
+
+
+def _made(name: str, spec: MetricSpec, registry: CollectorRegistry) -> Counter | Gauge | Histogram:
     match spec.kind:
         case "counter":
             return Counter(name, spec.help, spec.labels, registry=registry)

@@ -9,14 +9,16 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from feinschliff.kit import client
+from feinschliff.kit.addresses import cannot_listen, with_port
 from feinschliff.kit.context import add_log_fields
-from feinschliff.kit.errors import StartError
 from feinschliff.kit.health import Check, Health, look, watch_checks
 from feinschliff.kit.interceptors import Chain
 from feinschliff.kit.loops import keep_running
 from feinschliff.kit.metrics import Exposed
+from feinschliff.kit.probe import Probe
 from feinschliff.kit.room import Room
-from feinschliff.kit.settings import ENV_PREFIX, Settings
+from feinschliff.kit.settings import Settings
+from feinschliff.kit.tls import Tls
 
 log = logging.getLogger(__name__)
 
@@ -31,17 +33,32 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.so_reuseport", 0),  # a port in use is an error, not a second owner
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # Old connections are replaced once their calls have ended: so clients find servers that came later, and renewed
+    # certificates reach everyone.
+    ("grpc.max_connection_age_ms", 300_000),
 )
 
 
 class OpenRoom:
-    """A room that listens, from `listen` to `close`; `failed` is told when its HTTP server ends by itself."""
+    """A room that listens, from `listen` to `close`.
 
-    def __init__(self, room: Room, settings: Settings, failed: Callable[[str], None]) -> None:
+    Args:
+        tls: what the gRPC port shows; None for plain text.
+        probe: is told how the room is.
+        failed: is told when the room's HTTP server ends by itself.
+    """
+
+    def __init__(
+        self, room: Room, settings: Settings, tls: Tls | None, probe: Probe, failed: Callable[[str], None]
+    ) -> None:
         self.room = room
-        self.health = Health([servicer.full_name for servicer in room.servicers])
+        self.health = Health(
+            [servicer.full_name for servicer in room.servicers],
+            lambda is_ready: probe.show(room.name, is_ready=is_ready),
+        )
         self.port = room.port
         self._settings = settings
+        self._tls = tls
         self._failed = failed
         standing = [f"/{one.full_name}/{method}" for one in room.servicers for method in one.standing]
         self._chain = Chain(room.metrics, call_timeout_seconds=settings.call_timeout_seconds, standing=standing)
@@ -66,7 +83,7 @@ class OpenRoom:
         self._exposed = _expose(self.room, host)
         if self.room.servicers:
             self._server = self._grpc_server()
-            self.port = _bind(self._server, self.room, host)
+            self.port = self._bind(self._server, host)
             await self._server.start()
 
     async def begin(self) -> None:
@@ -132,21 +149,18 @@ class OpenRoom:
         reflection.enable_server_reflection([*names, HEALTH, reflection.SERVICE_NAME], server)
         return server
 
+    def _bind(self, server: grpc.aio.Server, host: str) -> int:
+        address = with_port(host, self.room.port)
+        try:
+            if self._tls is None:
+                return server.add_insecure_port(address)
+            return server.add_secure_port(address, self._tls.server_credentials())
+        except RuntimeError as error:
+            raise cannot_listen(f"{self.room.name.upper()}_PORT", host, self.room.port, error) from None
+
 
 def _expose(room: Room, host: str) -> Exposed:
     try:
         return room.metrics.serve(room.metrics_port, host.strip("[]"))
     except OSError as error:
-        raise _cannot_listen(room.name, "METRICS_PORT", room.metrics_port, host, error) from None
-
-
-def _bind(server: grpc.aio.Server, room: Room, host: str) -> int:
-    bracketed = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    try:
-        return server.add_insecure_port(f"{bracketed}:{room.port}")
-    except RuntimeError as error:
-        raise _cannot_listen(room.name, "PORT", room.port, host, error) from None
-
-
-def _cannot_listen(room: str, what: str, port: int, host: str, error: Exception) -> StartError:
-    return StartError([f"{ENV_PREFIX}{room.upper()}_{what}: cannot listen on {host}:{port}: {error}"])
+        raise cannot_listen(f"{room.name.upper()}_METRICS_PORT", host, room.metrics_port, error) from None

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
-from feinschliff.kit import client, failpoints, logs, threads
+from feinschliff.kit import client, failpoints, logs, spans, threads, tls
 from feinschliff.kit.errors import Refusal, StartError
 from feinschliff.kit.opening import OpenRoom
+from feinschliff.kit.probe import Probe
 from feinschliff.kit.room import Loop, Room, Servicer
 from feinschliff.kit.settings import Settings, read_settings
 
@@ -25,12 +26,17 @@ class Running:
 
     Attributes:
         ports, metrics_ports: by room, as bound.
+
+    Raises:
+        StartError: a file of TLS cannot be used.
     """
 
     def __init__(self, rooms: Sequence[Room], settings: Settings) -> None:
         self._settings = settings
         self._failure: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._rooms = [OpenRoom(room, settings, self._fail) for room in rooms]
+        self._probe = Probe({room.name: [one.full_name for one in room.servicers] for room in rooms})
+        own_tls = tls.tls_of(settings)
+        self._rooms = [OpenRoom(room, settings, own_tls, self._probe, self._fail) for room in rooms]
 
     @property
     def ports(self) -> dict[str, int]:
@@ -42,7 +48,10 @@ class Running:
 
     async def open(self) -> None:
         """Opens all rooms, or none."""
+        settings = self._settings
         try:
+            if settings.probe_port:
+                await self._probe.listen(settings.bind_host, settings.probe_port)
             for opened in self._rooms:
                 await opened.listen()
             await asyncio.gather(*(opened.begin() for opened in self._rooms))
@@ -73,6 +82,7 @@ class Running:
         await threads.settle(grace_seconds, hurry)
         await asyncio.gather(*(opened.close() for opened in self._rooms))
         await client.close_channels()
+        await self._probe.close()
 
     def _fail(self, room: str) -> None:
         if not self._failure.done():
@@ -124,6 +134,8 @@ def run(wire: Callable[[S], Room | Sequence[Room]], settings_type: type[S]) -> N
         settings = read_settings(settings_type)
         logs.configure(settings.log_level, settings.log_format)
         failpoints.configure(settings.failpoints)
+        tls.configure(settings)
+        spans.configure(settings, "platform")
         asyncio.run(_wire_and_serve(wire, settings))
     except StartError as error:
         print("\n".join(error.problems), file=sys.stderr)
@@ -131,6 +143,8 @@ def run(wire: Callable[[S], Room | Sequence[Room]], settings_type: type[S]) -> N
     except Refusal as refusal:
         print(f"{refusal.reason}: {refusal.message}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        spans.close()
     sys.stdout.flush()
     sys.stderr.flush()
     if threads.in_flight():

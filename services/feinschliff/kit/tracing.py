@@ -2,9 +2,11 @@
 
 import re
 import secrets
+from collections.abc import Mapping
 from typing import NamedTuple
 
 TRACEPARENT_KEY = "traceparent"
+TRACEPARENT_VARIABLE = "TRACEPARENT"
 _FORM = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 
 
@@ -35,3 +37,13 @@ def parse_traceparent(header: str) -> Trace | None:
     if version == "ff" or (version == "00" and rest) or set(trace_id) == {"0"} or set(span_id) == {"0"}:
         return None
     return Trace(trace_id, span_id, bool(int(flags, 16) & 1))
+
+
+def environment(traceparent: str) -> dict[str, str]:
+    """What a program is started with so that it goes on with this trace; nothing where there is none."""
+    return {TRACEPARENT_VARIABLE: traceparent} if parse_traceparent(traceparent) else {}
+
+
+def from_environment(variables: Mapping[str, str]) -> Trace | None:
+    """The trace that whoever started this program is in."""
+    return parse_traceparent(variables.get(TRACEPARENT_VARIABLE, ""))

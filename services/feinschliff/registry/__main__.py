@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from feinschliff.artifacts.commit import read_manifest
@@ -12,7 +13,8 @@ from feinschliff.kit.clock import SystemClock
 from feinschliff.kit.db import Database
 from feinschliff.kit.errors import FieldViolation, Invalid, NotFound
 from feinschliff.kit.metrics import Metrics
-from feinschliff.kit.server import Room, Servicer, run
+from feinschliff.kit.server import Loop, Room, Servicer, run
+from feinschliff.kit.threads import offload
 from feinschliff.registry.aliases import Aliases
 from feinschliff.registry.lineage import Lineage
 from feinschliff.registry.lists import Lists
@@ -21,19 +23,28 @@ from feinschliff.registry.service import RegistryService
 from feinschliff.registry.settings import RegistrySettings
 from feinschliff.v1 import registry_pb2_grpc as grpc_stubs
 
+COUNT_SECONDS = 15.0  # about as often as Prometheus asks
+
 
 def wire(settings: RegistrySettings) -> Room:
     clock, metrics = SystemClock(), Metrics("registry")
     database = Database(settings.database_url_for("registry"), "registry")
     database.upgrade()
     artifacts = connect(settings)
+    models = Models(database, committed(artifacts), metrics, clock=clock)
     service = RegistryService(
-        Models(database, committed(artifacts), metrics, clock=clock),
+        models,
         Aliases(database, metrics, clock=clock),
         Lineage(database, metrics),
         Lists(database),
         clock,
     )
+
+    async def count() -> None:
+        while True:
+            await offload(models.count)
+            await asyncio.sleep(COUNT_SECONDS)
+
     return Room(
         name="registry",
         port=settings.registry_port,
@@ -41,7 +52,7 @@ def wire(settings: RegistrySettings) -> Room:
         servicers=[
             Servicer(grpc_stubs.add_RegistryServiceServicer_to_server, service, "feinschliff.v1.RegistryService")
         ],
-        loops=[],
+        loops=[Loop("count", count)],
         checks={"database": database.check, "store": readiness(artifacts)},
         close=[database.close],
         metrics=metrics,

@@ -179,6 +179,11 @@ class Models:
             store.delete(session, version)
             self._count(session)
 
+    def count(self) -> None:
+        """Shows how many there are; other copies of the room make and delete them too."""
+        with self._database.reading() as session:
+            self._count(session)
+
     def _insert(self, session: Session, name: str, draft: Model) -> str:
         if store.find(session, Model, name) is not None:
             raise AlreadyExists("MODEL_EXISTS", f"{name} exists; take another id.", model=name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import NamedTuple
 from feinschliff.artifacts.store import Store
 from feinschliff.formats.report import ExitCode, Failure
 from feinschliff.formats.runfile import Runfile
-from feinschliff.kit import failpoints, logs
+from feinschliff.kit import failpoints, logs, spans, tls, tracing
 from feinschliff.kit.context import log_context
 from feinschliff.kit.errors import Invalid, NotFound, Refusal, StartError, WrongState
 from feinschliff.kit.settings import read_settings
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = read_settings(TrainerSettings)
         logs.configure(settings.log_level, settings.log_format)
         failpoints.configure(settings.failpoints)
+        tls.configure(settings)
+        spans.configure(settings, "trainer")
         wiring = wire_local(options) if options.runfile else wire_service(settings)
     except StartError as error:
         print(error, file=sys.stderr)
@@ -52,8 +55,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Refusal as refusal:
         logger.error("cannot start", extra={"reason": refusal.reason, "why": refusal.message})
         return CRASHED
-    with log_context(job=wiring.runfile.job, attempt=str(wiring.runfile.attempt)):
-        return attempt(wiring, settings, stop)
+    about = {"job": wiring.runfile.job, "attempt": str(wiring.runfile.attempt)}
+    try:
+        with log_context(**about), spans.span("attempt", parent=tracing.from_environment(os.environ), **about):
+            return attempt(wiring, settings, stop)
+    finally:
+        spans.close()
 
 
 def attempt(wiring: Wiring, settings: TrainerSettings, stop: Stop) -> int:

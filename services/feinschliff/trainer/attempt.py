@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 from feinschliff.artifacts.commit import read_manifest
 from feinschliff.formats.manifest import Manifest
 from feinschliff.formats.report import CheckpointReport, Notice, Progress
+from feinschliff.kit.spans import span
 from feinschliff.lm.flat import rows_apart
 from feinschliff.trainer import optim
 from feinschliff.trainer.checkpoint import Saved
@@ -43,8 +44,9 @@ def run(a: Attempt) -> None:
         take_over_reports(a, saved)
     if patiently(lambda: read_manifest(a.store, result_prefix(a.runfile.prefix)), a.stop) is not None:
         return
-    loaded = load(a, saved)
-    model = adapted_model(a, loaded.base, saved)
+    with span("loading"):
+        loaded = load(a, saved)
+        model = adapted_model(a, loaded.base, saved)
     training = assemble(a, loaded, model)
     state = TrainState()
     if saved is not None:
@@ -53,7 +55,7 @@ def run(a: Attempt) -> None:
         a.post(Notice(key=f"attempt/{number}/resumed", message=f"Attempt {number} goes on after step {saved.step}."))
         optim.restore(training.optimiser, training.parameters, saved.optimiser)
     try:
-        with rows_apart(training.model):
+        with rows_apart(training.model), span("training"):
             state = train(training, state)
         commit(a, loaded, model, training, state, seconds=time.monotonic() - started)
     finally:
@@ -101,7 +103,8 @@ def save(a: Attempt, loaded: Loaded, model: PeftModel, training: Training, state
         return manifest
 
     begun = time.monotonic()
-    manifest = patiently(write, a.stop)
+    with span("saving a checkpoint", step=state.step):
+        manifest = patiently(write, a.stop)
     cost = {
         "seconds": time.monotonic() - begun,
         "bytes": float(sum(entry.size_bytes for entry in manifest.files.values())),
@@ -140,7 +143,8 @@ def commit(
             seconds=seconds,
         )
 
-    patiently(write, a.stop)
+    with span("committing the result"):
+        patiently(write, a.stop)
 
 
 def checkpoint_report(

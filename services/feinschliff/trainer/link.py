@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -100,12 +101,10 @@ class ServiceLink:
             raise from_rpc_error(error) from error
 
     def _messages(self, reports: Iterable[Posted]) -> Iterator[training_pb2.ReportRequest]:
-        sent = False
         for posted in reports:
-            sent = True
             yield self._numbered(to_message(posted, bucket=self._bucket))
-        if not sent:
-            yield self._numbered(training_pb2.ReportRequest(heartbeat=training_pb2.Heartbeat(memory_bytes=_memory())))
+        alive = training_pb2.Heartbeat(memory_bytes=_memory(), device_memory_bytes=_device_memory())
+        yield self._numbered(training_pb2.ReportRequest(heartbeat=alive))
 
     def _numbered(self, message: training_pb2.ReportRequest) -> training_pb2.ReportRequest:
         self._sequence += 1
@@ -195,3 +194,11 @@ def _memory() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
+
+
+def _device_memory() -> int:
+    """Bytes that this process holds on its GPU; 0 without one, and before torch is in use."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return 0
+    return int(torch.cuda.memory_reserved())

@@ -14,6 +14,7 @@ from feinschliff.artifacts.store import Store
 from feinschliff.formats.report import Metrics, Notice, Progress, Report
 from feinschliff.formats.runfile import DataPart, Runfile
 from feinschliff.kit.errors import WrongState
+from feinschliff.kit.spans import span
 from feinschliff.lm.adaptations import ADAPTATIONS, Adapt
 from feinschliff.lm.chat import Chat
 from feinschliff.lm.flat import prove_rows_apart
@@ -94,7 +95,8 @@ def load(a: Attempt, saved: Saved | None) -> Loaded:
     a.stop.check()
     chat = Chat.of(load_tokenizer(folder), generation_stop_ids=stop_ids_of(folder))
     a.post(Progress(stage="encoding"))
-    data = load_data(a, chat)
+    with span("encoding"):
+        data = load_data(a, chat)
     a.post(Progress(stage="loading"))
     model = load_model(folder, precision=precision)
     prove_rows_apart(model)

@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from feinschliff.kit.errors import from_rpc_error
 from feinschliff.v1 import ingestion_pb2, ingestion_pb2_grpc, training_pb2, training_pb2_grpc
+from tests.support.certificates import Authority
 
 ROOT = Path(__file__).parents[3]
 
@@ -144,13 +145,26 @@ async def test_wrong_settings_end_the_start_with_2_and_a_line_each_without_a_tra
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("FEINSCHLIFF_BIND_HOST", "0.0.0.0"), ("FEINSCHLIFF_FAILPOINTS", "checkpiont.before_write=kill")],
+    [
+        ("FEINSCHLIFF_BIND_HOST", "0.0.0.0"),
+        ("FEINSCHLIFF_FAILPOINTS", "checkpiont.before_write=kill"),
+        ("FEINSCHLIFF_OTLP_ENDPOINT", "collector"),
+    ],
 )
 async def test_what_is_unsafe_or_misspelt_stops_the_start_by_name(tmp_path: Path, name: str, value: str) -> None:
     process = await launched(tmp_path, **{name: value})
     _, errors = await asyncio.wait_for(process.communicate(), 20)
     assert process.returncode == 2
     assert [line.partition(":")[0] for line in errors.decode().splitlines()] == [name]
+
+
+async def test_a_certificate_that_cannot_be_read_stops_the_start_by_name(tmp_path: Path) -> None:
+    files = Authority().pair(tmp_path / "tls")
+    files.key.unlink()
+    process = await launched(tmp_path, **files.environment())
+    _, errors = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 2
+    assert errors.decode() == f"FEINSCHLIFF_TLS_KEY: cannot read {files.key}: No such file or directory\n"
 
 
 async def test_wiring_that_is_refused_ends_with_1_and_one_line(tmp_path: Path) -> None:

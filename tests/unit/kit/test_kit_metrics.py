@@ -9,7 +9,7 @@ from feinschliff.kit.metrics import Metrics
 
 UNITS = ("_total", "_seconds", "_bytes", "_tokens", "_jobs", "_requests", "_sequences", "_per_second")
 THINGS = ("_in_flight", "_healthy", "jobs", "models", "versions", "runs", "deployments", "_bases", "_adapters")
-THINGS += ("watchers",)
+THINGS += ("watchers", "slots", "slots_used", "_pending", "_step", "_steps", "_loss", "_rate", "_norm")
 
 
 @pytest.mark.parametrize("name", sorted(CATALOGUE))
@@ -22,6 +22,7 @@ def test_every_name_tells_its_owner_and_its_unit(name: str) -> None:
     assert spec.help.endswith(".")
     assert (spec.kind == "histogram") == bool(spec.buckets)
     assert list(spec.buckets) == sorted(set(spec.buckets))
+    assert not spec.starts or len(spec.labels) == 1
 
 
 @pytest.mark.parametrize("room", ALL)
@@ -30,6 +31,13 @@ def test_every_room_has_its_own_and_the_shared_ones(room: str) -> None:
     assert "grpc_server_handled" in text
     others = [other for other in ALL if other != room]
     assert not [other for other in others if f"feinschliff_{other}_" in text]
+
+
+def test_what_may_happen_is_there_before_it_happens() -> None:
+    """A series that begins at 1 shows Prometheus no rise."""
+    text = _exposition(Metrics("training"))
+    assert 'feinschliff_training_jobs_finished_total{state="failed"} 0.0' in text
+    assert 'feinschliff_training_job_seconds_count{state="failed"} 0.0' in text
 
 
 def _exposition(metrics: Metrics) -> str:

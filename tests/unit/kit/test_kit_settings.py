@@ -71,6 +71,23 @@ def test_a_secret_does_not_show_in_the_settings_text(monkeypatch: pytest.MonkeyP
     assert "hunter2" not in repr(read_settings(Settings))
 
 
+def test_a_program_is_given_the_settings_that_are_named_and_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = Settings(tls_ca=Path("ca.pem"), tls_key=Path("k"), tls_certificate=Path("c"), offline=True, s3_region="eu")
+    environment = given.environment("tls_ca", "s3_ca", "otlp_endpoint", "trace_sample_ratio", "offline", "s3_region")
+    assert environment == {
+        "FEINSCHLIFF_TLS_CA": str(Path("ca.pem").absolute()),
+        "FEINSCHLIFF_TRACE_SAMPLE_RATIO": "0.1",
+        "FEINSCHLIFF_OFFLINE": "true",
+        "FEINSCHLIFF_S3_REGION": "eu",
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("FEINSCHLIFF_TLS_CA")
+    assert read_settings(Settings).s3_region == "eu"
+    with pytest.raises(AssertionError):
+        given.environment("s3_secret_key")
+
+
 def test_binding_beyond_loopback_must_be_meant(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEINSCHLIFF_BIND_HOST", "0.0.0.0")
     with pytest.raises(StartError, match=r"^FEINSCHLIFF_BIND_HOST: .*FEINSCHLIFF_INSECURE_BIND"):

@@ -23,6 +23,7 @@ from feinschliff.inference.batcher import Batcher, Chunk, Limits
 from feinschliff.inference.engine import (
     Abort,
     Capacity,
+    DeviceMemory,
     Done,
     Emit,
     EngineFacts,
@@ -66,6 +67,7 @@ class TransformersEngine:
         )
         self._options = options
         self._model = loaded.model
+        self._device = loaded.model.device
         self._forward = Forward(loaded.model)
         self._bank = AdapterBank(loaded.model)
         self._cache = BatchCache()
@@ -151,6 +153,8 @@ class TransformersEngine:
                 waiting=self._batcher.waiting,
                 queue_max=self._options.queue_max,
                 kv_cache_bytes=self._cache.allocated_bytes,
+                kv_cache_bytes_max=self._options.kv_cache_bytes_max,
+                device_memory=_memory_of(self._device),
             )
 
     def close(self) -> None:
@@ -289,6 +293,13 @@ class TransformersEngine:
                 self._batcher.remove(row)
         for row in done:
             row.tell_done()
+
+
+def _memory_of(device: torch.device) -> DeviceMemory | None:
+    if device.type != "cuda":
+        return None
+    free_bytes, bytes_max = torch.cuda.mem_get_info(device)
+    return DeviceMemory(str(device), bytes_max - free_bytes, bytes_max)
 
 
 def _give_back_memory() -> None:

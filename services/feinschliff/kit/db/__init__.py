@@ -5,13 +5,14 @@ from sqlalchemy.orm import Session
 
 from feinschliff.kit.db.columns import Json, UtcDateTime, metadata_for, request_table
 from feinschliff.kit.db.database import Database
-from feinschliff.kit.db.migrate import run_env
+from feinschliff.kit.db.migrate import Moved, run_env
 from feinschliff.kit.db.writes import insert_ignore, select_one, update_versioned
 
 __all__ = [
     "Database",
     "Json",
     "MetaData",
+    "Moved",
     "Session",
     "Table",
     "UtcDateTime",

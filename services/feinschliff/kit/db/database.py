@@ -3,13 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sqlalchemy import exc as sa_exc
 from sqlalchemy import text
 from sqlalchemy.orm import Session, sessionmaker
 
 from feinschliff.kit.db import migrate
 from feinschliff.kit.db.columns import metadata_for
 from feinschliff.kit.db.engine import BUSY_TIMEOUT_SECONDS, engine_for, reading_engine
+from feinschliff.kit.db.migrate import Moved
 from feinschliff.kit.db.outages import outages
+from feinschliff.kit.errors import WrongState
 
 
 class Database:
@@ -55,14 +58,21 @@ class Database:
         with outages(), self._sessions(bind=self._reading) as session:
             yield session
 
-    def upgrade(self) -> None:
+    def upgrade(self) -> Moved:
         """Brings the tables to this version; safe when several processes do it at once.
 
         Raises:
-            WrongState: SCHEMA_AHEAD where a newer version migrated them.
+            Unavailable: DATABASE_UNAVAILABLE.
+            WrongState: SCHEMA_AHEAD where a newer version migrated them; MIGRATION_FAILED where the database refuses,
+                such as for want of a right; then nothing has changed.
         """
-        with outages():
-            migrate.upgrade(self.engine, self.room, self._migrations)
+        try:
+            with outages():
+                return migrate.upgrade(self.engine, self.room, self._migrations)
+        except sa_exc.DBAPIError as error:
+            why = str(error.orig).strip().partition("\n")[0]
+            message = f"The tables of {self.room} cannot be migrated, and stay as they were: {why}"
+            raise WrongState("MIGRATION_FAILED", message, room=self.room) from error
 
     def verify(self) -> None:
         """Raises WrongState SCHEMA_BEHIND or SCHEMA_AHEAD unless the tables are those of this version."""

@@ -3,6 +3,7 @@
 import threading
 import zlib
 from importlib.resources import as_file, files
+from typing import NamedTuple
 
 from alembic import command, context
 from alembic.config import Config
@@ -15,7 +16,14 @@ from feinschliff.kit.errors import WrongState
 _one_at_a_time = threading.Lock()  # Alembic keeps its environment in globals
 
 
-def upgrade(engine: Engine, room: str, package: str) -> None:
+class Moved(NamedTuple):
+    """From which migration to which; `before` is empty for tables that were not there."""
+
+    before: str
+    after: str
+
+
+def upgrade(engine: Engine, room: str, package: str) -> Moved:
     """Runs the room's missing migrations in one transaction; a second process waits, then finds nothing to do."""
     with _one_at_a_time, as_file(files(package)) as folder, engine.connect() as connection:
         is_sqlite = engine.dialect.name == "sqlite"
@@ -27,10 +35,12 @@ def upgrade(engine: Engine, room: str, package: str) -> None:
                     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _lock_key(room)})
                 config = _config(str(folder), room)
                 _refuse_unknown(connection, config, room)
+                before = _current(connection, room)
                 config.attributes["connection"] = connection
                 command.upgrade(config, "head")
                 if is_sqlite:
                     _refuse_broken_references(connection)
+                return Moved(before or "", _current(connection, room) or "")
         finally:
             if is_sqlite:
                 _set_foreign_keys(connection, on=True)
