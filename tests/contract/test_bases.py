@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from feinschliff.artifacts.bases import DEFAULT_BASE, BaseFiles, resolve, short_name
+from feinschliff.artifacts.bases import DEFAULT_BASE, BaseFiles, look, resolve, short_name
 from feinschliff.artifacts.commit import commit, sha256_of
 from feinschliff.artifacts.directory import DirectoryStore
 from feinschliff.artifacts.store import Store
@@ -266,11 +266,28 @@ def test_a_gguf_object_in_s3_is_brought_here_anew_when_it_changes(s3_store: Stor
 def test_what_names_no_base_is_refused_with_its_reason(
     store: Store, tmp_path: Path, uri: str, refusal: type[Refusal], reason: str
 ) -> None:
-    with pytest.raises(refusal) as refused:
-        resolve(uri, store, tmp_path / "cache", offline=True)
+    for attempt in (
+        lambda: resolve(uri, store, tmp_path / "cache", offline=True),
+        lambda: look(uri, store, offline=True, local=True),
+    ):
+        with pytest.raises(refusal) as refused:
+            attempt()
 
-    assert refused.value.reason == reason
-    assert refused.value.metadata["uri"] == uri
+        assert refused.value.reason == reason
+        assert refused.value.metadata["uri"] == uri
+
+
+def test_looking_fetches_nothing_and_leaves_other_machines_files_alone(s3_store: Store, tmp_path: Path) -> None:
+    s3_store.put_bytes("bases/model.gguf", b"GGUF")
+
+    look(f"s3://{s3_store.bucket}/bases/model.gguf", s3_store, offline=True, local=False)
+    look("hf:org/name@main", s3_store, offline=False, local=False)
+    look("file:/only/there", s3_store, offline=True, local=False)
+    look("pypi:only-there", s3_store, offline=True, local=False)
+
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(NotFound):
+        look(f"s3://{s3_store.bucket}/bases/other.gguf", s3_store, offline=True, local=False)
 
 
 def test_a_missing_distribution_is_refused_with_the_command_that_installs_it(store: Store, tmp_path: Path) -> None:

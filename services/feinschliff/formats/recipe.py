@@ -107,5 +107,6 @@ class Recipe(Stored):
     limits: Limits = Limits()
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: int = Field(0, ge=0, le=2_147_483_647)
+    execution_profile: str = Field("", max_length=40, description="Where it runs; empty: the installation's default.")
     output_model: str = Field("", description="Model id that the finished version is added to; empty: the job's id.")
     suffix: str = Field("", max_length=64, description="Free text that the gateway puts into the model's name.")

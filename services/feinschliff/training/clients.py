@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -106,15 +105,16 @@ def version_of(job: Job, result: Result, adapter: common_pb2.ArtifactRef) -> reg
     )
 
 
-def base_check(store: Store, cache: Path, *, offline: bool) -> Callable[[str], None]:
-    """Refuses a base that does not exist, before a job is made; what lies elsewhere is only looked at when it runs."""
+def base_check(store: Store, *, offline: bool, local: bool) -> Callable[[str], None]:
+    """Refuses a base that cannot be had, before a job is made.
+
+    Args:
+        local: whether attempts run on this machine.
+    """
 
     def check(uri: str) -> None:
         try:
-            if uri.startswith(("pypi:", "file:", "s3:")) or offline:
-                bases.resolve(uri, store, cache, offline=offline)
-            elif not uri.startswith("hf:"):
-                bases.resolve(uri, store, cache, offline=True)
+            bases.look(uri, store, offline=offline, local=local)
         except Refusal as refusal:
             refusal.fields = (FieldViolation(f"{RECIPE_PATH}.base_model", refusal.message, refusal.reason),)
             raise

@@ -12,6 +12,7 @@ from feinschliff.formats.recipe import DataSource, Recipe
 from feinschliff.formats.runfile import DataPart
 from feinschliff.kit import names
 from feinschliff.kit.clock import Clock
+from feinschliff.kit.context import current_traceparent
 from feinschliff.kit.db import Database, Session
 from feinschliff.kit.errors import (
     AlreadyExists,
@@ -25,6 +26,7 @@ from feinschliff.kit.watch import Wake
 from feinschliff.training import store
 from feinschliff.training.life import FINAL, MOVES, State
 from feinschliff.training.store import LEDGER, Event, Job
+from feinschliff.workloads.profiles import Profile, Profiles
 
 PROJECT = "projects/{project}"
 JOB = "projects/{project}/trainingJobs/{training_job}"
@@ -85,6 +87,7 @@ class Jobs:
         datasets: Datasets,
         models: Models,
         check_base: Callable[[str], None],
+        profiles: Profiles,
         *,
         clock: Clock,
         wake: Wake,
@@ -95,6 +98,7 @@ class Jobs:
         self._datasets = datasets
         self._models = models
         self._check_base = check_base
+        self._profiles = profiles
         self._clock = clock
         self._wake = wake
         self._new_id = new_id
@@ -103,12 +107,13 @@ class Jobs:
         """Checks everything that can be known before the job runs, then queues it.
 
         Raises:
-            Invalid: RECIPE_INVALID, BASE_UNKNOWN, DATASET_SPLIT_EMPTY, REQUEST_ID_REUSED.
+            Invalid: RECIPE_INVALID, EXECUTION_PROFILE_UNKNOWN, BASE_UNKNOWN, DATASET_SPLIT_EMPTY, REQUEST_ID_REUSED.
             NotFound: the data set or model version.
             WrongState: DATASET_NOT_READY.
             AlreadyExists: JOB_EXISTS.
         """
         names.parse(PROJECT, order.parent, field="parent")
+        profile = self._profile(order.recipe.execution_profile)
         inputs = self._inputs(order.recipe)
         now = self._clock.now()
         uid = self._new_id("ftjob-")
@@ -117,8 +122,13 @@ class Jobs:
             name=name,
             parent=order.parent,
             uid=uid,
-            recipe=order.recipe,
-            inputs={**inputs, "tensorboard_uri": f"s3://{self._artifacts.bucket}/{name}/tensorboard"},
+            recipe=order.recipe.model_copy(update={"execution_profile": profile.name}),
+            profile=profile.name,
+            inputs={
+                **inputs,
+                "tensorboard_uri": f"s3://{self._artifacts.bucket}/{name}/tensorboard",
+                "traceparent": current_traceparent(),
+            },
             labels=order.labels,
             annotations=order.annotations,
             created=now,
@@ -179,6 +189,14 @@ class Jobs:
         with self._database.transaction() as session:
             store.delete_job(session, name)
         self._artifacts.delete_prefix(name)
+
+    def _profile(self, name: str) -> Profile:
+        try:
+            return self._profiles.get(name)
+        except Invalid as refusal:
+            path = "training_job.recipe.execution_profile"
+            refusal.fields = (FieldViolation(path, refusal.message, refusal.reason),)
+            raise
 
     def _inputs(self, recipe: Recipe) -> dict[str, Any]:
         if bool(recipe.base_model) == bool(recipe.from_model_version):

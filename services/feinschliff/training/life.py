@@ -20,6 +20,7 @@ class Seen(StrEnum):
     """What the attempt's workload shows; `FINISHED` outranks any exit code, for only the manifest is success."""
 
     NOTHING = auto()
+    PENDING = auto()
     RUNNING = auto()
     FINISHED = auto()
     RESUMABLE = auto()
@@ -43,6 +44,7 @@ MOVES: dict[State, frozenset[State]] = {  # a state missing here is final
     State.CANCELLING: frozenset({State.CANCELLED, State.SUCCEEDED, State.FAILED}),
 }
 FINAL = frozenset(State) - MOVES.keys()
+UNDER_WAY = frozenset({State.RUNNING, State.CANCELLING})  # an attempt holds a slot
 
 DECIDE: dict[tuple[State, Seen], Act] = {  # anything else: nothing to do
     (State.QUEUED, Seen.NOTHING): Act.START,
@@ -51,6 +53,7 @@ DECIDE: dict[tuple[State, Seen], Act] = {  # anything else: nothing to do
     (State.RUNNING, Seen.DATA_BAD): Act.FAIL,
     (State.RUNNING, Seen.CRASHED): Act.RETRY_OR_FAIL,
     (State.RUNNING, Seen.NOTHING): Act.RETRY_OR_FAIL,  # its machine vanished, or we died before it started
+    (State.CANCELLING, Seen.PENDING): Act.STOP,
     (State.CANCELLING, Seen.RUNNING): Act.STOP,
     (State.CANCELLING, Seen.FINISHED): Act.MARK_SUCCEEDED,  # it finished before we stopped it
     (State.CANCELLING, Seen.RESUMABLE): Act.MARK_CANCELLED,

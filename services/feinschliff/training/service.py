@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import datetime
 
 import grpc
@@ -10,8 +10,6 @@ from google.protobuf import empty_pb2
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 
-from feinschliff.formats.report import CheckpointReport
-from feinschliff.formats.report import Metrics as StepMetrics
 from feinschliff.formats.report import Report as AnyReport
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.errors import Invalid, Unauthenticated
@@ -23,6 +21,7 @@ from feinschliff.training.attempts import Attempts
 from feinschliff.training.jobs import Jobs, Order
 from feinschliff.training.life import FINAL
 from feinschliff.training.lists import Lists
+from feinschliff.training.meters import Live
 from feinschliff.training.proto import (
     from_failure,
     moment,
@@ -142,9 +141,9 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
 class WorkerService(training_pb2_grpc.WorkerServiceServicer):
     """Open to the token of one attempt only."""
 
-    def __init__(self, attempts: Attempts, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, attempts: Attempts, live: Live, clock: Clock) -> None:
         self._attempts = attempts
-        self._metrics = metrics
+        self._live = live
         self._clock = clock
 
     async def GetRunfile(self, request: pb.GetRunfileRequest, context: Context) -> pb.GetRunfileResponse:
@@ -152,7 +151,7 @@ class WorkerService(training_pb2_grpc.WorkerServiceServicer):
         return pb.GetRunfileResponse(runfile=ParseDict(runfile.model_dump(mode="json"), Struct()))
 
     async def Report(self, request_iterator: AsyncIterator[pb.ReportRequest], context: Context) -> pb.ReportResponse:
-        attempt, last = "", 0
+        attempt, last, heartbeat = "", 0, pb.Heartbeat()
         reports: list[tuple[int, datetime, AnyReport]] = []
         async for message in request_iterator:
             attempt = attempt or message.attempt
@@ -163,31 +162,21 @@ class WorkerService(training_pb2_grpc.WorkerServiceServicer):
             time = moment(message.time) if message.HasField("time") else self._clock.now()
             last = max(last, message.sequence)
             report = to_report(message)
+            if message.HasField("heartbeat"):
+                heartbeat = message.heartbeat
             if report is not None:
                 reports.append((message.sequence, time, report))
         if not attempt:
             raise Invalid("REPORT_STREAM_INVALID", "The stream ended before its first report.")
         told = await offload(self._attempts.record, attempt, bearer(context), reports)
-        self._count(told.new)
+        job = attempt.partition("/attempts/")[0]
+        self._live.report(job, told.new)
+        if heartbeat.memory_bytes:
+            self._live.memory(job, heartbeat.memory_bytes, heartbeat.device_memory_bytes)
         response = pb.ReportResponse(last_sequence=last)
         if told.cancel:
             response.commands.add(kind=pb.Command.KIND_CANCEL)
         return response
-
-    def _count(self, reports: Sequence[AnyReport]) -> None:
-        self._metrics.counter("feinschliff_training_events_stored_total").inc(len(reports))
-        for report in reports:
-            if isinstance(report, StepMetrics) and report.phase == "train":
-                self._metrics.counter("feinschliff_training_steps_total").inc()
-                self._metrics.counter("feinschliff_training_trained_tokens_total").inc(report.values.get("tokens", 0))
-                speed = report.values.get("tokens_per_second", 0)
-                self._metrics.gauge("feinschliff_training_tokens_per_second").set(speed)
-            elif isinstance(report, CheckpointReport):
-                self._metrics.counter("feinschliff_training_checkpoints_total").inc()
-                self._metrics.counter("feinschliff_training_checkpoint_bytes_total").inc(report.values.get("bytes", 0))
-                if "seconds" in report.values:
-                    seconds = self._metrics.histogram("feinschliff_training_checkpoint_seconds")
-                    seconds.observe(report.values["seconds"])
 
     async def Finish(self, request: pb.FinishRequest, context: Context) -> pb.FinishResponse:
         failure = from_failure(request.failure) if request.HasField("failure") else None

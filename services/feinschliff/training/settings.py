@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from feinschliff.kit.settings import Settings
+from feinschliff.kit.errors import StartError
+from feinschliff.kit.settings import ENV_PREFIX, Settings
+from feinschliff.workloads.profiles import Profiles, local_profiles, read_profiles
 
 
 class TrainingSettings(Settings):
@@ -14,7 +17,19 @@ class TrainingSettings(Settings):
 
     training_port: int = Field(50052, ge=0, le=65535, description="Port of the gRPC server.")
     training_metrics_port: int = Field(9102, ge=0, le=65535, description="Port of the metrics.")
-    training_slots: int = Field(1, ge=1, le=1000, description="Attempts that may run at once.")
+    training_runner: Literal["process", "kubernetes"] = Field(
+        "process", description="Where attempts run: as processes beside the service, or as Jobs of its cluster."
+    )
+    training_namespace: str = Field("", description="Namespace of the Jobs; empty: that of the service's own pod.")
+    training_profiles: str = Field(
+        "", description="JSON file of execution profiles; empty: one, `local`, with `training_slots` places."
+    )
+    training_slots: int = Field(
+        1, ge=1, le=1000, description="Attempts that may run at once where no file of profiles says it."
+    )
+    training_log_seconds: float = Field(
+        30, gt=0, description="Between two copies of a running Job's log to the store; a process's log lies on disk."
+    )
     training_turn_seconds: float = Field(0.5, gt=0, description="Between two looks of the reconciler.")
     training_lease_seconds: float = Field(
         15, gt=1, description="How long a job stays with a reconciler that is silent."
@@ -26,9 +41,25 @@ class TrainingSettings(Settings):
     training_workloads: Path = Field(
         Path("{home}/workloads"), description="Folder of the attempts' processes; {home} is filled in."
     )
-    training_cache: Path = Field(
-        Path("{home}/cache"), description="Folder for base models and prepared data; {home} is filled in."
-    )
+
+    @model_validator(mode="after")
+    def _profiles_have_images(self) -> TrainingSettings:
+        if self.training_runner == "kubernetes" and not self.training_profiles:
+            raise ValueError(
+                f"{ENV_PREFIX}TRAINING_PROFILES: is empty, and Jobs of a cluster need an image; name a file of profiles"
+            )
+        return self
+
+    def profiles(self) -> Profiles:
+        """Raises StartError where the file cannot be used."""
+        if not self.training_profiles:
+            return local_profiles(self.training_slots)
+        profiles = read_profiles(Path(self.training_profiles), variable=f"{ENV_PREFIX}TRAINING_PROFILES")
+        bare = [one.name for one in profiles.profiles if not one.image]
+        if bare and self.training_runner == "kubernetes":
+            problem = f"{ENV_PREFIX}TRAINING_PROFILES: {self.training_profiles}: no image for {', '.join(bare)}"
+            raise StartError([problem])
+        return profiles
 
     def folder(self, path: Path) -> Path:
         """`path` with {home} filled in, absolute."""

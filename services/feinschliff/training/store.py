@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     Boolean,
@@ -36,7 +36,8 @@ from feinschliff.kit.db import (
 )
 from feinschliff.kit.idempotency import Ledger
 from feinschliff.kit.paging import Page
-from feinschliff.training.life import FINAL, State
+from feinschliff.training.life import FINAL, UNDER_WAY, State
+from feinschliff.workloads.profiles import LOCAL
 
 METADATA = metadata_for("training")
 LEDGER = Ledger(METADATA, "training")
@@ -48,6 +49,7 @@ JOBS = Table(
     Column("parent", String(100), nullable=False, index=True),
     Column("uid", String(40), nullable=False, unique=True),
     Column("state", String(20), nullable=False, index=True),
+    Column("profile", String(40), nullable=False),
     Column("recipe", Json, nullable=False),
     Column("inputs", Json, nullable=False),
     Column("labels", Json, nullable=False),
@@ -129,6 +131,7 @@ class Job:
     lease_until: datetime
     updated: datetime
     state: State = State.QUEUED
+    profile: str = LOCAL
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     attempt: int = 0
@@ -188,6 +191,14 @@ class Checkpoint:
     best: bool = False
 
 
+class UnderWay(NamedTuple):
+    """A job that holds a slot, and whose it is."""
+
+    name: str
+    profile: str
+    owner: str
+
+
 def insert_job(session: Session, job: Job) -> None:
     session.execute(JOBS.insert().values(**_columns(job)))
 
@@ -240,6 +251,13 @@ def jobs_to_look_at(session: Session, owner: str, now: datetime) -> list[Job]:
 
 def take_lease(session: Session, job: Job, owner: str, now: datetime, seconds: float) -> Job:
     return save_job(session, job, lease_owner=owner, lease_until=now + timedelta(seconds=seconds))
+
+
+def jobs_under_way(session: Session) -> list[UnderWay]:
+    """Every job that has an attempt under way, whoever looks after it."""
+    columns = (JOBS.c.name, JOBS.c.profile, JOBS.c.lease_owner)
+    query = select(*columns).where(JOBS.c.state.in_([state.value for state in UNDER_WAY]))
+    return [UnderWay(*row) for row in session.execute(query).all()]
 
 
 def count_by_state(session: Session) -> dict[State, int]:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, cast
 from feinschliff.kit.errors import Unavailable, WrongState
 from feinschliff.workloads import wrapper
 from feinschliff.workloads.runner import LOG_CHUNK_BYTES
-from feinschliff.workloads.spec import WorkloadSpec, check_name
+from feinschliff.workloads.spec import PYTHON, WorkloadSpec, check_name
 from feinschliff.workloads.status import Observation, State
 
 LOG_BYTES_MAX = 64 * 1024 * 1024
@@ -132,13 +132,17 @@ class SubprocessRunner:
         except FileNotFoundError:
             return b""
 
+    def close(self) -> None:
+        """Nothing is held: watchers are processes of their own."""
+
     def _spawn(self, spec: WorkloadSpec, folder: Path, log_path: Path, lock: int) -> None:
+        program = sys.executable if spec.command[0] == PYTHON else spec.command[0]
         watch = [str(folder), str(log_path), str(spec.grace_seconds), str(self._log_bytes_max)]
         try:
             log_path.parent.mkdir(parents=True, exist_ok=True)
             with log_path.open("ab") as log:
                 watcher = subprocess.Popen(
-                    [sys.executable, "-I", "-S", wrapper.__file__, *watch, *spec.command],
+                    [sys.executable, "-I", "-S", wrapper.__file__, *watch, program, *spec.command[1:]],
                     env={**_inherited(), **spec.env, **spec.secret_env},
                     stdin=subprocess.DEVNULL,
                     stdout=log,

@@ -50,3 +50,7 @@ class Runner(Protocol):
     def logs(self, name: str, offset: int = 0, limit_bytes: int = LOG_CHUNK_BYTES) -> bytes:
         """Its output from byte `offset` on; the next offset is `offset + len(result)`. Unknown or silent: empty."""
         ...
+
+    def close(self) -> None:
+        """Let go of connections and threads; workloads run on."""
+        ...

@@ -9,8 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from feinschliff.kit.errors import Invalid
+from feinschliff.workloads.profiles import Profile
 
 NAME_CHARS_MAX = 63
+PYTHON = "python"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 _HASH_CHARS = 8
 
@@ -21,12 +23,17 @@ class WorkloadSpec:
 
     Args:
         name: 1..63 of `[a-z0-9.-]`, see `workload_name`; a name is used once and never again with another command.
-        command: program and arguments; no shell.
+        command: program and arguments; no shell. The program `python` is the interpreter that has this code: the one
+            that runs us on this machine, the image's on a cluster.
         env: plain settings; may be written to disk.
         secret_env: settings that never touch the disk.
         labels: what `Runner.list` selects by.
         grace_seconds: from the request to stop until it is killed.
         log_path: where its output goes (appended); None: beside the runner's own files.
+        deadline_seconds: from its start to its end at most, enforced by the machine; None: no limit.
+        profile: where it runs and with what; None: wherever the runner is.
+        nodes: machines that run the command together, each under torchrun; only on a cluster more than 1.
+        processes_per_node: processes that torchrun starts on each machine.
     """
 
     name: str
@@ -36,6 +43,10 @@ class WorkloadSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     grace_seconds: float = 30.0
     log_path: Path | None = None
+    deadline_seconds: float | None = None
+    profile: Profile | None = None
+    nodes: int = 1
+    processes_per_node: int = 1
 
     def __post_init__(self) -> None:
         check_name(self.name)

@@ -116,7 +116,8 @@ REPORTS: list[Report] = [
 def test_the_service_reads_the_report_that_was_sent(link: ServiceLink, worker: Worker, report: Report) -> None:
     assert link.send([Posted(time=TIME, report=report)]) == Asked()
 
-    (message,) = worker.reports
+    message, alive = worker.reports
+    assert alive.WhichOneof("report") == "heartbeat"
     read = to_report(message)
     if isinstance(report, CheckpointReport):
         report = report.model_copy(update={"prefix": f"s3://feinschliff/{JOB}/checkpoints/7/"})
@@ -135,7 +136,9 @@ def test_reports_are_numbered_through(link: ServiceLink, worker: Worker) -> None
     link.send([])
     link.send([Posted(time=TIME, report=REPORTS[4])])
 
-    assert [message.sequence for message in worker.reports] == [1, 2, 3, 4, 5]
+    assert [message.sequence for message in worker.reports] == [1, 2, 3, 4, 5, 6, 7]
+    kinds = [message.WhichOneof("report") == "heartbeat" for message in worker.reports]
+    assert kinds == [False, False, False, True, True, False, True]
     assert worker.reports[3].WhichOneof("report") == "heartbeat"
     assert worker.reports[3].heartbeat.memory_bytes > 0
 

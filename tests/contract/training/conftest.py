@@ -16,13 +16,17 @@ from feinschliff.kit.clock import ManualClock
 from feinschliff.kit.db import Database
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.watch import Wake
+from feinschliff.training.acts import Plan
 from feinschliff.training.attempts import Attempts
 from feinschliff.training.jobs import DatasetFacts, Jobs, Order, VersionFacts
 from feinschliff.training.life import FINAL, State
-from feinschliff.training.reconciler import Plan, Reconciler
+from feinschliff.training.meters import Live
+from feinschliff.training.reconciler import Reconciler
 from feinschliff.training.store import Job
 from feinschliff.v1 import common_pb2
 from feinschliff.workloads.process import SubprocessRunner
+from feinschliff.workloads.profiles import Profiles, local_profiles
+from feinschliff.workloads.runner import Runner
 from tests.contract.training import attempt
 from tests.support.waiting import eventually
 
@@ -73,26 +77,42 @@ class Training:
     jobs: Jobs
     attempts: Attempts
     wake: Wake
+    metrics: Metrics
 
-    def reconciler(self, owner: str = "one", slots: int = 2) -> Reconciler:
+    def use(self, profiles: Profiles) -> None:
+        """Jobs are taken for these profiles from now on."""
+        self.jobs = Jobs(
+            self.database,
+            self.store,
+            self.datasets,
+            Models(),
+            lambda uri: None,
+            profiles,
+            clock=self.clock,
+            wake=self.wake,
+        )
+
+    def reconciler(
+        self, owner: str = "one", slots: int = 2, runner: Runner | None = None, profiles: Profiles | None = None
+    ) -> Reconciler:
         plan = Plan(
             owner=owner,
-            slots=slots,
             lease_seconds=10,
             stall_seconds=100,
             stop_seconds=5,
             command=(sys.executable, attempt.__file__, str(self.folder / "store"), self.url),
             env={"PYTHONPATH": ":".join(sys.path)},
             secret_env={},
+            profiles=profiles or local_profiles(slots),
         )
-        runner = SubprocessRunner(self.folder / "workloads")
         return Reconciler(
             self.database,
             self.store,
-            runner,
+            runner or SubprocessRunner(self.folder / "workloads"),
             self.registrar,
             plan,
-            Metrics("training"),
+            self.metrics,
+            Live(self.metrics),
             clock=self.clock,
             wake=self.wake,
         )
@@ -134,7 +154,8 @@ def training(database_url: str, tmp_path: Path) -> Iterator[Training]:
     clock, wake, datasets = ManualClock(), Wake(), Datasets()
     (tmp_path / "store").mkdir()
     store = DirectoryStore(tmp_path / "store")
-    jobs = Jobs(database, store, datasets, Models(), lambda uri: None, clock=clock, wake=wake)
+    jobs = Jobs(database, store, datasets, Models(), lambda uri: None, local_profiles(2), clock=clock, wake=wake)
     attempts = Attempts(database, clock=clock, wake=wake)
-    yield Training(database_url, tmp_path, clock, datasets, Registrar(), database, store, jobs, attempts, wake)
+    registrar, metrics = Registrar(), Metrics("training")
+    yield Training(database_url, tmp_path, clock, datasets, registrar, database, store, jobs, attempts, wake, metrics)
     database.close()

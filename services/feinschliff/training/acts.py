@@ -1,0 +1,263 @@
+"""What is done about a job once it is decided: an attempt starts, waits, is given up, ends."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from feinschliff.artifacts.commit import read_manifest
+from feinschliff.artifacts.store import Store
+from feinschliff.formats.manifest import Manifest
+from feinschliff.formats.report import Failure
+from feinschliff.kit import tracing
+from feinschliff.kit.db import Database, Session
+from feinschliff.kit.errors import Invalid, Refusal
+from feinschliff.kit.failpoints import fail
+from feinschliff.training import endings, store
+from feinschliff.training.attempts import token_hash
+from feinschliff.training.jobs import move
+from feinschliff.training.life import Act, Seen, State, backoff_seconds
+from feinschliff.training.meters import Meters
+from feinschliff.training.store import Attempt, Event, Job
+from feinschliff.v1 import common_pb2
+from feinschliff.workloads.profiles import Profile, Profiles
+from feinschliff.workloads.runner import Runner
+from feinschliff.workloads.spec import WorkloadSpec, workload_name
+from feinschliff.workloads.status import Observation, Trouble
+
+LOG_TAIL_BYTES = 2000
+LOG_KEPT_BYTES = 16 * 1024 * 1024
+DEADLINE_SPARE_SECONDS = 60.0  # beyond the job's own limit and the grace, where the machine ends what we could not
+BLAMELESS_WAIT_SECONDS = 5.0  # before work goes on elsewhere; its machine has just gone
+
+
+class Registrar(Protocol):
+    def register(self, job: Job, manifest: Manifest, adapter: common_pb2.ArtifactRef) -> str: ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How attempts run here.
+
+    Args:
+        log_seconds: between two copies of a running attempt's log to the store; 0 where its log outlives its machine.
+    """
+
+    owner: str
+    lease_seconds: float
+    stall_seconds: float
+    stop_seconds: float
+    command: tuple[str, ...]
+    env: Mapping[str, str]
+    secret_env: Mapping[str, str]
+    profiles: Profiles
+    log_seconds: float = 0.0
+
+
+class Acts:
+    """Each act is one short transaction and may be done twice; a job that somebody else moved is a Conflict."""
+
+    def __init__(
+        self,
+        database: Database,
+        artifacts: Store,
+        runner: Runner,
+        registrar: Registrar,
+        plan: Plan,
+        meters: Meters,
+        *,
+        new_token: Callable[[], str] = lambda: secrets.token_urlsafe(32),
+    ) -> None:
+        self._database = database
+        self._artifacts = artifacts
+        self._runner = runner
+        self._registrar = registrar
+        self._plan = plan
+        self._meters = meters
+        self._new_token = new_token
+
+    def start(self, job: Job, now: datetime) -> None:
+        """The job's next attempt: first the row that says so, then the workload."""
+        try:
+            profile = self._plan.profiles.get(job.profile)
+        except Invalid as gone:
+            failure = Failure(reason=gone.reason, message=gone.message, advice=["Create the job again with another."])
+            with self._database.transaction() as session:
+                _failed(session, job, failure, now)
+            return
+        token = self._new_token()
+        with self._database.transaction() as session:
+            job = self._begun(session, job, token, now)
+        if job.attempt == 1:
+            self._meters.waited((now - job.created).total_seconds())
+        fail("attempt.before_start")
+        self._runner.start(self._spec(job, profile, token, now))
+
+    def stop(self, job: Job) -> None:
+        self.keep_log(job)  # on a cluster it goes with the pod
+        self._runner.stop(workload_of(job))
+
+    def tell_trouble(self, job: Job, trouble: Trouble, now: datetime) -> None:
+        """Once for each attempt and reason: its owner reads why nothing happens."""
+        key = f"attempt/{job.attempt}/waits/{trouble.reason}"
+        text = f"Attempt {job.attempt} waits: {trouble.message}"
+        with self._database.transaction() as session:
+            event = Event(key, now, text, {"kind": "notice"}, level="warning")
+            _, new = store.append_events(session, job, [event])
+        if new:
+            self._meters.in_trouble(trouble.reason)
+
+    def give_up(self, job: Job, trouble: Trouble) -> None:
+        """Stops an attempt that its machine or cluster does not let run."""
+        with self._database.transaction() as session:
+            store.save_attempt(session, job.attempt_name, failure=endings.of_trouble(trouble))
+        self.stop(job)
+
+    def keep_log(self, job: Job) -> None:
+        text = self._runner.logs(workload_of(job), 0, LOG_KEPT_BYTES)
+        if text:
+            self._artifacts.put_bytes(endings.log_key(job), text, media_type="text/plain")
+
+    def end(self, job: Job, act: Act, seen: Seen, observed: Observation | None, now: datetime) -> Job:
+        """The attempt is over: its record, what becomes of the job, and no trace of the workload."""
+        self.keep_log(job)
+        with self._database.reading() as session:
+            attempt = store.get_attempt(session, job.attempt_name)
+        trouble = observed.trouble if observed else None
+        model_version = self._register(job) if act is Act.MARK_SUCCEEDED else ""
+        with self._database.transaction() as session:
+            job = _attempt_over(session, job, attempt, seen, observed, now)
+            match act:
+                case Act.MARK_SUCCEEDED:
+                    note = f" New model created: {model_version}."
+                    job = move(session, job, State.SUCCEEDED, now, note=note, model_version=model_version, failure=None)
+                case Act.MARK_CANCELLED:
+                    job = move(session, job, State.CANCELLED, now)
+                case _:
+                    job = self._after_failure(session, job, act, attempt, trouble, now)
+        if trouble is not None and act not in (Act.MARK_SUCCEEDED, Act.MARK_CANCELLED):
+            self._meters.in_trouble(trouble.reason)
+        with suppress(Refusal):
+            self._runner.forget(workload_of(job))
+        self._meters.ended(job, seen)
+        return job
+
+    def _begun(self, session: Session, job: Job, token: str, now: datetime) -> Job:
+        number = job.attempt + 1
+        name = f"{job.name}/attempts/{number}"
+        first = newest_step(self._artifacts, job)
+        attempt = Attempt(name, job.name, number, token_hash(token), first, heartbeat=now, started=now)
+        store.insert_attempt(session, attempt)
+        job = move(session, job, State.RUNNING, now, attempt=number, safe_step=first, started=job.started or now)
+        begun = {"kind": "attempt", "attempt": name, "started": True, "from_step": first}
+        text = f"Attempt {number} started." if not first else f"Attempt {number} started, going on after step {first}."
+        return store.append_events(session, job, [Event(f"attempt/{number}/started", now, text, begun)])[0]
+
+    def _spec(self, job: Job, profile: Profile, token: str, now: datetime) -> WorkloadSpec:
+        limit, elapsed = job.recipe.limits.wall_seconds, (now - (job.started or now)).total_seconds()
+        spare = self._plan.stop_seconds + DEADLINE_SPARE_SECONDS
+        return WorkloadSpec(
+            name=workload_of(job),
+            command=self._plan.command,
+            env={
+                **profile.env,
+                **self._plan.env,
+                "FEINSCHLIFF_ATTEMPT": job.attempt_name,
+                **tracing.environment(str(job.inputs.get("traceparent", ""))),
+            },
+            secret_env={**self._plan.secret_env, "FEINSCHLIFF_ATTEMPT_TOKEN": token},
+            labels={"room": "training", "job": job.name},
+            grace_seconds=self._plan.stop_seconds,
+            deadline_seconds=max(0.0, limit - elapsed) + spare if limit else None,
+            profile=profile,
+        )
+
+    def _after_failure(
+        self, session: Session, job: Job, act: Act, attempt: Attempt | None, trouble: Trouble | None, now: datetime
+    ) -> Job:
+        """Queues the job again, or ends it where another attempt cannot help."""
+        failure = attempt.failure if attempt else None
+        if failure is None and trouble is not None:
+            failure = endings.of_trouble(trouble)
+        if over_time(job, now):
+            return _failed(session, job, endings.out_of_time(job), now)
+        if act is Act.FAIL or (failure is not None and not failure.retryable):
+            return _failed(session, job, failure or self._unexplained(job), now)
+        if act is Act.REQUEUE:
+            return move(session, job, State.QUEUED, now, note=" It goes on from its last checkpoint.", not_before=now)
+        if trouble is not None and trouble.blameless:
+            wait, note = timedelta(seconds=BLAMELESS_WAIT_SECONDS), f" {trouble.message} It goes on elsewhere."
+            return move(session, job, State.QUEUED, now, note=note, level="warning", not_before=now + wait)
+        reached = newest_step(self._artifacts, job)
+        barren = 1 if attempt and reached > attempt.first_step else job.barren_attempts + 1
+        if barren >= job.recipe.limits.attempts_max:
+            return _failed(session, job, endings.exhausted(job, failure or self._unexplained(job)), now)
+        wait = timedelta(seconds=backoff_seconds(barren))
+        note = f" It begins again after step {reached} in {wait.total_seconds():.0f} s."
+        return move(
+            session, job, State.QUEUED, now, note=note, level="warning", barren_attempts=barren, not_before=now + wait
+        )
+
+    def _register(self, job: Job) -> str:
+        manifest = read_manifest(self._artifacts, f"{job.name}/result")
+        if manifest is None:
+            raise AssertionError(f"{job.name}: finished without a result")
+        fail("registration.before_call")
+        adapter = common_pb2.ArtifactRef(
+            uri=f"s3://{self._artifacts.bucket}/{job.name}/result",
+            sha256=manifest.digest.removeprefix("sha256:"),
+            size_bytes=sum(entry.size_bytes for entry in manifest.files.values()),
+            media_type="application/vnd.feinschliff.adapter",
+        )
+        name = self._registrar.register(job, manifest, adapter)
+        fail("registration.after_call")
+        return name
+
+    def _unexplained(self, job: Job) -> Failure:
+        tail = self._runner.logs(workload_of(job), 0, LOG_KEPT_BYTES)[-LOG_TAIL_BYTES:]
+        return endings.unexplained(job, tail)
+
+
+def workload_of(job: Job) -> str:
+    """The name of the current attempt's workload; the same from every process."""
+    return workload_name("training", job.uid, job.attempt)
+
+
+def over_time(job: Job, now: datetime) -> bool:
+    limit = job.recipe.limits.wall_seconds
+    return bool(limit and job.started and (now - job.started).total_seconds() > limit)
+
+
+def newest_step(artifacts: Store, job: Job) -> int:
+    """The step of the newest committed checkpoint; 0 where there is none."""
+    steps = [0]
+    for key in artifacts.list(f"{job.name}/checkpoints"):
+        step, _, name = key.removeprefix(f"{job.name}/checkpoints/").partition("/")
+        if name == "manifest.json" and step.isdigit():
+            steps.append(int(step))
+    return max(steps)
+
+
+def _attempt_over(
+    session: Session, job: Job, attempt: Attempt | None, seen: Seen, observed: Observation | None, now: datetime
+) -> Job:
+    exit_code = observed.exit_code if observed else None
+    store.save_attempt(session, job.attempt_name, outcome=seen.value, exit_code=exit_code, ended=now)
+    ended: dict[str, Any] = {
+        "kind": "attempt",
+        "attempt": job.attempt_name,
+        "started": False,
+        "from_step": attempt.first_step if attempt else 0,
+        "exit_code": exit_code,
+        "signal": observed.signal if observed else None,
+    }
+    text = f"Attempt {job.attempt} ended: {seen.value}."
+    return store.append_events(session, job, [Event(f"attempt/{job.attempt}/ended", now, text, ended)])[0]
+
+
+def _failed(session: Session, job: Job, failure: Failure, now: datetime) -> Job:
+    return move(session, job, State.FAILED, now, note=f" {failure.message}", level="error", failure=failure)

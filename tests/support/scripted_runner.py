@@ -1,0 +1,48 @@
+"""A runner whose workloads do what a test says, for what no subprocess can show: waiting, eviction, lost machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from feinschliff.workloads.spec import WorkloadSpec
+from feinschliff.workloads.status import Observation, State
+
+
+class ScriptedRunner:
+    """Holds every promise of `Runner` that the reconciler leans on; a test sets what is seen."""
+
+    def __init__(self) -> None:
+        self.specs: dict[str, WorkloadSpec] = {}
+        self.seen: dict[str, Observation] = {}
+        self.stopped: list[str] = []
+
+    def show(self, name: str, **changes: object) -> None:
+        """From now on `name` is observed like this."""
+        self.seen[name] = replace(self.seen[name], **changes)  # type: ignore[arg-type]
+
+    def start(self, spec: WorkloadSpec) -> None:
+        if spec.name not in self.specs:
+            self.specs[spec.name] = spec
+            self.seen[spec.name] = Observation(spec.name, State.PENDING, labels=dict(spec.labels))
+
+    def observe(self, name: str) -> Observation:
+        return self.seen.get(name, Observation(name, State.NOTHING))
+
+    def stop(self, name: str) -> None:
+        if self.observe(name).state in (State.PENDING, State.RUNNING):
+            self.stopped.append(name)
+            self.show(name, state=State.EXITED, signal=15)
+
+    def forget(self, name: str) -> None:
+        self.seen.pop(name, None)
+
+    def list(self, labels: Mapping[str, str] | None = None) -> Sequence[Observation]:
+        wanted = (labels or {}).items()
+        return [one for _, one in sorted(self.seen.items()) if wanted <= one.labels.items()]
+
+    def logs(self, name: str, offset: int = 0, limit_bytes: int = 1 << 20) -> bytes:
+        return b""
+
+    def close(self) -> None:
+        """Nothing is held."""
