@@ -11,9 +11,15 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 # Two workers with one thread each: more threads than cores make torch many times slower.
 PARALLEL := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --dist=loadfile
-SOURCES := services tests setup.py protos
+SOURCES := services tests setup.py protos charts deploy
+# Images: what `make images` builds, and what it calls them.
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+TARGETS ?= control trainer inference
+FLAVOUR ?= cpu
+IMAGE_PREFIX ?= ghcr.io/feinschliff
+IMAGE_TAG ?= $(VERSION)$(if $(filter cuda,$(FLAVOUR)),-cuda)
 
-.PHONY: help demo test up down status setup setup-dev fmt lint types protos unit contract e2e chaos gpu bench bench-training bench-ingestion bench-platform clean
+.PHONY: chart help demo test up down status setup setup-dev tools fmt lint types protos monitoring unit contract e2e chaos gpu bench bench-training bench-ingestion bench-platform images images-check sbom clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
@@ -48,7 +54,11 @@ $(VENV)/.ready: pyproject.toml setup.py constraints.txt $(wildcard protos/feinsc
 
 $(VENV)/.ready-dev: $(VENV)/.ready
 	$(PIP) --editable '.[all,dev]'
+	$(BIN)/python -m tests.support.tools || echo "some checks will miss a program; see above"
 	touch $@
+
+tools: setup-dev ## programs that checks need beside Python: helm, kubectl, prometheus, promtool
+	$(BIN)/python -m tests.support.tools
 
 fmt: setup-dev ## rewrite the code in the house's form
 	$(BIN)/ruff format $(SOURCES)
@@ -61,16 +71,22 @@ lint: setup-dev protos ## form, import rules, contracts, sizes
 	$(BIN)/python -m tests.support.sizes
 
 types: setup-dev ## strict types
-	$(BIN)/mypy services tests/support
+	$(BIN)/mypy services tests/support charts/feinschliff/files deploy/monitoring tests/images deploy/docker
 
 protos: setup-dev ## buf lint, and the breaking check against the released contract
 	$(BIN)/python protos/check.py
+
+monitoring: setup-dev ## write the chart's dashboards, rules and alerts anew from their code
+	$(BIN)/python -m deploy.monitoring
 
 unit: setup-dev ## rules, losses, graders, decisions; no sockets
 	$(PARALLEL) tests/unit
 
 contract: setup-dev ## one suite per promise, on the real parts; one after the other, for they share ports and channels
 	$(BIN)/pytest tests/contract
+
+chart: setup-dev ## render, validate and check the Helm chart with every set of values
+	$(BIN)/pytest tests/contract/chart
 
 e2e: setup-dev ## all services as processes, the data's whole way
 	$(BIN)/pytest tests/e2e
@@ -91,6 +107,19 @@ bench-training: setup-dev ## the trainer's speed
 
 bench-platform: setup-dev ## time to ready and memory of the platform at rest
 	$(BIN)/python -m tests.bench.platform.start
+
+images: ## build the images by docker buildx; TARGETS, FLAVOUR=cpu|cuda, IMAGE_PREFIX, IMAGE_ARGUMENTS
+	for target in $(TARGETS); do \
+		docker buildx build --file deploy/docker/Dockerfile --target $$target --tag $(IMAGE_PREFIX)/$$target:$(IMAGE_TAG) \
+			--build-arg FLAVOUR=$(FLAVOUR) --build-arg VERSION=$(VERSION) --build-arg REVISION="$$(git rev-parse HEAD)" \
+			--build-arg CREATED="$$(git log -1 --format=%cI)" --load $(IMAGE_ARGUMENTS) .; \
+	done
+
+images-check: setup-dev ## build control and trainer without Docker and run them; root on Debian
+	$(BIN)/python -m tests.images
+
+sbom: setup-dev ## what each image holds, as CycloneDX, into .build/sbom/
+	$(BIN)/python -m tests.images.sbom
 
 clean: ## remove what was built here; keeps .feinschliff/, your data
 	rm -rf $(VENV) .build build *.egg-info services/*.egg-info services/feinschliff/v1/*_pb2*

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import textwrap
 
-from feinschliff.workloads.process import SubprocessRunner
+from feinschliff.workloads.runner import Runner
 from feinschliff.workloads.status import Observation, State
 from tests.support.waiting import eventually
 
@@ -37,10 +36,9 @@ START_AND_DIE = textwrap.dedent(
     """
     import os, signal, sys
     from pathlib import Path
-    from feinschliff.workloads.process import SubprocessRunner
     from feinschliff.workloads.spec import WorkloadSpec
 
-    runner = SubprocessRunner(Path(sys.argv[1]))
+    runner = open_runner(sys.argv[1])
     runner.start(WorkloadSpec("orphan", tuple(sys.argv[2:]), labels={"job": "1"}, grace_seconds=1))
     os.kill(os.getpid(), signal.SIGKILL)
     """
@@ -48,10 +46,10 @@ START_AND_DIE = textwrap.dedent(
 
 
 def python(code: str, *arguments: str) -> tuple[str, ...]:
-    return (sys.executable, "-c", code, *arguments)
+    return ("python", "-c", code, *arguments)
 
 
-def ended(runner: SubprocessRunner, name: str) -> Observation:
+def ended(runner: Runner, name: str) -> Observation:
     def seen() -> Observation | None:
         observation = runner.observe(name)
         return observation if observation.state is State.EXITED else None
@@ -61,5 +59,5 @@ def ended(runner: SubprocessRunner, name: str) -> Observation:
     return observation
 
 
-def says(runner: SubprocessRunner, name: str, text: bytes) -> None:
+def says(runner: Runner, name: str, text: bytes) -> None:
     eventually(lambda: text in runner.logs(name), 15, f"{text!r} in the log of {name}")

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args, get_origin
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
-from feinschliff.cli.settings import PlatformSettings
+from feinschliff.cli.settings import MigrateSettings, PlatformSettings
 from feinschliff.evaluation.settings import EvaluationSettings
 from feinschliff.gateway.settings import GatewaySettings
 from feinschliff.inference.settings import InferenceSettings
@@ -37,8 +37,8 @@ SECTIONS = (
         TrainerSettings,
         """\
 The program that trains one attempt. The training service starts it with the two variables of the attempt, and passes on
-its own home, training address, S3, offline and log settings; any other variable reaches only a trainer that is started
-by hand.""",
+its own home, training address, S3, offline, log, TLS and trace settings, every `FEINSCHLIFF_TRAINER_` variable, and on
+a cluster what the execution profile sets; any other variable reaches only a trainer that is started by hand.""",
     ),
     Section("registry", RegistrySettings, "The service that knows what came out."),
     Section("evaluation", EvaluationSettings, "The service that says how good it is."),
@@ -54,6 +54,13 @@ is made in the home. An S3 endpoint elsewhere keeps the embedded S3 server from 
 
 Client commands read the same variables, and take a port that is not set from the platform that runs in the home.
 `FEINSCHLIFF_PROJECT` names the project that short names are in; without it that is `default`.""",
+    ),
+    Section(
+        "Migrations",
+        MigrateSettings,
+        """\
+`python -m feinschliff.cli.migrate` brings the tables of every room to its own version and makes the bucket, before any
+service starts; services do the same for themselves. It reads the database and S3 from the shared variables.""",
     ),
 )
 PREFACE = """\
@@ -94,7 +101,7 @@ def default(field: FieldInfo) -> str:
     match field.default:
         case SecretStr():
             return "(secret)"
-        case "":
+        case "" | None:
             return "(empty)"
         case bool(value):
             return f"`{str(value).lower()}`"

@@ -29,7 +29,11 @@ def findings(path: Path) -> Iterator[str]:
 
 
 def main() -> int:
-    paths = [*(ROOT / "services" / "feinschliff").rglob("*.py"), *(ROOT / "tests").rglob("*.py")]
+    paths = [
+        *(ROOT / "services" / "feinschliff").rglob("*.py"),
+        *(ROOT / "tests").rglob("*.py"),
+        *(ROOT / "deploy").rglob("*.py"),
+    ]
     found = [line for path in sorted(paths) if "/v1/" not in path.as_posix() for line in findings(path)]
     print("\n".join(found), end="\n" if found else "")
     return 1 if found else 0

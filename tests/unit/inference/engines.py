@@ -48,7 +48,7 @@ class HandEngine:
         raise NotImplementedError
 
     def capacity(self) -> Capacity:
-        return Capacity(rows_max=4, running=0, waiting=0, queue_max=8, kv_cache_bytes=0)
+        return Capacity(rows_max=4, running=0, waiting=0, queue_max=8, kv_cache_bytes=0, kv_cache_bytes_max=0)
 
     def close(self) -> None:
         self.is_closed = True

@@ -1,0 +1,80 @@
+"""Alerts fire when they should and stay silent when they should, by the real promtool."""
+
+from __future__ import annotations
+
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.monitoring.built import all_alerts, annotations_of, rules
+from deploy.monitoring.rules import Alert
+from deploy.monitoring.scope import series_in
+from tests.contract.monitoring.cases import PLATFORM, PROMISES, Case, Series
+from tests.contract.monitoring.cases_work import WORK
+from tests.support.tools import tool
+
+RULES = Path(__file__).parents[3] / "charts" / "feinschliff" / "rules"
+CASES = (*PLATFORM, *PROMISES, *WORK)
+GROUPS = [group.name for groups in rules().values() for group in groups]
+
+
+def promtool(*arguments: str) -> str:
+    """Its complaints; empty where it is content."""
+    done = subprocess.run([str(tool("promtool")), *arguments], capture_output=True, text=True, timeout=60)
+    return "" if done.returncode == 0 else done.stdout + done.stderr
+
+
+def test_every_alert_has_a_case() -> None:
+    assert {case.alert for case in CASES} == {alert.name for alert in all_alerts()}
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in RULES.iterdir()))
+def test_promtool_takes_the_rules(name: str) -> None:
+    assert not promtool("check", "rules", "--lint=all", "--lint-fatal", str(RULES / name))
+
+
+@pytest.mark.parametrize("case", CASES, ids=[f"{case.alert} {case.labels.get('class', '')}".strip() for case in CASES])
+def test_an_alert_fires_and_stays_silent(case: Case, tmp_path: Path) -> None:
+    alert = next(alert for alert in all_alerts() if alert.name == case.alert)
+    path = tmp_path / "case.test.yaml"
+    path.write_text(yaml.safe_dump(_page(case, alert)), "utf-8")
+    assert not promtool("test", "rules", str(path))
+
+
+def test_a_case_can_fail(tmp_path: Path) -> None:
+    """Firing where silence is promised is found out, and so is another text."""
+    case = next(case for case in CASES if case.alert == "DeploymentsFailed")
+    alert = next(alert for alert in all_alerts() if alert.name == case.alert)
+    path = tmp_path / "case.test.yaml"
+    firing = replace(case, calm=(case.fires,))
+    says_else = replace(case, says="All is well.")
+    for wrong in (firing, says_else):
+        path.write_text(yaml.safe_dump(_page(wrong, alert)), "utf-8")
+        assert "FAILED" in promtool("test", "rules", str(path))
+
+
+def _page(case: Case, alert: Alert) -> dict[str, Any]:
+    expected = {
+        "exp_labels": {"namespace": "feinschliff", "severity": alert.severity, **case.labels},
+        "exp_annotations": {**annotations_of(alert), "summary": case.says},
+    }
+    calm = [_test(case.after, case.alert, one, []) for one in case.calm]
+    reads_recorded = any(":" in name for name in series_in(alert.expr))
+    return {
+        "rule_files": [str(RULES / f"{name}.yaml") for name in rules() if reads_recorded or name == "alerts"],
+        "evaluation_interval": "1m",
+        "group_eval_order": GROUPS,
+        "tests": [_test(case.after, case.alert, case.fires, [expected]), *calm],
+    }
+
+
+def _test(after: str, alert: str, series: Series, expected: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "alert_rule_test": [{"eval_time": after, "alertname": alert, "exp_alerts": expected}],
+    }
