@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from feinschliff.kit.errors import Refusal
 from feinschliff.workloads.spec import WorkloadSpec
 from feinschliff.workloads.status import Observation, State
 
@@ -16,12 +17,15 @@ class ScriptedRunner:
         self.specs: dict[str, WorkloadSpec] = {}
         self.seen: dict[str, Observation] = {}
         self.stopped: list[str] = []
+        self.refusal: Refusal | None = None
 
     def show(self, name: str, **changes: object) -> None:
         """From now on `name` is observed like this."""
         self.seen[name] = replace(self.seen[name], **changes)  # type: ignore[arg-type]
 
     def start(self, spec: WorkloadSpec) -> None:
+        if self.refusal is not None:
+            raise self.refusal
         if spec.name not in self.specs:
             self.specs[spec.name] = spec
             self.seen[spec.name] = Observation(spec.name, State.PENDING, labels=dict(spec.labels))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import uuid
 
 from feinschliff.artifacts.connect import connect, readiness
@@ -28,6 +27,7 @@ from feinschliff.v1 import training_pb2_grpc as grpc_stubs
 from feinschliff.workloads.process import SubprocessRunner
 from feinschliff.workloads.profiles import Profiles
 from feinschliff.workloads.runner import Runner
+from feinschliff.workloads.spec import PYTHON
 
 PASSED_ON = (
     "home", "training_address", "s3_endpoint", "s3_access_key", "s3_bucket", "s3_region", "s3_ca", "offline",
@@ -104,7 +104,7 @@ def plan(settings: TrainingSettings, profiles: Profiles) -> Plan:
         lease_seconds=settings.training_lease_seconds,
         stall_seconds=settings.training_stall_seconds,
         stop_seconds=settings.training_stop_seconds,
-        command=("python" if on_cluster else sys.executable, "-m", "feinschliff.trainer"),
+        command=(PYTHON, "-m", "feinschliff.trainer"),
         env=_trainer_environment(settings),
         secret_env={"FEINSCHLIFF_S3_SECRET_KEY": settings.s3_secret_key.get_secret_value()},
         profiles=profiles,

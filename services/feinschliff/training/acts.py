@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,7 +32,8 @@ from feinschliff.workloads.status import Observation, Trouble
 
 LOG_TAIL_BYTES = 2000
 LOG_KEPT_BYTES = 16 * 1024 * 1024
-DEADLINE_SPARE_SECONDS = 60.0  # beyond the job's own limit and the grace, where the machine ends what we could not
+# Beyond the job's own limit: the cluster ends what we could not. It also counts the wait for a node, so it is generous.
+DEADLINE_SPARE_SECONDS = 6 * 3600.0
 BLAMELESS_WAIT_SECONDS = 5.0  # before work goes on elsewhere; its machine has just gone
 
 
@@ -79,6 +81,7 @@ class Acts:
         self._plan = plan
         self._meters = meters
         self._new_token = new_token
+        self._refused: Counter[str] = Counter()
 
     def start(self, job: Job, now: datetime) -> None:
         """The job's next attempt: first the row that says so, then the workload."""
@@ -95,7 +98,18 @@ class Acts:
         if job.attempt == 1:
             self._meters.waited((now - job.created).total_seconds())
         fail("attempt.before_start")
-        self._runner.start(self._spec(job, profile, token, now))
+        try:
+            self._runner.start(self._spec(job, profile, token, now))
+        except Refusal as refusal:
+            self._refused[job.name] += 1
+            self._note(job, endings.of_refusal(refusal))
+        else:
+            self._refused.pop(job.name, None)
+
+    def began(self, job: Job, started: datetime) -> None:
+        """The first attempt has its machine; what it waited for that is not the job's own time."""
+        with self._database.transaction() as session:
+            store.save_job(session, job, started=started)
 
     def stop(self, job: Job) -> None:
         self.keep_log(job)  # on a cluster it goes with the pod
@@ -113,8 +127,7 @@ class Acts:
 
     def give_up(self, job: Job, trouble: Trouble) -> None:
         """Stops an attempt that its machine or cluster does not let run."""
-        with self._database.transaction() as session:
-            store.save_attempt(session, job.attempt_name, failure=endings.of_trouble(trouble))
+        self._note(job, endings.of_trouble(trouble))
         self.stop(job)
 
     def keep_log(self, job: Job) -> None:
@@ -144,7 +157,16 @@ class Acts:
         with suppress(Refusal):
             self._runner.forget(workload_of(job))
         self._meters.ended(job, seen)
+        if job.finished is not None:
+            self._refused.pop(job.name, None)
         return job
+
+    def _note(self, job: Job, failure: Failure) -> None:
+        """Why the attempt is about to end; what it says itself goes before it."""
+        with self._database.transaction() as session:
+            attempt = store.get_attempt(session, job.attempt_name)
+            if attempt is not None and attempt.failure is None:
+                store.save_attempt(session, job.attempt_name, failure=failure)
 
     def _begun(self, session: Session, job: Job, token: str, now: datetime) -> Job:
         number = job.attempt + 1
@@ -191,6 +213,9 @@ class Acts:
             return move(session, job, State.QUEUED, now, note=" It goes on from its last checkpoint.", not_before=now)
         if trouble is not None and trouble.blameless:
             wait, note = timedelta(seconds=BLAMELESS_WAIT_SECONDS), f" {trouble.message} It goes on elsewhere."
+            return move(session, job, State.QUEUED, now, note=note, level="warning", not_before=now + wait)
+        if refused := self._refused[job.name]:
+            wait, note = timedelta(seconds=backoff_seconds(refused)), f" {failure.message if failure else ''}"
             return move(session, job, State.QUEUED, now, note=note, level="warning", not_before=now + wait)
         reached = newest_step(self._artifacts, job)
         barren = 1 if attempt and reached > attempt.first_step else job.barren_attempts + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from feinschliff.formats.report import Failure
+from feinschliff.kit.errors import Invalid, Refusal, WrongState
 from feinschliff.training.store import Job
 from feinschliff.workloads.status import Trouble
 
@@ -14,6 +15,16 @@ def of_trouble(trouble: Trouble) -> Failure:
         message=trouble.message[:4000],
         advice=list(trouble.advice)[:16],
         retryable=trouble.retryable,
+    )
+
+
+def of_refusal(refusal: Refusal) -> Failure:
+    """Why the runner did not start it; what lies in the profile or the cluster's policy would come again."""
+    return Failure(
+        reason=refusal.reason,
+        message=refusal.message[:4000],
+        advice=list(refusal.advice)[:16],
+        retryable=not isinstance(refusal, Invalid | WrongState),
     )
 
 

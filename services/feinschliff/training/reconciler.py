@@ -133,6 +133,9 @@ class Reconciler:
                 return
         if observed.state is status.State.PENDING:
             return
+        if job.attempt == 1 and job.started and observed.started and observed.started > job.started:
+            self._acts.began(job, observed.started)
+            return
         self._keep_log(job, now)
         silent = self._silent_seconds(job, observed, now) > self._plan.stall_seconds
         if silent or over_time(job, now):

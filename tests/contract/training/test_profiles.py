@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from feinschliff.kit.errors import Invalid
+from feinschliff.kit.errors import Denied, Invalid, Refusal, Unavailable, WrongState
 from feinschliff.training.acts import workload_of
 from feinschliff.training.life import State
 from feinschliff.training.lists import Lists
@@ -222,3 +222,43 @@ def test_cost_is_time_on_the_machine_times_its_price(
     labels = {"profile": "gpu", "project": "default"}
     assert training.metrics.value("feinschliff_training_attempt_seconds_total", profile="gpu") == 50
     assert training.metrics.value("feinschliff_training_cost_total", **labels) == pytest.approx(50 * 0.001)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "state", "reason"),
+    [
+        (WrongState("WORKLOAD_REFUSED", "A policy forbids it."), State.FAILED, "WORKLOAD_REFUSED"),
+        (Unavailable("WORKLOAD_START_FAILED", "The quota is used up."), State.RUNNING, None),
+        (Denied("WORKLOAD_RIGHT_MISSING", "It may not create jobs."), State.RUNNING, None),
+    ],
+)
+def test_a_cluster_that_refuses_the_start(
+    training: Training, runner: ScriptedRunner, refusal: Refusal, state: State, reason: str | None
+) -> None:
+    job = ordered(training)
+    reconciler = training.reconciler(runner=runner, profiles=CLUSTER)
+    runner.refusal = refusal
+    for _ in range(10):  # more often than attempts may fail
+        training.clock.advance(100)
+        reconciler.turn()
+        reconciler.turn()
+    runner.refusal = None
+    training.clock.advance(100)
+    reconciler.turn()
+
+    after = training.jobs.get(job.name)
+    assert after.state is state
+    assert (after.failure.reason if after.failure else None) == reason
+    assert after.barren_attempts == 0
+
+
+def test_the_wait_for_a_machine_is_not_the_jobs_time(
+    training: Training, reconciler: Reconciler, runner: ScriptedRunner
+) -> None:
+    job = begun(training, reconciler, ordered(training))
+    training.clock.advance(500)
+    runner.show(workload_of(job), state=status.State.RUNNING, started=training.clock.now())
+
+    reconciler.turn()
+
+    assert training.jobs.get(job.name).started == training.clock.now()
