@@ -43,8 +43,9 @@ class Engine:
 
     def import_root(self, folder: Path, image: str) -> None:
         """An image of one layer from a folder."""
+        command = [*self._podman(), "import", "--quiet", "-", image]
         with subprocess.Popen(["tar", "-C", folder, "-c", "."], stdout=subprocess.PIPE) as tar:
-            subprocess.run([*self._podman(), "import", "--quiet", "-", image], stdin=tar.stdout, check=True)
+            subprocess.run(command, stdin=tar.stdout, stdout=subprocess.DEVNULL, check=True)
         assert tar.returncode == 0
 
     def build(self, target: str, pip: Pip) -> str:

@@ -85,8 +85,8 @@ def fill_wheelhouse(folder: Path, targets: Iterable[str]) -> Pip:
     """All that these targets fetch, by the Python that runs this: the base image has to have the same version."""
     named = ",".join(sorted({extra for target in targets for extra in extras(target)}))
     torch_index = this_pip().build_arguments().get("TORCH_INDEX_URL", "default")
-    command = [sys.executable, INSTALL, "wheelhouse", folder, f"--extras={named}", f"--torch-index={torch_index}"]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+    step = ["wheelhouse", str(folder), f"--extras={named}", f"--torch-index={torch_index}"]
+    subprocess.run([sys.executable, str(INSTALL), *step], check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
     return Pip(wheelhouse=str(folder))
 
 
