@@ -27,7 +27,7 @@ RIGHTS: Mapping[tuple[str, str], frozenset[str]] = {
     ("", "pods"): frozenset({"get", "list", "watch"}),
     ("", "pods/log"): frozenset({"get"}),
     ("", "events"): frozenset({"get", "list", "watch"}),
-    ("", "secrets"): frozenset({"create", "patch"}),
+    ("", "secrets"): frozenset({"create"}),
 }
 RIGHTS_OF_NODES: Mapping[tuple[str, str], frozenset[str]] = {
     ("", "services"): frozenset({"create", "delete"}),

@@ -18,6 +18,11 @@ class ScriptedRunner:
         self.seen: dict[str, Observation] = {}
         self.stopped: list[str] = []
         self.refusal: Refusal | None = None
+        self.lingers = False  # whether what is stopped goes on, as in its grace
+        self.said: dict[str, bytes] = {}
+        self.logs_read = 0
+        self.outage: Refusal | None = None
+        self.asked = 0
 
     def show(self, name: str, **changes: object) -> None:
         """From now on `name` is observed like this."""
@@ -31,12 +36,16 @@ class ScriptedRunner:
             self.seen[spec.name] = Observation(spec.name, State.PENDING, labels=dict(spec.labels))
 
     def observe(self, name: str) -> Observation:
+        self.asked += 1
+        if self.outage is not None:
+            raise self.outage
         return self.seen.get(name, Observation(name, State.NOTHING))
 
     def stop(self, name: str) -> None:
         if self.observe(name).state in (State.PENDING, State.RUNNING):
             self.stopped.append(name)
-            self.show(name, state=State.EXITED, signal=15)
+            if not self.lingers:
+                self.show(name, state=State.EXITED, signal=15)
 
     def forget(self, name: str) -> None:
         self.seen.pop(name, None)
@@ -46,7 +55,8 @@ class ScriptedRunner:
         return [one for _, one in sorted(self.seen.items()) if wanted <= one.labels.items()]
 
     def logs(self, name: str, offset: int = 0, limit_bytes: int = 1 << 20) -> bytes:
-        return b""
+        self.logs_read += 1
+        return self.said.get(name, b"")[offset : offset + limit_bytes]
 
     def close(self) -> None:
         """Nothing is held."""

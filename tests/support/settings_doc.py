@@ -59,8 +59,9 @@ Client commands read the same variables, and take a port that is not set from th
         "Migrations",
         MigrateSettings,
         """\
-`python -m feinschliff.cli.migrate` brings the tables of every room to its own version and makes the bucket, before any
-service starts; services do the same for themselves. It reads the database and S3 from the shared variables.""",
+`python -m feinschliff.cli.migrate` brings the tables of every room to its own version and, given S3 keys, makes
+the bucket, before any service starts; services do the same for themselves. It reads the database and S3 from
+the shared variables.""",
     ),
 )
 PREFACE = """\

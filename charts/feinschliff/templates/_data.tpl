@@ -35,7 +35,8 @@ spec:
     - ports: [{protocol: TCP, port: {{ .port }}}]
       from:
         {{- $need := .need }}
-        {{- $users := ternary (list "migrate") list (and (eq $need "database") $root.Values.migrations.enabled) }}
+        {{- /* migrate also where it is off: the upgrade that turns it on runs it before this policy changes */}}
+        {{- $users := ternary (list "migrate") list (eq $need "database") }}
         {{- range $name, $room := include "feinschliff.rooms" .root | fromYaml }}
         {{- if index $room $need }}{{ $users = append $users (include "feinschliff.component" (dict "root" $root "name" $name)) }}{{ end }}
         {{- end }}

@@ -31,7 +31,7 @@ BASE = DEFAULT_BASE
 JOB_ID = "ftjob-demo"
 DATASET, HELD_BACK, MODEL, DEPLOYMENT = "routing", "routing-test", "intents", "demo"
 RECIPE = train.Wish(
-    epochs=8, batch_size=8, learning_rate=5e-4, rank=16, alpha=32, output_model=MODEL, suffix="intents", seed=0
+    epochs=3, batch_size=8, learning_rate=1e-3, rank=16, alpha=32, output_model=MODEL, suffix="intents", seed=0
 )
 VALIDATION = 0.1
 INTENTS = {

@@ -24,7 +24,8 @@ def main() -> int:
         settings = read_settings(MigrateSettings)
         logs.configure("ERROR", settings.log_format)
         migrate(settings)
-        make_bucket(settings)
+        if settings.s3_access_key:  # whoever was given no key has nothing to do with the store
+            make_bucket(settings)
     except StartError as error:
         print("\n".join(error.problems), file=sys.stderr)
         return error.exit_code

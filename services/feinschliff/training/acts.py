@@ -6,9 +6,9 @@ import secrets
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from feinschliff.artifacts.commit import read_manifest
 from feinschliff.artifacts.store import Store
@@ -34,7 +34,7 @@ LOG_TAIL_BYTES = 2000
 LOG_KEPT_BYTES = 16 * 1024 * 1024
 # Beyond the job's own limit: the cluster ends what we could not. It also counts the wait for a node, so it is generous.
 DEADLINE_SPARE_SECONDS = 6 * 3600.0
-BLAMELESS_WAIT_SECONDS = 5.0  # before work goes on elsewhere; its machine has just gone
+BLAMELESS_WAIT_SECONDS = 5.0  # before work goes on elsewhere; longer where machines go before a step is made
 
 
 class Registrar(Protocol):
@@ -55,13 +55,25 @@ class Plan:
     stop_seconds: float
     command: tuple[str, ...]
     env: Mapping[str, str]
-    secret_env: Mapping[str, str]
+    secret_env: Mapping[str, str] = field(repr=False)
     profiles: Profiles
     log_seconds: float = 0.0
 
 
+class Remains(NamedTuple):
+    """What an attempt leaves behind that tells how it went on, and why it ended."""
+
+    attempt: Attempt | None
+    trouble: Trouble | None
+    log: bytes
+    newest_step: int
+
+
 class Acts:
-    """Each act is one short transaction and may be done twice; a job that somebody else moved is a Conflict."""
+    """Each act is one short transaction and may be done twice; a job that somebody else moved is a Conflict.
+
+    The store and the runner are asked before a transaction or after it: who waits for them must not hold up reports.
+    """
 
     def __init__(
         self,
@@ -90,11 +102,12 @@ class Acts:
         except Invalid as gone:
             failure = Failure(reason=gone.reason, message=gone.message, advice=["Create the job again with another."])
             with self._database.transaction() as session:
-                _failed(session, job, failure, now)
+                job = _failed(session, job, failure, now)
+            self._meters.finished(job)
             return
-        token = self._new_token()
+        token, first_step = self._new_token(), newest_step(self._artifacts, job)
         with self._database.transaction() as session:
-            job = self._begun(session, job, token, now)
+            job = _begun(session, job, token, first_step, now)
         if job.attempt == 1:
             self._meters.waited((now - job.created).total_seconds())
         fail("attempt.before_start")
@@ -102,7 +115,7 @@ class Acts:
             self._runner.start(self._spec(job, profile, token, now))
         except Refusal as refusal:
             self._refused[job.name] += 1
-            self._note(job, endings.of_refusal(refusal))
+            self.note(job, endings.of_refusal(refusal))
         else:
             self._refused.pop(job.name, None)
 
@@ -110,10 +123,6 @@ class Acts:
         """The first attempt has its machine; what it waited for that is not the job's own time."""
         with self._database.transaction() as session:
             store.save_job(session, job, started=started)
-
-    def stop(self, job: Job) -> None:
-        self.keep_log(job)  # on a cluster it goes with the pod
-        self._runner.stop(workload_of(job))
 
     def tell_trouble(self, job: Job, trouble: Trouble, now: datetime) -> None:
         """Once for each attempt and reason: its owner reads why nothing happens."""
@@ -125,22 +134,26 @@ class Acts:
         if new:
             self._meters.in_trouble(trouble.reason)
 
-    def give_up(self, job: Job, trouble: Trouble) -> None:
-        """Stops an attempt that its machine or cluster does not let run."""
-        self._note(job, endings.of_trouble(trouble))
-        self.stop(job)
+    def note(self, job: Job, failure: Failure) -> None:
+        """Why the attempt is about to end; what it says itself goes before it."""
+        with self._database.transaction() as session:
+            attempt = store.get_attempt(session, job.attempt_name)
+            if attempt is not None and attempt.failure is None:
+                store.save_attempt(session, job.attempt_name, failure=failure)
 
-    def keep_log(self, job: Job) -> None:
-        text = self._runner.logs(workload_of(job), 0, LOG_KEPT_BYTES)
-        if text:
-            self._artifacts.put_bytes(endings.log_key(job), text, media_type="text/plain")
+    def keep_log(self, job: Job) -> bytes:
+        """Copies what the attempt has said so far to the store."""
+        said = self._runner.logs(workload_of(job), 0, LOG_KEPT_BYTES)
+        if said:
+            self._artifacts.put_bytes(endings.log_key(job), said, media_type="text/plain")
+        return said
 
     def end(self, job: Job, act: Act, seen: Seen, observed: Observation | None, now: datetime) -> Job:
         """The attempt is over: its record, what becomes of the job, and no trace of the workload."""
-        self.keep_log(job)
+        said, trouble = self.keep_log(job), observed.trouble if observed else None
         with self._database.reading() as session:
             attempt = store.get_attempt(session, job.attempt_name)
-        trouble = observed.trouble if observed else None
+        reached = newest_step(self._artifacts, job) if act is Act.RETRY_OR_FAIL else 0
         model_version = self._register(job) if act is Act.MARK_SUCCEEDED else ""
         with self._database.transaction() as session:
             job = _attempt_over(session, job, attempt, seen, observed, now)
@@ -151,33 +164,17 @@ class Acts:
                 case Act.MARK_CANCELLED:
                     job = move(session, job, State.CANCELLED, now)
                 case _:
-                    job = self._after_failure(session, job, act, attempt, trouble, now)
+                    remains = Remains(attempt, trouble, said[-LOG_TAIL_BYTES:], reached)
+                    job = self._after_failure(session, job, act, remains, now)
         if trouble is not None and act not in (Act.MARK_SUCCEEDED, Act.MARK_CANCELLED):
             self._meters.in_trouble(trouble.reason)
         with suppress(Refusal):
             self._runner.forget(workload_of(job))
-        self._meters.ended(job, seen)
+        self._meters.ended(seen)
         if job.finished is not None:
+            self._meters.finished(job)
             self._refused.pop(job.name, None)
         return job
-
-    def _note(self, job: Job, failure: Failure) -> None:
-        """Why the attempt is about to end; what it says itself goes before it."""
-        with self._database.transaction() as session:
-            attempt = store.get_attempt(session, job.attempt_name)
-            if attempt is not None and attempt.failure is None:
-                store.save_attempt(session, job.attempt_name, failure=failure)
-
-    def _begun(self, session: Session, job: Job, token: str, now: datetime) -> Job:
-        number = job.attempt + 1
-        name = f"{job.name}/attempts/{number}"
-        first = newest_step(self._artifacts, job)
-        attempt = Attempt(name, job.name, number, token_hash(token), first, heartbeat=now, started=now)
-        store.insert_attempt(session, attempt)
-        job = move(session, job, State.RUNNING, now, attempt=number, safe_step=first, started=job.started or now)
-        begun = {"kind": "attempt", "attempt": name, "started": True, "from_step": first}
-        text = f"Attempt {number} started." if not first else f"Attempt {number} started, going on after step {first}."
-        return store.append_events(session, job, [Event(f"attempt/{number}/started", now, text, begun)])[0]
 
     def _spec(self, job: Job, profile: Profile, token: str, now: datetime) -> WorkloadSpec:
         limit, elapsed = job.recipe.limits.wall_seconds, (now - (job.started or now)).total_seconds()
@@ -198,29 +195,29 @@ class Acts:
             profile=profile,
         )
 
-    def _after_failure(
-        self, session: Session, job: Job, act: Act, attempt: Attempt | None, trouble: Trouble | None, now: datetime
-    ) -> Job:
+    def _after_failure(self, session: Session, job: Job, act: Act, remains: Remains, now: datetime) -> Job:
         """Queues the job again, or ends it where another attempt cannot help."""
+        attempt, trouble, said, reached = remains
         failure = attempt.failure if attempt else None
         if failure is None and trouble is not None:
             failure = endings.of_trouble(trouble)
         if over_time(job, now):
             return _failed(session, job, endings.out_of_time(job), now)
         if act is Act.FAIL or (failure is not None and not failure.retryable):
-            return _failed(session, job, failure or self._unexplained(job), now)
+            return _failed(session, job, failure or endings.unexplained(job, said), now)
         if act is Act.REQUEUE:
             return move(session, job, State.QUEUED, now, note=" It goes on from its last checkpoint.", not_before=now)
         if trouble is not None and trouble.blameless:
-            wait, note = timedelta(seconds=BLAMELESS_WAIT_SECONDS), f" {trouble.message} It goes on elsewhere."
+            progressed = attempt is not None and reached > attempt.first_step
+            pause = BLAMELESS_WAIT_SECONDS if progressed else max(BLAMELESS_WAIT_SECONDS, backoff_seconds(job.attempt))
+            wait, note = timedelta(seconds=pause), f" {trouble.message} It goes on elsewhere."
             return move(session, job, State.QUEUED, now, note=note, level="warning", not_before=now + wait)
         if refused := self._refused[job.name]:
             wait, note = timedelta(seconds=backoff_seconds(refused)), f" {failure.message if failure else ''}"
             return move(session, job, State.QUEUED, now, note=note, level="warning", not_before=now + wait)
-        reached = newest_step(self._artifacts, job)
         barren = 1 if attempt and reached > attempt.first_step else job.barren_attempts + 1
         if barren >= job.recipe.limits.attempts_max:
-            return _failed(session, job, endings.exhausted(job, failure or self._unexplained(job)), now)
+            return _failed(session, job, endings.exhausted(job, failure or endings.unexplained(job, said)), now)
         wait = timedelta(seconds=backoff_seconds(barren))
         note = f" It begins again after step {reached} in {wait.total_seconds():.0f} s."
         return move(
@@ -242,10 +239,6 @@ class Acts:
         fail("registration.after_call")
         return name
 
-    def _unexplained(self, job: Job) -> Failure:
-        tail = self._runner.logs(workload_of(job), 0, LOG_KEPT_BYTES)[-LOG_TAIL_BYTES:]
-        return endings.unexplained(job, tail)
-
 
 def workload_of(job: Job) -> str:
     """The name of the current attempt's workload; the same from every process."""
@@ -265,6 +258,17 @@ def newest_step(artifacts: Store, job: Job) -> int:
         if name == "manifest.json" and step.isdigit():
             steps.append(int(step))
     return max(steps)
+
+
+def _begun(session: Session, job: Job, token: str, first_step: int, now: datetime) -> Job:
+    number = job.attempt + 1
+    name = f"{job.name}/attempts/{number}"
+    attempt = Attempt(name, job.name, number, token_hash(token), first_step, heartbeat=now, started=now)
+    store.insert_attempt(session, attempt)
+    job = move(session, job, State.RUNNING, now, attempt=number, safe_step=first_step, started=job.started or now)
+    begun = {"kind": "attempt", "attempt": name, "started": True, "from_step": first_step}
+    text = f"Attempt {number} started{f', going on after step {first_step}' if first_step else ''}."
+    return store.append_events(session, job, [Event(f"attempt/{number}/started", now, text, begun)])[0]
 
 
 def _attempt_over(

@@ -11,7 +11,6 @@ from feinschliff.kit.metrics import Metrics
 from feinschliff.training.life import Seen, State
 from feinschliff.training.slots import Slots
 from feinschliff.training.store import Job
-from feinschliff.workloads.profiles import Profile
 
 JOBS_SHOWN_MAX = 100
 SECONDS_PER_HOUR = 3600.0
@@ -45,19 +44,21 @@ class Meters:
     def in_trouble(self, reason: str) -> None:
         self._metrics.counter("feinschliff_training_troubles_total").labels(reason).inc()
 
-    def ran(self, job: Job, profile: Profile, seconds: float) -> None:
+    def ran(self, job: Job, seconds: float, price_per_hour: float) -> None:
         """An attempt of the job held its machine for so long."""
-        cost = seconds / SECONDS_PER_HOUR * profile.price_per_hour
-        self._metrics.counter("feinschliff_training_attempt_seconds_total").labels(profile.name).inc(seconds)
-        self._metrics.counter("feinschliff_training_cost_total").labels(profile.name, project_of(job.name)).inc(cost)
+        cost = seconds / SECONDS_PER_HOUR * price_per_hour
+        self._metrics.counter("feinschliff_training_attempt_seconds_total").labels(job.profile).inc(seconds)
+        self._metrics.counter("feinschliff_training_cost_total").labels(job.profile, project_of(job.name)).inc(cost)
 
-    def ended(self, job: Job, seen: Seen) -> None:
-        """An attempt ended, and with it the job where that is final."""
+    def ended(self, seen: Seen) -> None:
+        """An attempt ended."""
         self._metrics.counter("feinschliff_training_attempts_total").labels(_OUTCOMES[seen]).inc()
-        if job.finished is not None:
-            self._metrics.counter("feinschliff_training_jobs_finished_total").labels(job.state.value).inc()
-            seconds = (job.finished - job.created).total_seconds()
-            self._metrics.histogram("feinschliff_training_job_seconds").labels(job.state.value).observe(seconds)
+
+    def finished(self, job: Job) -> None:
+        """A job ended for good."""
+        self._metrics.counter("feinschliff_training_jobs_finished_total").labels(job.state.value).inc()
+        seconds = ((job.finished or job.updated) - job.created).total_seconds()
+        self._metrics.histogram("feinschliff_training_job_seconds").labels(job.state.value).observe(seconds)
 
     def look(self, counts: Mapping[State, int], slots: Slots, *, in_flight: int, pending: int) -> None:
         """Where all jobs stand after a turn.
@@ -82,6 +83,7 @@ class Live:
         self._metrics = metrics
         self._lock = threading.Lock()
         self._series: dict[str, set[tuple[str, tuple[str, ...]]]] = {}
+        self._speeds: dict[str, float] = {}
 
     def report(self, job: str, reports: Sequence[Report]) -> None:
         for report in reports:
@@ -102,7 +104,8 @@ class Live:
             for job in self._series.keys() - set(jobs):
                 for name, labels in self._series.pop(job):
                     self._metrics.gauge(name).remove(*labels)
-            speed = sum(self._speed(job) for job in self._series)
+                self._speeds.pop(job, None)
+            speed = sum(self._speeds.values())
         self._metrics.gauge("feinschliff_training_tokens_per_second").set(speed)
 
     def _step(self, job: str, report: StepMetrics) -> None:
@@ -132,9 +135,8 @@ class Live:
                 return
             self._series.setdefault(job, set()).add((name, labels))
             self._metrics.gauge(name).labels(*labels).set(value)
-
-    def _speed(self, job: str) -> float:
-        return self._metrics.value(_SPEED, project=project_of(job), training_job=short_name(job))
+            if name == _SPEED:
+                self._speeds[job] = value
 
 
 def project_of(job: str) -> str:

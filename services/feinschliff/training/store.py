@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 from sqlalchemy import (
     Boolean,
     Column,
+    ColumnElement,
     ForeignKey,
     Integer,
     String,
     Table,
     UniqueConstraint,
+    and_,
     func,
     literal,
     or_,
@@ -36,7 +38,7 @@ from feinschliff.kit.db import (
 )
 from feinschliff.kit.idempotency import Ledger
 from feinschliff.kit.paging import Page
-from feinschliff.training.life import FINAL, UNDER_WAY, State
+from feinschliff.training.life import UNDER_WAY, State
 from feinschliff.workloads.profiles import LOCAL
 
 METADATA = metadata_for("training")
@@ -191,6 +193,13 @@ class Checkpoint:
     best: bool = False
 
 
+class Due(NamedTuple):
+    """A queued job, and where it wants to run."""
+
+    name: str
+    profile: str
+
+
 class UnderWay(NamedTuple):
     """A job that holds a slot, and whose it is."""
 
@@ -239,14 +248,34 @@ def delete_job(session: Session, name: str) -> None:
 
 
 def jobs_to_look_at(session: Session, owner: str, now: datetime) -> list[Job]:
-    """Jobs that are not final and that no other reconciler holds, oldest first."""
+    """Jobs with an attempt under way that no other reconciler holds, oldest first."""
     query = (
         select(JOBS)
-        .where(JOBS.c.state.not_in([state.value for state in FINAL]))
-        .where(or_(JOBS.c.lease_owner.in_(["", owner]), JOBS.c.lease_until < now))
+        .where(JOBS.c.state.in_([state.value for state in UNDER_WAY]))
+        .where(_is_free_for(owner, now))
         .order_by(JOBS.c.created, JOBS.c.name)
     )
     return [_job(row) for row in session.execute(query).mappings()]
+
+
+def jobs_due(session: Session, owner: str, now: datetime) -> list[Due]:
+    """Queued jobs that may begin now, oldest first; no more of each than it takes to find it a place."""
+    query = select(JOBS.c.name, JOBS.c.profile).where(_is_due(owner, now)).order_by(JOBS.c.created, JOBS.c.name)
+    return [Due(*row) for row in session.execute(query).all()]
+
+
+def get_due(session: Session, name: str, owner: str, now: datetime) -> Job | None:
+    """One of them as a whole; None where somebody else took it since."""
+    row = session.execute(select(JOBS).where(JOBS.c.name == name, _is_due(owner, now))).mappings().first()
+    return None if row is None else _job(row)
+
+
+def _is_due(owner: str, now: datetime) -> ColumnElement[bool]:
+    return and_(JOBS.c.state == State.QUEUED.value, JOBS.c.not_before <= now, _is_free_for(owner, now))
+
+
+def _is_free_for(owner: str, now: datetime) -> ColumnElement[bool]:
+    return or_(JOBS.c.lease_owner.in_(["", owner]), JOBS.c.lease_until < now)
 
 
 def take_lease(session: Session, job: Job, owner: str, now: datetime, seconds: float) -> Job:

@@ -6,6 +6,7 @@ import logging
 import re
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -225,10 +226,15 @@ class KubernetesRunner:
                 if error.status == 409:
                     continue
                 if not error.may_pass:
-                    meta = root["metadata"]
-                    self._api.delete(kind, meta["name"], uid=meta["uid"])
-                    self._state.drop(Snapshot(spec.name, root, None))
+                    self._take_back(spec, kind, root)
                 raise _start_refusal(error, spec) from error
+
+    def _take_back(self, spec: WorkloadSpec, kind: str, root: Object) -> None:
+        """One that cannot be taken back waits for its settings, which `observe` tells."""
+        meta = root["metadata"]
+        with suppress(ApiError):
+            self._api.delete(kind, meta["name"], uid=meta["uid"])
+            self._state.drop(Snapshot(spec.name, root, None))
 
     def _find(self, name: str) -> Snapshot:
         try:

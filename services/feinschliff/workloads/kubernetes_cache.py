@@ -78,11 +78,16 @@ class Mirror:
         self._thread.start()
 
     def close(self) -> None:
+        """Ends the watch; returns at once, see `join`."""
         self._closed.set()
-        if self._stream is not None:
-            self._stream.close()
+        stream = self._stream
+        if stream is not None:
+            stream.close()
+
+    def join(self, seconds: float) -> None:
+        """Until its thread has ended, but no longer: one that waits for a silent cluster ends with the process."""
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(seconds)
 
     @property
     def is_live(self) -> bool:
@@ -92,10 +97,6 @@ class Mirror:
     def wait_tried(self, seconds: float) -> None:
         """Until the first look at the cluster, whether it showed anything or not."""
         self._tried.wait(seconds)
-
-    def get(self, name: str) -> Object | None:
-        with self._lock:
-            return self._made.get(name)
 
     def group(self, key: str) -> list[Object]:
         with self._lock:

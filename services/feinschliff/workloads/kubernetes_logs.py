@@ -21,6 +21,7 @@ KEPT_BYTES_MAX = 64 * 1024 * 1024
 FOLLOWERS_MAX = 16
 FOLLOWED_MAX = 10_000  # pods that are remembered as followed
 READ_AGAIN_SECONDS = 0.2
+CLOSE_SECONDS = 2.0  # a follower that waits for a silent cluster ends with the process
 _OVERLAP_BYTES = 512
 
 
@@ -95,8 +96,9 @@ class LogKeeper:
             streams, threads = [*self._streams.values()], [*self._threads]
         for stream in streams:
             stream.close()
+        until = time.monotonic() + CLOSE_SECONDS
         for thread in threads:
-            thread.join()
+            thread.join(max(0.0, until - time.monotonic()))
 
     def _follow(self, uid: str, name: str) -> None:
         with self._room:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ Object = dict[str, Any]
 
 WARNINGS = Selection(fields="type=Warning")
 GHOSTS_MAX = 1000
+CLOSE_SECONDS = 2.0
 
 
 class ClusterState:
@@ -49,10 +51,15 @@ class ClusterState:
     def close(self) -> None:
         for mirror in self._mirrors.values():
             mirror.close()
+        until = time.monotonic() + CLOSE_SECONDS
+        for mirror in self._mirrors.values():
+            mirror.join(max(0.0, until - time.monotonic()))
 
     def wait_tried(self, seconds: float) -> None:
+        """Until the first look at every kind, whether it showed anything or not; at most so long altogether."""
+        until = time.monotonic() + seconds
         for mirror in self._mirrors.values():
-            mirror.wait_tried(seconds)
+            mirror.wait_tried(max(0.0, until - time.monotonic()))
 
     def find(self, name: str) -> Snapshot:
         """A name that is not known here is asked for before it is said to be nothing."""

@@ -68,6 +68,10 @@ class Profiles(BaseModel):
     def names(self) -> list[str]:
         return [profile.name for profile in self.profiles]
 
+    def price_per_hour(self, name: str) -> float:
+        """Of one node; 0 for a profile that was taken out of the file while work runs with it."""
+        return next((profile.price_per_hour for profile in self.profiles if profile.name == name), 0.0)
+
     def get(self, name: str) -> Profile:
         """The profile of that name; the default one for an empty name.
 

@@ -120,6 +120,15 @@ def test_the_migration_needs_nothing_that_the_same_release_makes(name: str) -> N
         assert not [secret for secret in made if secret in str(spec)]
 
 
+def test_an_upgrade_that_turns_the_migration_on_finds_the_database_open_to_it() -> None:
+    """The hook runs under the policies of the release before, which had none."""
+    manifests = render({"migrations": {"enabled": False}})
+    assert not of_kind(manifests, "Job")
+    (rule,) = find(manifests, "NetworkPolicy", "-postgresql")["spec"]["ingress"]
+    callers = {peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for peer in rule["from"]}
+    assert "migrate" in callers
+
+
 def test_every_room_with_tables_waits_for_them() -> None:
     manifests = render(name="minimal")
     waiting = {pod.component for pod in pods(manifests) if "initContainers" in pod.spec}

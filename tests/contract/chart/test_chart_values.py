@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.chart_objects import pods
 from tests.support.helm import CHART, HelmRefused, find, helm, render
 
 SCHEMA: dict[str, Any] = json.loads((CHART / "values.schema.json").read_text("utf-8"))
@@ -46,6 +47,25 @@ def test_every_option_stands_in_values_once() -> None:
     beside = [path for path in missing if not ((found := rooms.match(path)) and found[2].startswith(shared))]
     issuer = [path for path in beside if not path.startswith("tls.certManager.issuerRef")]
     assert not [path for path in issuer if not path.endswith((".resources.requests", ".resources.limits"))]
+
+
+AMOUNTS = {"m": 1e-3, "": 1.0, "Mi": 1 / 1024, "Gi": 1.0}
+"""Of cores, and of GiB."""
+
+
+def test_the_defaults_ask_for_no_more_than_the_readme_says() -> None:
+    """Every pod of an installation, the one of `helm test`, and the attempt that it starts."""
+
+    def amount(said: str) -> float:
+        number, unit = re.fullmatch(r"([0-9.]+)(\D*)", str(said)).groups()  # type: ignore[union-attr]
+        return float(number) * AMOUNTS[unit]
+
+    asked = [one["resources"]["requests"] for pod in pods(render()) for one in pod.spec["containers"]]
+    asked.append(VALUES["training"]["profiles"]["cpu"]["resources"]["requests"])
+    words = re.search(r"([0-9.]+) cores and ([0-9.]+) GiB free", (CHART / "README.md").read_text("utf-8"))
+    assert words
+    for kind, free in zip(("cpu", "memory"), words.groups(), strict=True):
+        assert 0.9 * float(free) < sum(amount(one[kind]) for one in asked) <= float(free)
 
 
 def test_every_object_of_ours_is_closed() -> None:
@@ -103,6 +123,7 @@ def test_a_bad_value_is_refused_by_its_path(values: dict[str, object], path: str
         ({"tls": {"enabled": True}}, "tls.existingSecret or tls.certManager.enabled: one is needed"),
         ({"training": {"defaultProfile": "gpu"}}, 'training.defaultProfile: "gpu" is none of training.profiles'),
         ({"training": {"runner": "process", "replicas": 2}}, "training.runner: process allows one replica"),
+        ({"training": {"runner": "process"}, "mode": "compact"}, "training.runner: process needs mode services"),
         ({"inference": {"cache": {"enabled": True}, "replicas": 2}}, "inference.cache.enabled: allows one replica"),
         ({"ingress": {"http": {"enabled": True}}}, "ingress.http.host: is needed"),
         ({"gatewayApi": {"grpc": {"enabled": True}}}, "gatewayApi.grpc.parentRefs: are needed"),

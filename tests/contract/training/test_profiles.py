@@ -14,6 +14,7 @@ from feinschliff.training.reconciler import Reconciler
 from feinschliff.training.store import Job
 from feinschliff.workloads import status
 from feinschliff.workloads.profiles import Profile, Profiles
+from feinschliff.workloads.spec import WorkloadSpec
 from feinschliff.workloads.status import Trouble
 from tests.contract.training.conftest import Training
 from tests.support.scripted_runner import ScriptedRunner
@@ -115,6 +116,7 @@ def test_a_job_whose_profile_was_taken_away_fails_and_says_why(training: Trainin
     assert failed.state is State.FAILED
     assert failed.failure is not None
     assert failed.failure.reason == "EXECUTION_PROFILE_UNKNOWN"
+    assert training.metrics.value("feinschliff_training_jobs_finished_total", state="failed") == 1
 
 
 def test_waiting_for_a_place_is_told_once_and_never_taken_for_silence(
@@ -262,3 +264,107 @@ def test_the_wait_for_a_machine_is_not_the_jobs_time(
     reconciler.turn()
 
     assert training.jobs.get(job.name).started == training.clock.now()
+
+
+def test_a_profile_that_is_taken_away_while_its_job_runs_disturbs_nothing(
+    training: Training, reconciler: Reconciler, runner: ScriptedRunner
+) -> None:
+    job = begun(training, reconciler, ordered(training, "gpu"))
+    runner.show(workload_of(job), state=status.State.RUNNING, started=training.clock.now())
+    training.clock.advance(20)
+    without = training.reconciler(
+        "after", runner=runner, profiles=Profiles(default="cpu", profiles=CLUSTER.profiles[:1])
+    )
+
+    for _ in range(4):
+        training.clock.advance(5)
+        without.turn()
+
+    assert training.metrics.value("feinschliff_training_reconcile_errors_total") == 0
+    assert training.metrics.value("feinschliff_training_attempt_seconds_total", profile="gpu") == 15
+
+
+def test_an_attempt_in_its_grace_is_asked_in_every_turn_and_its_log_kept_once(
+    training: Training, reconciler: Reconciler, runner: ScriptedRunner
+) -> None:
+    job = begun(training, reconciler, ordered(training))
+    runner.show(workload_of(job), state=status.State.RUNNING, started=training.clock.now())
+    runner.lingers, runner.said[workload_of(job)] = True, b"step 1"
+    training.jobs.cancel(job.name)
+    turn = training.wake.turn
+
+    for _ in range(5):
+        reconciler.turn()
+
+    assert runner.stopped == [workload_of(job)] * 5
+    assert runner.logs_read == 1
+    assert training.store.get_bytes(f"{job.name}/logs/attempt-1.log") == b"step 1"
+    assert training.wake.turn == turn  # else the next turn would follow at once, and so on until the grace is over
+
+
+def test_a_store_that_is_away_keeps_no_attempt_from_being_stopped(
+    training: Training, reconciler: Reconciler, runner: ScriptedRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = begun(training, reconciler, ordered(training))
+    runner.show(workload_of(job), state=status.State.RUNNING, started=training.clock.now())
+    runner.lingers, runner.said[workload_of(job)] = True, b"step 1"
+    training.jobs.cancel(job.name)
+
+    def away(*given: object, **named: object) -> None:
+        raise Unavailable("STORE_UNAVAILABLE", "no")
+
+    monkeypatch.setattr(training.store, "put_bytes", away)
+    reconciler.turn()
+
+    assert runner.stopped == [workload_of(job)]
+
+
+def test_a_trouble_of_a_running_attempt_counts_once_and_is_no_waiting(
+    training: Training, reconciler: Reconciler, runner: ScriptedRunner
+) -> None:
+    job = begun(training, reconciler, ordered(training))
+    runner.show(workload_of(job), state=status.State.RUNNING, started=training.clock.now(), trouble=NODE_LOST)
+    reconciler.turn()
+    assert warnings(training, job) == []
+
+    runner.show(workload_of(job), state=status.State.EXITED)
+    reconciler.turn()
+
+    assert training.metrics.value("feinschliff_training_troubles_total", reason="WORKLOAD_NODE_LOST") == 1
+
+
+def test_a_copy_that_begins_a_job_in_the_middle_of_a_turn_takes_a_place(
+    training: Training, runner: ScriptedRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = (training.reconciler(owner, runner=runner, profiles=CLUSTER) for owner in ("one", "two"))
+    wanted = [ordered(training, "cpu") for _ in range(4)]
+    start, others = runner.start, [two]
+
+    def meanwhile(spec: WorkloadSpec) -> None:
+        start(spec)
+        while others:
+            others.pop().turn()
+
+    monkeypatch.setattr(runner, "start", meanwhile)
+    one.turn()
+
+    states = [training.jobs.get(job.name).state for job in wanted]
+    assert states.count(State.RUNNING) == CLUSTER.get("cpu").slots
+
+
+def test_a_cluster_that_does_not_answer_is_asked_once_a_turn(
+    training: Training, reconciler: Reconciler, runner: ScriptedRunner
+) -> None:
+    for _ in range(2):
+        begun(training, reconciler, ordered(training))
+    runner.outage = Unavailable("WORKLOAD_CLUSTER_UNAVAILABLE", "The cluster does not answer.")
+    waiting = ordered(training, "gpu")
+    runner.asked = 0
+
+    reconciler.turn()
+
+    assert runner.asked == 1
+    assert training.jobs.get(waiting.name).state is State.QUEUED
+    runner.outage = None
+    reconciler.turn()
+    assert training.jobs.get(waiting.name).state is State.RUNNING

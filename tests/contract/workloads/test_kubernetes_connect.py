@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,11 @@ def test_within_a_cluster_the_pods_own_token_and_namespace_are_used(
     assert url == "https://10.0.0.1:443/api/v1"
     assert "pod-token" in headers["authorization"]
     api.close()
+
+
+def test_a_cluster_that_says_nothing_delays_neither_start_nor_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("feinschliff.workloads.kubernetes.FIRST_LOOK_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
+        begun = time.monotonic()
+        KubernetesRunner(Api.at(f"http://127.0.0.1:{silent.getsockname()[1]}", NAMESPACE)).close()
+        assert time.monotonic() - begun < 8

@@ -164,6 +164,17 @@ def test_a_right_that_is_missing_is_named(
         eventually(lambda: not cluster.store.all("jobs"), 5, "nothing to be left")
 
 
+def test_a_start_that_can_neither_go_on_nor_be_taken_back_names_what_stopped_it(
+    on_cluster: OnCluster, cluster: Cluster
+) -> None:
+    cluster.rules.denied |= {("create", "secrets"), ("delete", "jobs")}
+
+    with pytest.raises(Denied) as refused:
+        on_cluster.open().start(WorkloadSpec("one", ("true",), secret_env={"A": "1"}))
+
+    assert (refused.value.metadata["verb"], refused.value.metadata["kind"]) == ("create", "secrets")
+
+
 def test_a_quota_on_jobs_is_told_by_the_start(jobs: KubernetesRunner, cluster: Cluster) -> None:
     cluster.rules.quota["count/jobs.batch"] = 1
     jobs.start(WorkloadSpec("one", ("true",)))
