@@ -110,7 +110,7 @@ def good_lines() -> list[str]:
         json.dumps(
             {"messages": [{"role": "user", "content": row.question}, {"role": "assistant", "content": row.answer}]}
         )
-        for row in sample("train")
+        for row in sample("train")[:90]
     ]
 
 
