@@ -14,7 +14,7 @@ from tests.support.waiting import eventually
 
 @pytest.fixture(scope="module")
 def client(platform: Platform) -> openai.OpenAI:
-    return openai.OpenAI(base_url=platform.gateway_url, api_key="any", timeout=120, max_retries=0)
+    return openai.OpenAI(base_url=platform.gateway_url, api_key="any", timeout=120)
 
 
 def upload(client: openai.OpenAI, content: bytes, name: str = "train.jsonl") -> str:

@@ -28,7 +28,7 @@ CHANNEL_OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),  # who comes back is found within a second
     ("grpc.dns_min_time_between_resolutions_ms", 5_000),  # a pod that is replaced comes back under another address
 )
 RETRY_POLICY = {
