@@ -140,6 +140,28 @@ def test_a_job_is_cancelled_for_good(cli: Cli, data: str, base: str) -> None:
     assert "not needed" in ended.stderr
 
 
+def test_a_job_is_paused_resumed_and_retried(cli: Cli, data: str, base: str) -> None:
+    name = cli.json("train", data, "--base", base, "--epochs", "50")["name"].rsplit("/", 1)[1]
+    eventually(lambda: steps_of(cli, name) >= 3, JOB_SECONDS_MAX, "the third step")
+    cli("pause", name)
+    eventually(lambda: in_state(cli, name, "PAUSED"), 60, "the job is paused")
+    assert "JOB_STATE_FORBIDS" in cli("pause", name, expect=1).stderr
+    assert "QUEUED" in cli("resume", name).stdout
+    eventually(lambda: in_state(cli, name, "RUNNING"), 60, "the job runs again")
+    cli("cancel", name)
+    ended = cli("watch", name, expect=1)
+    assert "CANCELLED" in ended.stdout
+    assert "Attempt 2 started, going on after step" in ended.stderr
+    assert "over" in cli("logs", name, "--attempt", "1").stdout
+    assert "QUEUED" in cli("retry", name).stdout
+    cli("cancel", name)
+    cli("watch", name, expect=1)
+
+
+def in_state(cli: Cli, name: str, state: str) -> bool:
+    return any(job["name"].endswith(name) and job["state"] == f"STATE_{state}" for job in cli.json("jobs"))
+
+
 def test_a_check_of_a_job_stores_none(cli: Cli, data: str, base: str) -> None:
     before = len(cli.json("jobs"))
     checked = cli.json("train", data, "--base", base, "--epochs", "2", "--check")

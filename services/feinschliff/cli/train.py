@@ -1,7 +1,8 @@
-"""`feinschliff train`, `watch`, `jobs`, `cancel`: training jobs from wish to result."""
+"""`feinschliff train`, `watch`, `jobs`, `logs`, `cancel`, `pause`, `resume`, `retry`: jobs from wish to result."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -24,6 +25,7 @@ PRECISIONS = {
     "bf16": pb.TrainingRecipe.PRECISION_BF16,
     "fp32": pb.TrainingRecipe.PRECISION_FP32,
 }
+ADAPTATIONS = [field.name for field in pb.TrainingRecipe.DESCRIPTOR.oneofs_by_name["adaptation"].fields]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="`ftjob-...`, or a whole name.")]
 
 
@@ -43,6 +45,8 @@ class Wish:
     seed: int | None = None
     output_model: str = ""
     suffix: str = ""
+    adaptation: str = "lora"
+    layers: int | None = None
 
 
 def train(
@@ -52,9 +56,11 @@ def train(
     epochs: Annotated[float | None, typer.Option(help="Passes over the data. Default 3.")] = None,
     steps: Annotated[int, typer.Option(help="Optimiser steps at most; 0: as many as the epochs give.")] = 0,
     batch_size: Annotated[int | None, typer.Option(help="Rows per step. Default 8.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Highest rate. Default 2e-4.")] = None,
-    rank: Annotated[int | None, typer.Option(help="Rank of the LoRA adapter. Default 16.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Scale of the LoRA adapter. Default 32.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Highest rate. Default: by what learns.")] = None,
+    adaptation: Annotated[str, typer.Option(help=f"What learns; one of {', '.join(ADAPTATIONS)}.")] = "lora",
+    rank: Annotated[int | None, typer.Option(help="Rank of a lora or dora adapter. Default 16.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Scale of a lora or dora adapter. Default 32.")] = None,
+    layers: Annotated[int | None, typer.Option(help="With last_layers: how many, from the top. Default 2.")] = None,
     max_row_tokens: Annotated[int | None, typer.Option(help="Tokens of a row at most. Default 2048.")] = None,
     patience: Annotated[int, typer.Option(help="Validations without gain before stopping; 0: never.")] = 0,
     precision: Annotated[str, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")] = "auto",
@@ -70,11 +76,12 @@ def train(
     """Train a model on one or several versions of datasets."""
     if precision not in PRECISIONS:
         raise typer.BadParameter(f"{precision!r} is none of {', '.join(PRECISIONS)}", param_hint="--precision")
-    session = open_session(project, as_json)
     wish = Wish(
         epochs, steps, batch_size, learning_rate, rank, alpha, max_row_tokens, patience, precision, seed,
-        output_model, suffix,
+        output_model, suffix, adaptation, layers,
     )  # fmt: skip
+    _refuse_foreign(wish)
+    session = open_session(project, as_json)
     recipe = recipe_of(
         [session.names.dataset_version(name) for name in datasets],
         wish,
@@ -137,12 +144,57 @@ def cancel(
     session.output.show(cancelled, lambda: described(cancelled))
 
 
+def pause(job: JobName, project: Project = "default", as_json: Json = False) -> None:
+    """Save a running job and free its machine, until it is resumed."""
+    session = open_session(project, as_json)
+    request = pb.PauseTrainingJobRequest(name=expand(job, "trainingJobs", project))
+    with refusals():
+        paused = session.services.training.PauseTrainingJob(request)
+    session.output.show(paused, lambda: described(paused))
+
+
+def resume(job: JobName, project: Project = "default", as_json: Json = False) -> None:
+    """Let a paused job go on from its last checkpoint."""
+    session = open_session(project, as_json)
+    request = pb.ResumeTrainingJobRequest(name=expand(job, "trainingJobs", project))
+    with refusals():
+        resumed = session.services.training.ResumeTrainingJob(request)
+    session.output.show(resumed, lambda: described(resumed))
+
+
+def retry(job: JobName, project: Project = "default", as_json: Json = False) -> None:
+    """Let a failed or cancelled job go on from its last checkpoint."""
+    session = open_session(project, as_json)
+    request = pb.RetryTrainingJobRequest(name=expand(job, "trainingJobs", project))
+    with refusals():
+        retried = session.services.training.RetryTrainingJob(request)
+    session.output.show(retried, lambda: described(retried))
+
+
+def logs(
+    job: JobName,
+    attempt: Annotated[int, typer.Option(min=0, help="Which attempt, from 1; 0: the newest.")] = 0,
+    follow: Annotated[bool, typer.Option("--follow", help="Stay until the attempt is over.")] = False,
+    project: Project = "default",
+    as_json: Json = False,
+) -> None:
+    """Print what a job's trainer printed; with --json one document per piece."""
+    session = open_session(project, as_json)
+    request = pb.StreamLogsRequest(name=expand(job, "trainingJobs", project), attempt=attempt, follow=follow)
+    with refusals():
+        for piece in session.services.training.StreamLogs(request):
+            if as_json:
+                session.output.line(piece)
+            else:
+                sys.stdout.buffer.write(piece.chunk)
+                sys.stdout.buffer.flush()
+
+
 def recipe_of(dataset_versions: list[str], wish: Wish, *, base: str, from_version: str = "") -> pb.TrainingRecipe:
     """The recipe that a wish makes; what it does not say is left out."""
     recipe = pb.TrainingRecipe(
         data=[pb.DataSource(dataset_version=name) for name in dataset_versions],
         sft=pb.SftObjective(),
-        lora=pb.LoraAdaptation(rank=wish.rank, alpha=wish.alpha),
         optimisation=pb.Optimisation(
             epochs=wish.epochs,
             steps_max=wish.steps_max,
@@ -156,11 +208,29 @@ def recipe_of(dataset_versions: list[str], wish: Wish, *, base: str, from_versio
         output_model=wish.output_model,
         suffix=wish.suffix,
     )
+    getattr(recipe, wish.adaptation).SetInParent()
+    match wish.adaptation:
+        case "lora":
+            recipe.lora.MergeFrom(pb.LoraAdaptation(rank=wish.rank, alpha=wish.alpha))
+        case "dora":
+            recipe.dora.lora.MergeFrom(pb.LoraAdaptation(rank=wish.rank, alpha=wish.alpha))
+        case "last_layers":
+            recipe.last_layers.MergeFrom(pb.LastLayersAdaptation(layers=wish.layers))
     if from_version:
         recipe.from_model_version = from_version
     else:
         recipe.base_model = base
     return recipe
+
+
+def _refuse_foreign(wish: Wish) -> None:
+    """Raises typer.BadParameter for a word that is no adaptation, and for what another adaptation is told by."""
+    if wish.adaptation not in ADAPTATIONS:
+        raise typer.BadParameter(f"{wish.adaptation!r} is none of {', '.join(ADAPTATIONS)}", param_hint="--adaptation")
+    if wish.adaptation not in ("lora", "dora") and not (wish.rank is wish.alpha is None):
+        raise typer.BadParameter("only lora and dora have a rank and an alpha", param_hint="--rank, --alpha")
+    if wish.adaptation != "last_layers" and wish.layers is not None:
+        raise typer.BadParameter("only last_layers counts layers", param_hint="--layers")
 
 
 def create(

@@ -20,6 +20,7 @@ SERVICE = "feinschliff.v1.RegistryService"
 VERSION = "projects/{project}/models/{model}/versions/{version}"
 ALIAS = "projects/{project}/models/{model}@{alias}"
 LISTED_MAX = 1000
+ADAPTATIONS = ("lora",)  # what the engines compute beside a shared base; an import without a recipe is read to see
 _ADAPTERS = (registry_pb2.ModelVersion.KIND_UNSPECIFIED, registry_pb2.ModelVersion.KIND_ADAPTER)
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ class Versions(Protocol):
 
         Raises:
             NotFound: MODEL_UNKNOWN.
-            Unserved: VERSION_KIND_UNSERVED.
+            Unserved: VERSION_KIND_UNSERVED, ADAPTATION_UNSERVED.
             Unavailable: the registry does not answer.
         """
         ...
@@ -87,7 +88,7 @@ class RegistryVersions:
     def of_project(self, project: str) -> list[Version]:
         request = registry_pb2.ListModelVersionsRequest(parent=f"projects/{project}/models/-", page_size=LISTED_MAX)
         found = self._answer(lambda: self._stub.ListModelVersions(request))
-        return [_to_version(one) for one in found.model_versions if one.kind in _ADAPTERS]
+        return [_to_version(one) for one in found.model_versions if _is_served(one)]
 
     def _remember(self, name: str, now: float, found: registry_pb2.ModelVersion) -> Version:
         version = _servable(found)
@@ -115,10 +116,28 @@ class RegistryVersions:
             raise refusal from error
 
 
+def _is_served(found: registry_pb2.ModelVersion) -> bool:
+    return found.kind in _ADAPTERS and _adaptation(found) in ADAPTATIONS
+
+
+def _adaptation(found: registry_pb2.ModelVersion) -> str:
+    """The recipe's name of what made it; absent in a recipe means the default."""
+    return found.recipe.WhichOneof("adaptation") or "lora"
+
+
 def _servable(found: registry_pb2.ModelVersion) -> Version:
     if found.kind not in _ADAPTERS:
         kind = registry_pb2.ModelVersion.Kind.Name(found.kind)
         raise Unserved("VERSION_KIND_UNSERVED", f"{found.name} is {kind}; adapters are served.", kind=kind)
+    adaptation = _adaptation(found)
+    if adaptation not in ADAPTATIONS:
+        raise Unserved(
+            "ADAPTATION_UNSERVED",
+            f"{found.name} was trained as `{adaptation}`, which this version cannot serve; it serves "
+            f"{', '.join(ADAPTATIONS)}.",
+            adaptation=adaptation,
+            model=found.name,
+        )
     return _to_version(found)
 
 

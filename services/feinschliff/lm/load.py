@@ -170,9 +170,11 @@ def _file_lock(path: Path) -> Iterator[None]:
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
     """Turn what transformers raises on files that it cannot read into one refusal."""
+    from safetensors import SafetensorError
+
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise Invalid(
             "BASE_MODEL_UNREADABLE",
             f"The base model at {path} cannot be read: {error}",

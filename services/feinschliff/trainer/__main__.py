@@ -18,15 +18,15 @@ from feinschliff.formats.report import ExitCode, Failure
 from feinschliff.formats.runfile import Runfile
 from feinschliff.kit import failpoints, logs, spans, tls, tracing
 from feinschliff.kit.context import log_context
-from feinschliff.kit.errors import Invalid, NotFound, Refusal, StartError, WrongState
+from feinschliff.kit.errors import Refusal, StartError
 from feinschliff.kit.settings import read_settings
+from feinschliff.trainer.failures import CRASHED, ending_of
 from feinschliff.trainer.progress import Link, Outbox, Reporter
 from feinschliff.trainer.settings import TrainerSettings
 from feinschliff.trainer.stop import Stop, Stopped
 
 logger = logging.getLogger("feinschliff.trainer")
 
-CRASHED = 1
 FAILURE_NAME = "failure.json"
 
 
@@ -74,14 +74,10 @@ def attempt(wiring: Wiring, settings: TrainerSettings, stop: Stop) -> int:
     except Stopped as stopped:
         logger.info("stopped", extra={"why": stopped.why})
         code = ExitCode.RESUME_ME
-    except Refusal as refusal:
-        failure = failure_of(refusal)
-        code = CRASHED if failure.retryable else ExitCode.DATA_BAD
-        logger.error("failed", extra={"reason": failure.reason, "why": failure.message})
     except Exception as error:
-        failure = Failure(reason="TRAINER_CRASHED", message=f"{type(error).__name__}: {error}"[:4000], retryable=True)
-        code = CRASHED
-        logger.exception("crashed")
+        failure, code = ending_of(error)
+        trace = None if isinstance(error, Refusal) else error
+        logger.error("failed", extra={"reason": failure.reason, "why": failure.message}, exc_info=trace)
     if failure is not None:
         keep_failure(wiring, failure)
     delivered = reporter.close(wait_seconds=settings.trainer_delivery_seconds if code != ExitCode.RESUME_ME else 5)
@@ -109,20 +105,12 @@ def run_attempt(wiring: Wiring, settings: TrainerSettings, stop: Stop, outbox: O
     return ExitCode.DONE
 
 
-def failure_of(refusal: Refusal) -> Failure:
-    """What the job's owner reads; only what lies in the work itself is final."""
-    final = isinstance(refusal, Invalid | NotFound | WrongState)
-    return Failure(
-        reason=refusal.reason, message=refusal.message[:4000], advice=list(refusal.advice)[:16], retryable=not final
-    )
-
-
 def keep_failure(wiring: Wiring, failure: Failure) -> None:
     try:
         text = failure.model_dump_json(indent=2).encode()
         wiring.store.put_bytes(f"{wiring.runfile.prefix}/{FAILURE_NAME}", text, media_type="application/json")
-    except Refusal as refusal:
-        logger.warning("the failure is not in the store", extra={"reason": refusal.reason})
+    except (Refusal, OSError) as error:
+        logger.warning("the failure is not in the store", extra={"why": str(error)})
 
 
 def say_goodbye(wiring: Wiring, code: int, failure: Failure | None) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, cast
+
+from torch import nn
 
 from feinschliff.artifacts.commit import read_manifest
 from feinschliff.formats.manifest import Manifest
@@ -22,10 +23,6 @@ from feinschliff.trainer.preparation import Attempt, Loaded, adapted_model, load
 from feinschliff.trainer.probes import golden_probes
 from feinschliff.trainer.result import commit_result, result_prefix
 from feinschliff.trainer.state import TrainState
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-    from transformers import PreTrainedModel
 
 PROBED_ROWS = 2
 
@@ -69,15 +66,17 @@ def take_over_reports(a: Attempt, saved: Saved) -> None:
     a.post(checkpoint_report(a, saved.state, saved.digest))
 
 
-def assemble(a: Attempt, loaded: Loaded, model: PeftModel) -> Training:
-    parameters = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+def assemble(a: Attempt, loaded: Loaded, model: nn.Module) -> Training:
+    parameters = a.adaptation.trained(model)
     training = Training(
         recipe=a.recipe,
         method=a.method,
-        model=cast("PreTrainedModel", model.get_base_model()),
+        model=a.adaptation.transformer(model),
         parameters=parameters,
         optimiser=optim.adamw(parameters, a.recipe.optimisation),
-        course=Course.of(loaded.data.sources, a.recipe.optimisation, seed=a.recipe.seed),
+        course=Course.of(
+            loaded.data.sources, a.recipe.optimisation, seed=a.recipe.seed, lengths=loaded.data.rows.lengths()
+        ),
         rows=loaded.data.rows,
         validation_rows=loaded.data.validation_rows,
         stop=a.stop,
@@ -87,7 +86,7 @@ def assemble(a: Attempt, loaded: Loaded, model: PeftModel) -> Training:
     return training
 
 
-def save(a: Attempt, loaded: Loaded, model: PeftModel, training: Training, state: TrainState) -> None:
+def save(a: Attempt, loaded: Loaded, model: nn.Module, training: Training, state: TrainState) -> None:
     """Commit a checkpoint of `state`; one that is there already holds the same weights."""
     if patiently(lambda: a.checkpoints.has(state.step), a.stop):
         return
@@ -115,7 +114,7 @@ def save(a: Attempt, loaded: Loaded, model: PeftModel, training: Training, state
 
 
 def commit(
-    a: Attempt, loaded: Loaded, model: PeftModel, training: Training, state: TrainState, *, seconds: float
+    a: Attempt, loaded: Loaded, model: nn.Module, training: Training, state: TrainState, *, seconds: float
 ) -> None:
     """The result: the best weights where validation names them, else the last ones."""
     keep_best = a.recipe.checkpointing.keep_best and state.standing.best_step > 0

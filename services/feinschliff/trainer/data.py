@@ -41,6 +41,10 @@ class Table:
     def __getitem__(self, row: int) -> Encoded:
         return Encoded(self._token_ids[row].tolist(), self._is_answer[row].tolist())
 
+    def lengths(self) -> list[int]:
+        """Tokens that each row brings into a forward pass."""
+        return [self.tokens_of(row) for row in range(len(self))]
+
     def tokens_of(self, row: int) -> int:
         """Tokens that row `row` brings into a forward pass."""
         return len(self._token_ids[row]) - 1

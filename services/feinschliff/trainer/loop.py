@@ -20,7 +20,7 @@ from feinschliff.lm.flat import FlatBatch
 from feinschliff.trainer import optim
 from feinschliff.trainer.data import Table
 from feinschliff.trainer.method import Method
-from feinschliff.trainer.order import Course
+from feinschliff.trainer.order import Course, fixed_choice
 from feinschliff.trainer.pace import Pace
 from feinschliff.trainer.state import MetricsRow, TrainState
 from feinschliff.trainer.stop import Stop, Stopped, Why
@@ -111,14 +111,15 @@ def validate(t: Training, state: TrainState) -> TrainState:
     """Mean loss over all labels of the validation rows, with the weights of `state`."""
     post_progress(t, state, "validating")
     t.model.train(False)
+    settings = t.recipe.validation
+    rows = fixed_choice(len(t.validation_rows), settings.rows_max, seed=t.recipe.seed)
     loss, hits, labels = 0.0, 0, 0
-    for batch in micro_batches(t, range(len(t.validation_rows)), table=t.validation_rows):
+    for batch in micro_batches(t, rows, table=t.validation_rows):
         t.stop.check()
         terms = t.method.loss(t.model, batch.to(t.model.device))
         loss += terms.loss_sum.item()
         hits += terms.hits
         labels += terms.labels
-    settings = t.recipe.validation
     standing = state.standing.after(loss / labels, step=state.step, minimum_gain=settings.minimum_gain)
     exhausted = standing.is_exhausted(settings)
     state = state.with_validation(loss / labels, hits / labels, standing, stopped_early=exhausted)
@@ -137,8 +138,8 @@ def validate(t: Training, state: TrainState) -> TrainState:
 def validation_due(t: Training, state: TrainState) -> bool:
     if not len(t.validation_rows) or state.step in (0, state.validated_step):
         return False
-    every = t.recipe.validation.every_steps
-    due = state.step % every == 0 if every else t.course.ends_epoch(state.step)
+    settings = t.recipe.validation
+    due = t.course.is_due(state.step, every_steps=settings.every_steps, every_epochs=settings.every_epochs)
     return due or state.step == t.course.steps_total
 
 
@@ -147,9 +148,9 @@ def checkpoint_due(t: Training, state: TrainState) -> bool:
     if state.step == 0:
         return False
     requested = t.stop.take_save_request()
-    every = t.recipe.checkpointing.every_steps
-    due = state.step % every == 0 if every else t.course.ends_epoch(state.step)
-    is_best = t.recipe.checkpointing.keep_best and state.standing.best_step == state.step
+    settings = t.recipe.checkpointing
+    due = t.course.is_due(state.step, every_steps=settings.every_steps, every_epochs=settings.every_epochs)
+    is_best = settings.keep_best and state.standing.best_step == state.step
     return due or is_best or requested or state.stopped_early or state.step == t.course.steps_total
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -28,15 +28,37 @@ def adamw(parameters: Mapping[str, nn.Parameter], settings: Optimisation) -> tor
 def learning_rate(step: int, steps_total: int, settings: Optimisation) -> float:
     """Rate of the step that follows `step` done ones, 0 <= step < steps_total.
 
-    Linear warm-up reaches the full rate with its last step; linear decay falls from there and would be 0 one step
-    after the last. No step has rate 0.
+    Linear warm-up reaches the full rate with its last step; from there it goes by the schedule, which would be 0 one
+    step after the last where it falls to 0. No step has rate 0.
     """
     warmup = warmup_steps(steps_total, settings)
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
-    if settings.schedule == "constant":
-        return settings.learning_rate
-    return settings.learning_rate * (steps_total - step) / (steps_total - warmup)
+    return SCHEDULES[settings.schedule](settings.learning_rate, steps_total - step, steps_total - warmup)
+
+
+def linear(rate: float, left: int, steps: int) -> float:
+    """In a straight line from `rate`, where all `steps` are left, to 0, where none is."""
+    return rate * left / steps
+
+
+def constant(rate: float, left: int, steps: int) -> float:
+    return rate
+
+
+def cosine(rate: float, left: int, steps: int) -> float:
+    """Along half a cosine to 0 (Loshchilov & Hutter 2017, arXiv:1608.03983, one cycle).
+
+    (1 + cos x) / 2 with x from 0 to pi, as a square of a sine, which does not round to 0 before the end.
+    """
+    return rate * math.sin(math.pi / 2 * left / steps) ** 2
+
+
+SCHEDULES: Mapping[str, Callable[[float, int, int], float]] = {
+    "linear": linear,
+    "constant": constant,
+    "cosine": cosine,
+}
 
 
 def warmup_steps(steps_total: int, settings: Optimisation) -> int:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
+from torch import nn
 
 from feinschliff.artifacts.bases import BaseFiles, resolve
 from feinschliff.artifacts.commit import fetch
@@ -16,6 +17,7 @@ from feinschliff.formats.runfile import DataPart, Runfile
 from feinschliff.kit.errors import WrongState
 from feinschliff.kit.spans import span
 from feinschliff.lm.adaptations import ADAPTATIONS, Adapt
+from feinschliff.lm.adaptations.saved import refuse_another_kind
 from feinschliff.lm.chat import Chat
 from feinschliff.lm.flat import prove_rows_apart
 from feinschliff.lm.load import LoadedBase, load_model, load_tokenizer, prepare, resolve_precision
@@ -23,16 +25,13 @@ from feinschliff.lm.logprobs import prove_plain_head
 from feinschliff.trainer.checkpoint import Checkpoints, Saved
 from feinschliff.trainer.data import Table, load_part
 from feinschliff.trainer.method import METHODS, Method
-from feinschliff.trainer.order import Source
+from feinschliff.trainer.order import Source, refuse_nothing_to_learn
 from feinschliff.trainer.progress import Outbox
 from feinschliff.trainer.scratch import Scratch
 from feinschliff.trainer.settings import TrainerSettings
 from feinschliff.trainer.state import Conditions
 from feinschliff.trainer.stop import Stop
 from feinschliff.trainer.tensorboard import Board
-
-if TYPE_CHECKING:
-    from peft import PeftModel
 
 
 class Attempt:
@@ -52,7 +51,7 @@ class Attempt:
         self.board = Board(store, runfile.prefix, runfile.attempt, scratch.new_folder())
 
     @property
-    def adaptation(self) -> Adapt:
+    def adaptation(self) -> Adapt[Any, nn.Module]:
         return ADAPTATIONS[self.recipe.adaptation.kind]
 
     @property
@@ -116,6 +115,7 @@ def load_data(a: Attempt, chat: Chat) -> Data:
         first = len(rows)
         append_part(a, chat, rows, part)
         sources.append(Source(first, len(rows) - first, part.weight))
+    refuse_nothing_to_learn(sources)
     for part in a.runfile.validation:
         append_part(a, chat, validation_rows, part)
     return Data(rows, sources, validation_rows)
@@ -138,13 +138,14 @@ def append_part(a: Attempt, chat: Chat, table: Table, part: DataPart) -> None:
             a.post(Notice(key=key, level="warning", message=message))
 
 
-def adapted_model(a: Attempt, base: LoadedBase, saved: Saved | None) -> PeftModel:
-    """The base with weights that train beside it: saved ones, those of the version to continue, or fresh ones."""
+def adapted_model(a: Attempt, base: LoadedBase, saved: Saved | None) -> nn.Module:
+    """The base with weights that train: saved ones, those of the version to continue, or fresh ones."""
     if saved is not None:
         return a.adaptation.resume(base.model, saved.folder)
     if a.runfile.initial_adapter_prefix:
         folder = a.scratch.new_folder()
         fetch(a.store, a.runfile.initial_adapter_prefix, folder)
+        refuse_another_kind(folder, a.recipe.adaptation.kind)
         return a.adaptation.resume(base.model, folder)
     return a.adaptation.attach(base.model, a.recipe.adaptation, seed=a.recipe.seed)
 

@@ -1,4 +1,4 @@
-"""What a finished job leaves behind: the adapter, how it is spoken to, how it came about, and one manifest over it."""
+"""What a finished job leaves behind: the weights, how it is spoken to, how it came about, and one manifest over it."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from feinschliff.trainer.state import MetricsRow, TrainState, metrics_csv
 if TYPE_CHECKING:
     from feinschliff.lm.load import LoadedBase
 
+MODEL_NAME = "config.json"
 TEMPLATE_NAME = "chat_template.jinja"
 CHAT_NAME = "chat.json"
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy")
@@ -48,11 +49,14 @@ def commit_result(
     """Make the job a success: everything before the manifest can be done again, nothing after it needs to be.
 
     Args:
-        weights: folder with the adaptation's files of `best_step`; used up.
+        weights: folder with the adaptation's files of `best_step`; used up. A whole model gets its tokenizer, so that
+            the result loads as a base does.
     """
     adapter_digest = content_digest(
         {path.name: FileEntry(sha256=sha256_of(path), size_bytes=path.stat().st_size) for path in weights.iterdir()}
     )
+    if (weights / MODEL_NAME).is_file():
+        chat.tokenizer.save_pretrained(weights)
     (weights / TEMPLATE_NAME).write_text(chat.template, encoding="utf-8")
     (weights / CHAT_NAME).write_bytes(orjson.dumps(_chat_facts(base, chat), option=orjson.OPT_INDENT_2))
     (weights / METRICS_NAME).write_bytes(metrics_csv(state.history))

@@ -19,9 +19,10 @@ from feinschliff.training.attempts import Attempts
 from feinschliff.training.clients import IngestionClient, RegistryClient, base_check
 from feinschliff.training.jobs import Jobs
 from feinschliff.training.lists import Lists
+from feinschliff.training.logs import Logs
 from feinschliff.training.meters import Live
 from feinschliff.training.reconciler import Reconciler
-from feinschliff.training.service import TrainingService, WorkerService
+from feinschliff.training.service import Offer, TrainingService, WorkerService
 from feinschliff.training.settings import TrainingSettings
 from feinschliff.v1 import training_pb2_grpc as grpc_stubs
 from feinschliff.workloads.process import SubprocessRunner
@@ -42,12 +43,13 @@ def wire(settings: TrainingSettings) -> Room:
     artifacts = connect(settings)
     registry = RegistryClient(settings.registry_address, metrics)
     profiles, live = settings.profiles(), Live(metrics)
+    check_base = base_check(artifacts, offline=settings.offline, local=settings.training_runner == "process")
     jobs = Jobs(
         database,
         artifacts,
         IngestionClient(settings.ingestion_address, metrics),
         registry,
-        base_check(artifacts, offline=settings.offline, local=settings.training_runner == "process"),
+        check_base,
         profiles,
         clock=clock,
         wake=wake,
@@ -70,8 +72,16 @@ def wire(settings: TrainingSettings) -> Room:
         servicers=[
             Servicer(
                 grpc_stubs.add_TrainingServiceServicer_to_server,
-                TrainingService(jobs, Lists(database), metrics, wake),
+                TrainingService(
+                    jobs,
+                    Lists(database),
+                    Logs(database, artifacts, runner),
+                    Offer(check_base, [profiles.default, *(one for one in profiles.names if one != profiles.default)]),
+                    metrics,
+                    wake,
+                ),
                 "feinschliff.v1.TrainingService",
+                standing=("StreamLogs",),
             ),
             Servicer(
                 grpc_stubs.add_WorkerServiceServicer_to_server,

@@ -34,6 +34,7 @@ LOG_TAIL_BYTES = 2000
 LOG_KEPT_BYTES = 16 * 1024 * 1024
 # Beyond the job's own limit: the cluster ends what we could not. It also counts the wait for a node, so it is generous.
 DEADLINE_SPARE_SECONDS = 6 * 3600.0
+_WANTED_ENDS = frozenset({Act.MARK_SUCCEEDED, Act.MARK_CANCELLED, Act.MARK_PAUSED})
 BLAMELESS_WAIT_SECONDS = 5.0  # before work goes on elsewhere; longer where machines go before a step is made
 
 
@@ -122,6 +123,7 @@ class Acts:
     def began(self, job: Job, started: datetime) -> None:
         """The first attempt has its machine; what it waited for that is not the job's own time."""
         with self._database.transaction() as session:
+            store.save_attempt(session, job.attempt_name, started=started)
             store.save_job(session, job, started=started)
 
     def tell_trouble(self, job: Job, trouble: Trouble, now: datetime) -> None:
@@ -153,7 +155,7 @@ class Acts:
         said, trouble = self.keep_log(job), observed.trouble if observed else None
         with self._database.reading() as session:
             attempt = store.get_attempt(session, job.attempt_name)
-        reached = newest_step(self._artifacts, job) if act is Act.RETRY_OR_FAIL else 0
+        reached = newest_step(self._artifacts, job) if act in (Act.RETRY_OR_FAIL, Act.MARK_PAUSED) else 0
         model_version = self._register(job) if act is Act.MARK_SUCCEEDED else ""
         with self._database.transaction() as session:
             job = _attempt_over(session, job, attempt, seen, observed, now)
@@ -163,10 +165,14 @@ class Acts:
                     job = move(session, job, State.SUCCEEDED, now, note=note, model_version=model_version, failure=None)
                 case Act.MARK_CANCELLED:
                     job = move(session, job, State.CANCELLED, now)
+                case Act.MARK_PAUSED:
+                    is_sealed = seen is Seen.RESUMABLE
+                    note = f" It goes on after step {reached} once it is resumed."
+                    job = move(session, job, State.PAUSED, now, note=note, level="info" if is_sealed else "warning")
                 case _:
                     remains = Remains(attempt, trouble, said[-LOG_TAIL_BYTES:], reached)
                     job = self._after_failure(session, job, act, remains, now)
-        if trouble is not None and act not in (Act.MARK_SUCCEEDED, Act.MARK_CANCELLED):
+        if trouble is not None and act not in _WANTED_ENDS:
             self._meters.in_trouble(trouble.reason)
         with suppress(Refusal):
             self._runner.forget(workload_of(job))
@@ -177,7 +183,9 @@ class Acts:
         return job
 
     def _spec(self, job: Job, profile: Profile, token: str, now: datetime) -> WorkloadSpec:
-        limit, elapsed = job.recipe.limits.wall_seconds, (now - (job.started or now)).total_seconds()
+        limit = job.recipe.limits.wall_seconds
+        with self._database.reading() as session:
+            elapsed = store.worked_seconds(session, job.name, now) if limit else 0.0
         spare = self._plan.stop_seconds + DEADLINE_SPARE_SECONDS
         return WorkloadSpec(
             name=workload_of(job),
@@ -201,7 +209,7 @@ class Acts:
         failure = attempt.failure if attempt else None
         if failure is None and trouble is not None:
             failure = endings.of_trouble(trouble)
-        if over_time(job, now):
+        if over_time(session, job, now):
             return _failed(session, job, endings.out_of_time(job), now)
         if act is Act.FAIL or (failure is not None and not failure.retryable):
             return _failed(session, job, failure or endings.unexplained(job, said), now)
@@ -245,9 +253,10 @@ def workload_of(job: Job) -> str:
     return workload_name("training", job.uid, job.attempt)
 
 
-def over_time(job: Job, now: datetime) -> bool:
+def over_time(session: Session, job: Job, now: datetime) -> bool:
+    """Whether its attempts took longer than the job may; what it waited or was paused in between does not count."""
     limit = job.recipe.limits.wall_seconds
-    return bool(limit and job.started and (now - job.started).total_seconds() > limit)
+    return bool(limit) and store.worked_seconds(session, job.name, now) > limit
 
 
 def newest_step(artifacts: Store, job: Job) -> int:

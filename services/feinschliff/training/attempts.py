@@ -28,6 +28,7 @@ class Told:
 
     last_sequence: int
     cancel: bool
+    pause: bool
     new: Sequence[Report]
 
 
@@ -78,7 +79,12 @@ class Attempts:
                 store.drop_checkpoints(session, job.name, gone)  # the trainer removes their files by the same rule
         self._wake.notify()
         last = max((number for number, _, _ in reports), default=0)
-        return Told(last, cancel=job.state is State.CANCELLING, new=[report for _, report in kept])
+        return Told(
+            last,
+            cancel=job.state is State.CANCELLING,
+            pause=job.state is State.PAUSING,
+            new=[report for _, report in kept],
+        )
 
     def finish(self, attempt: str, token: str, failure: Failure | None) -> None:
         """Notes why an attempt ends; whether it succeeded is decided by what it committed."""

@@ -23,6 +23,7 @@ from feinschliff.v1 import common_pb2, ingestion_pb2, ingestion_pb2_grpc, regist
 
 DATASETS = "feinschliff.v1.DatasetService"
 REGISTRY = "feinschliff.v1.RegistryService"
+_KINDS = {"full": registry_pb2.ModelVersion.KIND_FULL}  # by what was trained; anything else goes onto its base
 
 
 class IngestionClient:
@@ -59,6 +60,7 @@ class RegistryClient:
             base_model=found.base_model,
             base_digest=found.base_digest,
             adapter_prefix=parse_s3(found.adapter.uri)[1],
+            adaptation=found.recipe.WhichOneof("adaptation") or "",
         )
 
     def register(self, job: Job, manifest: Manifest, adapter: common_pb2.ArtifactRef) -> str:
@@ -78,7 +80,7 @@ class RegistryClient:
 def version_of(job: Job, result: Result, adapter: common_pb2.ArtifactRef) -> registry_pb2.ModelVersion:
     """All that a version records of its making."""
     return registry_pb2.ModelVersion(
-        kind=registry_pb2.ModelVersion.KIND_ADAPTER,
+        kind=_KINDS.get(job.recipe.adaptation.kind, registry_pb2.ModelVersion.KIND_ADAPTER),
         base_model=result.base_model,
         base_digest=result.base_digest,
         adapter=adapter,

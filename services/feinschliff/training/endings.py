@@ -57,4 +57,9 @@ def unexplained(job: Job, log: bytes) -> Failure:
 
 def log_key(job: Job) -> str:
     """Where the log of the job's current attempt is kept."""
-    return f"{job.name}/logs/attempt-{job.attempt}.log"
+    return log_key_of(job.name, job.attempt)
+
+
+def log_key_of(job: str, attempt: int) -> str:
+    """Where the log of one of a job's attempts is kept once it is over."""
+    return f"{job}/logs/attempt-{attempt}.log"

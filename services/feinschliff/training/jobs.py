@@ -24,7 +24,7 @@ from feinschliff.kit.errors import (
 )
 from feinschliff.kit.watch import Wake
 from feinschliff.training import store
-from feinschliff.training.life import FINAL, MOVES, State
+from feinschliff.training.life import FINAL, MOVES, State, Verb, asked
 from feinschliff.training.store import LEDGER, Event, Job
 from feinschliff.workloads.profiles import Profile, Profiles
 
@@ -33,6 +33,7 @@ JOB = "projects/{project}/trainingJobs/{training_job}"
 ATTEMPT = JOB + "/attempts/{attempt}"
 DATASET_VERSION = "projects/{project}/datasets/{dataset}/versions/{version}"
 NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+_WANTED = {Verb.CANCEL: "cancelled", Verb.PAUSE: "paused", Verb.RESUME: "resumed", Verb.RETRY: "retried"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class VersionFacts:
     base_model: str
     base_digest: str
     adapter_prefix: str
+    adaptation: str = ""  # the recipe's name of what made it; empty: not known, such as an import
 
 
 class Datasets(Protocol):
@@ -157,15 +159,32 @@ class Jobs:
         Raises:
             WrongState: JOB_STATE_FORBIDS for a job that is over in another way.
         """
-        names.parse(JOB, name)
-        with self._database.transaction() as session:
-            job = existing(session, name)
-            if job.state in (State.CANCELLING, State.CANCELLED):
-                return job
-            to = State.CANCELLED if job.state is State.QUEUED else State.CANCELLING
-            job = move(session, job, to, self._clock.now(), note=f" Reason: {reason}" if reason else "")
-        self._wake.notify()
-        return job
+        return self._ask(Verb.CANCEL, name, note=f" Reason: {reason}" if reason else "")
+
+    def pause(self, name: str) -> Job:
+        """Saves a job whose attempt runs and frees its machine; one between two attempts is paused at once.
+
+        Raises:
+            WrongState: JOB_STATE_FORBIDS unless it is running.
+        """
+        return self._ask(Verb.PAUSE, name)
+
+    def resume(self, name: str) -> Job:
+        """Queues a paused job; it goes on from its last checkpoint.
+
+        Raises:
+            WrongState: JOB_STATE_FORBIDS unless it is paused.
+        """
+        return self._ask(Verb.RESUME, name, not_before=self._clock.now())
+
+    def retry(self, name: str) -> Job:
+        """Queues a failed or cancelled job; it goes on from its last checkpoint, with all its attempts before it again.
+
+        Raises:
+            WrongState: JOB_STATE_FORBIDS unless it failed or was cancelled.
+        """
+        now = self._clock.now()
+        return self._ask(Verb.RETRY, name, not_before=now, failure=None, finished=None, barren_attempts=0)
 
     def delete(self, name: str, etag: str = "") -> None:
         """Removes a finished job, its events and its files.
@@ -174,21 +193,25 @@ class Jobs:
             WrongState: JOB_STATE_FORBIDS while it is not over, JOB_IN_USE while a model version points to it.
             Conflict: ROW_CHANGED where the etag is not the job's.
         """
-        job = self.get(name)
-        if etag and etag != str(job.version):
-            raise Conflict("ROW_CHANGED", f"{name} changed since it was read; read it again.", job=name)
-        if job.state not in FINAL:
-            raise forbids(job, "deleted")
-        if job.model_version:
-            raise WrongState(
-                "JOB_IN_USE",
-                f"{job.model_version} was made by this job; delete that version first.",
-                job=name,
-                model_version=job.model_version,
-            )
+        names.parse(JOB, name)
         with self._database.transaction() as session:
+            job = existing(session, name)
+            _refuse_deletion(job, etag)
+            store.save_job(session, job, updated=self._clock.now())  # whoever retries it now meets a Conflict
             store.delete_job(session, name)
         self._artifacts.delete_prefix(name)
+
+    def _ask(self, verb: Verb, name: str, *, note: str = "", **changes: Any) -> Job:
+        names.parse(JOB, name)
+        with self._database.transaction() as session:
+            job = existing(session, name)
+            to = asked(verb, job.state, attempts=job.attempt)
+            if to is None:
+                raise forbids(job, _WANTED[verb])
+            if to is not job.state:
+                job = move(session, job, to, self._clock.now(), note=note, **changes)
+        self._wake.notify()
+        return job
 
     def _profile(self, name: str) -> Profile:
         try:
@@ -204,6 +227,8 @@ class Jobs:
             fields = [FieldViolation("training_job.recipe.base_model", message, "RECIPE_INVALID")]
             raise Invalid("RECIPE_INVALID", message, fields=fields)
         start = self._models.version(recipe.from_model_version) if recipe.from_model_version else None
+        if start is not None:
+            _refuse_another_adaptation(start, recipe)
         base_model = start.base_model if start else recipe.base_model
         if start is None:
             self._check_base(base_model)
@@ -251,6 +276,20 @@ class Jobs:
         return facts
 
 
+def _refuse_another_adaptation(start: VersionFacts, recipe: Recipe) -> None:
+    wanted = recipe.adaptation.kind
+    if start.adaptation not in ("", wanted):
+        message = f"{start.name} was made by `{start.adaptation}`; it cannot be trained on as `{wanted}`."
+        raise WrongState(
+            "ADAPTATION_DIFFERS",
+            message,
+            advice=["Ask for the version's own adaptation, or start from the base model."],
+            fields=[FieldViolation("training_job.recipe.from_model_version", message, "ADAPTATION_DIFFERS")],
+            found=start.adaptation,
+            wanted=wanted,
+        )
+
+
 def move(
     session: Session, job: Job, to: State, now: datetime, *, note: str = "", level: str = "info", **changes: Any
 ) -> Job:
@@ -265,7 +304,7 @@ def move(
     failure = changes.get("failure")
     detail = {"kind": "state", "previous": job.state.value, "current": to.value}
     event = Event(
-        key=f"state/{to.value}/{changes.get('attempt', job.attempt)}",
+        key=f"state/{to.value}/{job.events + 1}",  # its own number: a job may come to the same state often
         time=now,
         message=f"The job is {to.value}.{note}",
         level=level,
@@ -287,12 +326,26 @@ def forbids(job: Job, wanted: str) -> WrongState:
     )
 
 
+def _refuse_deletion(job: Job, etag: str) -> None:
+    if etag and etag != str(job.version):
+        raise Conflict("ROW_CHANGED", f"{job.name} changed since it was read; read it again.", job=job.name)
+    if job.state not in FINAL:
+        raise forbids(job, "deleted")
+    if job.model_version:
+        raise WrongState(
+            "JOB_IN_USE",
+            f"{job.model_version} was made by this job; delete that version first.",
+            job=job.name,
+            model_version=job.model_version,
+        )
+
+
 def _insert(session: Session, job: Job) -> str:
     if store.get_job(session, job.name) is not None:
         raise AlreadyExists("JOB_EXISTS", f"{job.name} exists; take another id, or none.", job=job.name)
     store.insert_job(session, job)
     created = Event(
-        key="state/queued/0",
+        key="state/queued/1",
         time=job.created,
         message="The job was created and is queued.",
         detail={"kind": "state", "previous": "", "current": State.QUEUED.value},

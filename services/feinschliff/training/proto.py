@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,10 +12,11 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import ValidationError
 
-from feinschliff.formats.recipe import Recipe
+from feinschliff.formats.recipe import SERVED, Recipe
 from feinschliff.formats.report import Failure
 from feinschliff.kit.errors import FieldViolation, Invalid, Unserved
-from feinschliff.training.life import State
+from feinschliff.training.capabilities import Rule
+from feinschliff.training.life import UNDER_WAY, State
 from feinschliff.training.store import Checkpoint, Event, Job
 from feinschliff.v1 import common_pb2
 from feinschliff.v1 import training_pb2 as pb
@@ -35,20 +37,12 @@ def to_recipe(message: pb.TrainingRecipe) -> Recipe:
         Invalid: RECIPE_INVALID, each wrong field by its path.
         Unserved: TECHNIQUE_UNSERVED, RECIPE_FIELD_UNSERVED for what the contract has and this version does not.
     """
+    _refuse_unserved(message)
     values = _plain(message)
     for group in KINDS:
         chosen = _chosen(message, group)
-        if chosen is None:
-            continue
-        body = values.pop(chosen, {})
-        if chosen not in {"sft", "lora"}:
-            raise Unserved(
-                "TECHNIQUE_UNSERVED",
-                f"{group} `{chosen}` is declared but not served by this version; take `sft` with `lora`.",
-                fields=[FieldViolation(f"{RECIPE_PATH}.{chosen}", "not served", "TECHNIQUE_UNSERVED")],
-                technique=chosen,
-            )
-        values[group] = {"kind": chosen, **body}
+        if chosen is not None:
+            values[group] = {"kind": chosen, **values.pop(chosen, {})}
     for key, served in ONE_PROCESS.items():
         if values.get(key) == served:
             del values[key]
@@ -98,7 +92,7 @@ def to_job(job: Job, asked: pb.TrainingRecipe | None = None) -> pb.TrainingJob:
         message.failure.CopyFrom(to_failure(job.failure))
     if job.progress:
         message.progress.CopyFrom(_progress(job.progress))
-        if job.progress.get("stage"):
+        if job.progress.get("stage") and job.state in UNDER_WAY:
             message.stage = pb.TrainingJob.Stage.Value(f"STAGE_{str(job.progress['stage']).upper()}")
     return message
 
@@ -187,6 +181,14 @@ def to_checkpoint(checkpoint: Checkpoint, *, last: bool) -> pb.Checkpoint:
     return message
 
 
+def to_rule(rule: Rule) -> pb.ParameterRule:
+    values = {key: value for key, value in asdict(rule).items() if value is not None and key != "default"}
+    message = pb.ParameterRule(**values)
+    if rule.default is not None:
+        message.default_value.number_value = rule.default
+    return message
+
+
 def stamp(moment: datetime | None) -> Timestamp | None:
     if moment is None:
         return None
@@ -208,6 +210,21 @@ def enum_word(kind: EnumDescriptor, number: int) -> str:
 def _chosen(message: Message, group: str) -> str | None:
     chosen: str | None = message.WhichOneof(group)
     return chosen
+
+
+def _refuse_unserved(message: pb.TrainingRecipe) -> None:
+    objective = _chosen(message, "objective") or "sft"
+    adaptation = _chosen(message, "adaptation") or "lora"
+    group, chosen, served = "objective", objective, tuple(SERVED)
+    if objective in SERVED:
+        group, chosen, served = "adaptation", adaptation, SERVED[objective]
+    if chosen not in served:
+        raise Unserved(
+            "TECHNIQUE_UNSERVED",
+            f"{group} `{chosen}` is declared but not served by this version; served are {', '.join(served)}.",
+            fields=[FieldViolation(f"{RECIPE_PATH}.{chosen}", "not served", "TECHNIQUE_UNSERVED")],
+            technique=chosen,
+        )
 
 
 def _plain(message: Message) -> dict[str, Any]:
@@ -249,7 +266,7 @@ def _prefix(kind: Any) -> str:
 def _refused(error: ValidationError) -> Invalid | Unserved:
     problems = [
         FieldViolation(
-            ".".join([RECIPE_PATH, *(str(part) for part in problem["loc"])]),
+            _path(problem["loc"]),
             f"{problem['msg']}; got {str(problem['input'])[:80]}",
             "RECIPE_FIELD_UNSERVED" if problem["type"] == "extra_forbidden" else "RECIPE_INVALID",
         )
@@ -263,6 +280,12 @@ def _refused(error: ValidationError) -> Invalid | Unserved:
         )
     text = "; ".join(f"{problem.field}: {problem.description}" for problem in problems)
     return Invalid("RECIPE_INVALID", f"The recipe cannot be run: {text}", fields=problems)
+
+
+def _path(location: Sequence[str | int]) -> str:
+    """The contract's path of a field: an adaptation's fields lie under its own name."""
+    below = location[1:] if location[:1] == ("adaptation",) and len(location) > 1 else location
+    return ".".join([RECIPE_PATH, *(str(part) for part in below)])
 
 
 def _metrics(values: Mapping[str, float]) -> pb.JobMetrics:

@@ -37,6 +37,7 @@ class _Memory:
     attempt: int
     is_pending: bool = False
     is_stopping: bool = False
+    told_to_pause: datetime | None = None
     told: str = ""
     counted_until: datetime | None = None
     log_kept: datetime | None = None
@@ -131,7 +132,10 @@ class Reconciler:
                 self._guard(job, observed, now)
             return
         if act is Act.STOP:
-            self._stop(job, "cancelled", level=logging.INFO)
+            self._stop(job, job.state.value, level=logging.INFO)
+            return
+        if act is Act.STOP_LATER:
+            self._stop_the_deaf(job, now)
             return
         log.info("acting", extra={"act": act.value, "state": job.state.value, "seen": seen.value})
         if act is Act.START:
@@ -176,7 +180,7 @@ class Reconciler:
         self._keep_log(job, now)
         if self._silent_seconds(job, observed, now) > self._plan.stall_seconds:
             self._stop(job, "silent")
-        elif over_time(job, now):
+        elif self._is_over_time(job, now):
             self._stop(job, "over its time")
 
     def _stop(self, job: Job, why: str, trouble: Trouble | None = None, *, level: int = logging.WARNING) -> None:
@@ -196,11 +200,22 @@ class Reconciler:
         if is_first:
             self._acts.keep_log(job)
 
+    def _stop_the_deaf(self, job: Job, now: datetime) -> None:
+        """An attempt that is told to pause takes the time that it needs to save; one that does not hear is stopped."""
+        memory = self._memory(job)
+        memory.told_to_pause = memory.told_to_pause or now
+        if (now - memory.told_to_pause).total_seconds() >= self._plan.stop_seconds:
+            self._stop(job, "did not pause")
+
     def _silent_seconds(self, job: Job, observed: Observation, now: datetime) -> float:
         with self._database.reading() as session:
             attempt = store.get_attempt(session, job.attempt_name)
         signs = [self._awake_since, attempt.heartbeat if attempt else None, observed.started]
         return (now - max(sign for sign in signs if sign is not None)).total_seconds()
+
+    def _is_over_time(self, job: Job, now: datetime) -> bool:
+        with self._database.reading() as session:
+            return over_time(session, job, now)
 
     def _keep_log(self, job: Job, now: datetime) -> None:
         every, memory = self._plan.log_seconds, self._memory(job)

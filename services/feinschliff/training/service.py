@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 
 import grpc
@@ -10,19 +11,24 @@ from google.protobuf import empty_pb2
 from google.protobuf.json_format import ParseDict
 from google.protobuf.struct_pb2 import Struct
 
+from feinschliff.artifacts.bases import DEFAULT_BASE
 from feinschliff.formats.report import Report as AnyReport
+from feinschliff.kit import names
 from feinschliff.kit.clock import Clock
-from feinschliff.kit.errors import Invalid, Unauthenticated
+from feinschliff.kit.errors import FieldViolation, Invalid, Refusal, Unauthenticated
 from feinschliff.kit.idempotency import digest_of
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.threads import offload
 from feinschliff.kit.watch import Wake, follow
+from feinschliff.training import capabilities
 from feinschliff.training.attempts import Attempts
-from feinschliff.training.jobs import Jobs, Order
+from feinschliff.training.jobs import PROJECT, Jobs, Order
 from feinschliff.training.life import FINAL
 from feinschliff.training.lists import Lists
+from feinschliff.training.logs import Logs
 from feinschliff.training.meters import Live
 from feinschliff.training.proto import (
+    KINDS,
     from_failure,
     moment,
     to_checkpoint,
@@ -30,6 +36,7 @@ from feinschliff.training.proto import (
     to_job,
     to_point,
     to_recipe,
+    to_rule,
 )
 from feinschliff.training.reports import to_report
 from feinschliff.v1 import training_pb2 as pb
@@ -39,10 +46,33 @@ REPORTS_MAX = 10_000
 Context = grpc.aio.ServicerContext[object, object]
 
 
+@dataclass(frozen=True)
+class Offer:
+    """What this installation offers beside what the code can do.
+
+    Args:
+        check_base: refuses a base that cannot be had here.
+        execution_profiles: the default first.
+    """
+
+    check_base: Callable[[str], None]
+    execution_profiles: Sequence[str]
+
+    def check(self, base_model: str) -> None:
+        """Raises what `check_base` does, in the words of a call that asks for one base alone."""
+        try:
+            self.check_base(base_model)
+        except Refusal as refusal:
+            refusal.fields = (FieldViolation("base_model", refusal.message, refusal.reason),)
+            raise
+
+
 class TrainingService(training_pb2_grpc.TrainingServiceServicer):
-    def __init__(self, jobs: Jobs, lists: Lists, metrics: Metrics, wake: Wake) -> None:
+    def __init__(self, jobs: Jobs, lists: Lists, logs: Logs, offer: Offer, metrics: Metrics, wake: Wake) -> None:
         self._jobs = jobs
         self._lists = lists
+        self._logs = logs
+        self._offer = offer
         self._metrics = metrics
         self._wake = wake
 
@@ -74,6 +104,15 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
 
     async def CancelTrainingJob(self, request: pb.CancelTrainingJobRequest, context: Context) -> pb.TrainingJob:
         return to_job(await offload(self._jobs.cancel, request.name, request.reason))
+
+    async def PauseTrainingJob(self, request: pb.PauseTrainingJobRequest, context: Context) -> pb.TrainingJob:
+        return to_job(await offload(self._jobs.pause, request.name))
+
+    async def ResumeTrainingJob(self, request: pb.ResumeTrainingJobRequest, context: Context) -> pb.TrainingJob:
+        return to_job(await offload(self._jobs.resume, request.name))
+
+    async def RetryTrainingJob(self, request: pb.RetryTrainingJobRequest, context: Context) -> pb.TrainingJob:
+        return to_job(await offload(self._jobs.retry, request.name))
 
     async def DeleteTrainingJob(self, request: pb.DeleteTrainingJobRequest, context: Context) -> empty_pb2.Empty:
         await offload(self._jobs.delete, request.name, request.etag)
@@ -137,6 +176,34 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
         found = await offload(self._lists.checkpoint, request.name)
         return to_checkpoint(found.checkpoint, last=found.last)
 
+    async def StreamLogs(self, request: pb.StreamLogsRequest, context: Context) -> AsyncIterator[pb.StreamLogsResponse]:
+        if request.offset_bytes < 0:
+            field = FieldViolation("offset_bytes", "must be 0 or more", "RANGE_INVALID")
+            raise Invalid("RANGE_INVALID", "offset_bytes must be 0 or more.", fields=[field])
+        tail = await offload(self._logs.tail, request.name, request.attempt)
+        pieces = follow(
+            tail.read,
+            cursor_of=lambda piece: piece.end,
+            start=request.offset_bytes,
+            is_final=lambda: not request.follow or tail.is_final(),
+            wake=self._wake,
+        )
+        async for piece in pieces:
+            yield pb.StreamLogsResponse(chunk=piece.text, offset_bytes=piece.start, attempt=piece.attempt)
+
+    async def GetCapabilities(self, request: pb.GetCapabilitiesRequest, context: Context) -> pb.Capabilities:
+        names.parse(PROJECT, request.parent, field="parent")
+        if request.base_model:
+            await offload(self._offer.check, request.base_model)
+        choices = pb.TrainingRecipe.DESCRIPTOR.oneofs_by_name
+        objectives, adaptations = ([field.name for field in choices[group].fields] for group in KINDS)
+        return pb.Capabilities(
+            techniques=[pb.Technique(**asdict(one)) for one in capabilities.techniques(objectives, adaptations)],
+            parameters=[to_rule(rule) for rule in capabilities.rules()],
+            base_models=[DEFAULT_BASE],
+            execution_profiles=self._offer.execution_profiles,
+        )
+
 
 class WorkerService(training_pb2_grpc.WorkerServiceServicer):
     """Open to the token of one attempt only."""
@@ -176,6 +243,8 @@ class WorkerService(training_pb2_grpc.WorkerServiceServicer):
         response = pb.ReportResponse(last_sequence=last)
         if told.cancel:
             response.commands.add(kind=pb.Command.KIND_CANCEL)
+        if told.pause:
+            response.commands.add(kind=pb.Command.KIND_PAUSE)
         return response
 
     async def Finish(self, request: pb.FinishRequest, context: Context) -> pb.FinishResponse:

@@ -27,15 +27,7 @@ from sqlalchemy.engine import RowMapping
 
 from feinschliff.formats.recipe import Recipe
 from feinschliff.formats.report import Failure
-from feinschliff.kit.db import (
-    Json,
-    Session,
-    UtcDateTime,
-    insert_ignore,
-    metadata_for,
-    select_one,
-    update_versioned,
-)
+from feinschliff.kit.db import Json, Session, UtcDateTime, insert_ignore, metadata_for, select_one, update_versioned
 from feinschliff.kit.idempotency import Ledger
 from feinschliff.kit.paging import Page
 from feinschliff.training.life import UNDER_WAY, State
@@ -306,6 +298,13 @@ def get_attempt(session: Session, name: str) -> Attempt | None:
 def save_attempt(session: Session, name: str, **values: object) -> None:
     stored = {key: _plain(value) for key, value in values.items()}
     session.execute(ATTEMPTS.update().where(ATTEMPTS.c.name == name).values(**stored))
+
+
+def worked_seconds(session: Session, job: str, now: datetime) -> float:
+    """How long the job's attempts took, all together, the one under way until now."""
+    query = select(ATTEMPTS.c.started, ATTEMPTS.c.ended).where(ATTEMPTS.c.job == job)
+    times: Sequence[Any] = session.execute(query).all()
+    return float(sum((max(ended or now, started) - started).total_seconds() for started, ended in times))
 
 
 def append_events(session: Session, job: Job, events: Sequence[Event]) -> tuple[Job, list[Event]]:

@@ -124,7 +124,7 @@ class Datasets(ingestion_pb2_grpc.DatasetServiceServicer):
 
 
 class Training(training_pb2_grpc.TrainingServiceServicer):
-    """Jobs that move only when a test moves them; pausing is not served, as in a version that lacks it."""
+    """Jobs that move only when a test moves them, or are asked to."""
 
     def __init__(self, clock: Callable[[], int]) -> None:
         self._clock = clock
@@ -175,6 +175,25 @@ class Training(training_pb2_grpc.TrainingServiceServicer):
         if job.state in (training.TrainingJob.STATE_SUCCEEDED, training.TrainingJob.STATE_FAILED):
             raise WrongState("JOB_STATE_FORBIDS", f"{job.name} is over; it cannot be cancelled.", job=job.name)
         self.move(job.name, training.TrainingJob.STATE_CANCELLED)
+        return job
+
+    async def PauseTrainingJob(
+        self, request: training.PauseTrainingJobRequest, context: Context
+    ) -> training.TrainingJob:
+        return self._asked(request.name, training.TrainingJob.STATE_RUNNING, training.TrainingJob.STATE_PAUSED)
+
+    async def ResumeTrainingJob(
+        self, request: training.ResumeTrainingJobRequest, context: Context
+    ) -> training.TrainingJob:
+        return self._asked(request.name, training.TrainingJob.STATE_PAUSED, training.TrainingJob.STATE_QUEUED)
+
+    def _asked(
+        self, name: str, before: training.TrainingJob.State.ValueType, after: training.TrainingJob.State.ValueType
+    ) -> training.TrainingJob:
+        job = _found(self.jobs, name, "JOB_NOT_FOUND")
+        if job.state != before:
+            raise WrongState("JOB_STATE_FORBIDS", f"{name} cannot do that now.", job=name)
+        self.move(name, after)
         return job
 
     async def ListTrainingEvents(

@@ -164,12 +164,16 @@ def test_a_job_that_is_over_cannot_be_cancelled(openai: OpenAI, gateway: Gateway
     assert "is over" in caught.value.message
 
 
-def test_what_the_service_does_not_serve_is_said_so(openai: OpenAI) -> None:
+def test_a_running_job_is_paused_and_resumed(openai: OpenAI, gateway: Gateway) -> None:
     made = job(openai)
     for ask in (openai.fine_tuning.jobs.pause, openai.fine_tuning.jobs.resume):
         with pytest.raises(sdk.BadRequestError) as caught:
             ask(made.id)
-        assert caught.value.code == "unsupported_operation"
+        assert caught.value.code == "job_state_forbids"
+    gateway.backends.training.move(name_of(made), State.STATE_RUNNING)
+    assert openai.fine_tuning.jobs.pause(made.id).status == "paused"
+    assert openai.fine_tuning.jobs.retrieve(made.id).status == "paused"
+    assert openai.fine_tuning.jobs.resume(made.id).status == "queued"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A small program in the trainer's place, ending as its recipe's suffix says: attempt.py STORE_FOLDER DATABASE_URL."""
 
+import errno
 import os
 import signal
 import sys
@@ -8,7 +9,11 @@ from pathlib import Path
 
 from feinschliff.artifacts.commit import commit
 from feinschliff.artifacts.directory import DirectoryStore
+from feinschliff.kit.clock import SystemClock
 from feinschliff.kit.db import Database
+from feinschliff.kit.watch import Wake
+from feinschliff.trainer.failures import ending_of
+from feinschliff.training.attempts import Attempts
 from feinschliff.training.store import get_attempt, get_job
 
 
@@ -27,9 +32,21 @@ def main(folder: str, url: str) -> int:
         case "wait":
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
             time.sleep(60)
+        case "heed":  # saves when the service tells it to pause, and hears no signal
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            attempts = Attempts(Database(url, "training"), clock=SystemClock(), wake=Wake())
+            while not attempts.record(attempt.name, os.environ["FEINSCHLIFF_ATTEMPT_TOKEN"], []).pause:
+                time.sleep(0.05)
+            commit(store, checkpoint, {"adapter": b"sealed"}, {}, kind="checkpoint")
+            return 75
         case "advance":
             commit(store, checkpoint, {"adapter": b"some"}, {}, kind="checkpoint")
             os.kill(os.getpid(), signal.SIGKILL)
+        case "memory" | "disk":  # an error as the trainer names it
+            failure, code = ending_of(MemoryError() if deed == "memory" else OSError(errno.ENOSPC, "full"))
+            attempts = Attempts(Database(url, "training"), clock=SystemClock(), wake=Wake())
+            attempts.finish(attempt.name, os.environ["FEINSCHLIFF_ATTEMPT_TOKEN"], failure)
+            return code
         case "die":
             print("no such luck")
             return 1

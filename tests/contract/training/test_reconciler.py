@@ -7,6 +7,7 @@ import pytest
 from feinschliff.training.life import State
 from feinschliff.training.lists import Lists
 from tests.contract.training.conftest import Training
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -36,6 +37,8 @@ def test_a_job_that_commits_its_result_succeeds_and_is_registered_once(training:
         ("75,succeed", State.SUCCEEDED, 2, None),
         ("advance,advance,advance,advance,succeed", State.SUCCEEDED, 5, None),  # only barren attempts count
         ("65", State.FAILED, 1, "ATTEMPT_CRASHED"),
+        ("memory,succeed", State.FAILED, 1, "OUT_OF_MEMORY"),  # it would be met again
+        ("disk,succeed", State.SUCCEEDED, 2, None),
         ("die", State.FAILED, 3, "ATTEMPTS_EXHAUSTED"),
         ("0", State.FAILED, 3, "ATTEMPTS_EXHAUSTED"),  # an exit code without a manifest is no success
     ],
@@ -53,6 +56,35 @@ def test_a_cancelled_attempt_is_stopped(training: Training) -> None:
     training.turn_until(job.name, State.RUNNING, reconciler)
     training.jobs.cancel(job.name, "changed my mind")
     assert training.turn_until_over(job.name, reconciler).state is State.CANCELLED
+
+
+@pytest.mark.parametrize(("deeds", "step"), [("heed,succeed", 1), ("wait,succeed", 0)])
+def test_a_paused_attempt_saves_and_ends_and_the_next_goes_on(training: Training, deeds: str, step: int) -> None:
+    """The first hears it from the service, though no signal reaches it; the second hears nothing but the signal."""
+    job = training.jobs.create(training.order(deeds))
+    reconciler = training.reconciler()
+    training.turn_until(job.name, State.RUNNING, reconciler)
+    training.jobs.pause(job.name)
+
+    def is_paused() -> bool:
+        reconciler.turn()
+        if deeds.startswith("wait"):
+            training.clock.advance(1)
+        return training.jobs.get(job.name).state is State.PAUSED
+
+    eventually(is_paused, 30, "it is paused")
+    training.jobs.resume(job.name)
+    over = training.turn_until_over(job.name, training.reconciler("another"))
+    assert (over.state, over.attempt, over.safe_step) == (State.SUCCEEDED, 2, step)
+    assert states(training, job.name) == ["queued", "running", "pausing", "paused", "queued", "running", "succeeded"]
+
+
+def test_a_failed_job_that_is_retried_may_succeed(training: Training) -> None:
+    job = training.jobs.create(training.order("65,succeed"))
+    assert training.turn_until_over(job.name).state is State.FAILED
+    training.jobs.retry(job.name)
+    over = training.turn_until_over(job.name)
+    assert (over.state, over.attempt, over.failure) == (State.SUCCEEDED, 2, None)
 
 
 def test_a_silent_attempt_is_begun_again(training: Training) -> None:

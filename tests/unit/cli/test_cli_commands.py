@@ -10,7 +10,8 @@ from feinschliff.cli.__main__ import app
 
 COMMANDS = (
     ("up",), ("down",), ("status",), ("dataset", "push"), ("dataset", "show"), ("dataset", "list"), ("train",),
-    ("watch",), ("jobs",), ("cancel",), ("eval", "run"), ("eval", "show"), ("eval", "list"), ("compare",), ("deploy",),
+    ("watch",), ("jobs",), ("cancel",), ("pause",), ("resume",), ("retry",), ("logs",), ("eval", "run"),
+    ("eval", "show"), ("eval", "list"), ("compare",), ("deploy",),
     ("deployments",), ("chat",), ("models",), ("models", "list"), ("models", "show"), ("models", "lineage"),
     ("models", "alias"), ("demo",),
 )  # fmt: skip

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from feinschliff.cli import chatting, evals, serving, uploads
+from feinschliff.cli.__main__ import app
 from feinschliff.cli.train import Wish, recipe_of
 from feinschliff.v1 import common_pb2, evaluation_pb2, ingestion_pb2
 from feinschliff.v1 import inference_pb2 as inference
@@ -54,6 +56,41 @@ def test_every_wish_reaches_the_recipe() -> None:
         output_model="intents",
         suffix="v1",
     )
+
+
+@pytest.mark.parametrize(
+    ("wish", "expected"),
+    [
+        (Wish(adaptation="full"), training.TrainingRecipe(full=training.FullAdaptation())),
+        (Wish(adaptation="ia3"), training.TrainingRecipe(ia3=training.Ia3Adaptation())),
+        (
+            Wish(adaptation="last_layers", layers=0),
+            training.TrainingRecipe(last_layers=training.LastLayersAdaptation(layers=0)),
+        ),
+        (
+            Wish(adaptation="dora", rank=4),
+            training.TrainingRecipe(dora=training.DoraAdaptation(lora=training.LoraAdaptation(rank=4))),
+        ),
+    ],
+)
+def test_what_learns_is_said_by_its_name(wish: Wish, expected: training.TrainingRecipe) -> None:
+    recipe = recipe_of([VERSION], wish, base="b:x")
+    assert recipe.WhichOneof("adaptation") == expected.WhichOneof("adaptation")
+    assert getattr(recipe, wish.adaptation) == getattr(expected, wish.adaptation)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--adaptation", "loras"],
+        ["--adaptation", "full", "--rank", "8"],
+        ["--adaptation", "ia3", "--alpha", "8"],
+        ["--layers", "1"],
+    ],
+)
+def test_words_of_another_adaptation_are_refused_before_anything_is_asked(words: list[str]) -> None:
+    answer = CliRunner().invoke(app(), ["train", "routing", *words])
+    assert answer.exit_code == 2
 
 
 def test_a_version_to_continue_from_stands_in_place_of_the_base() -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from feinschliff.formats.recipe import Lora
 from feinschliff.kit.errors import Invalid
-from feinschliff.lm.adaptations import ADAPTATIONS, lora
+from feinschliff.lm.adaptations import lora
 from feinschliff.lm.adaptations.lora_product import FusedLoraLinear
 from feinschliff.lm.load import load_model
 
@@ -165,7 +165,3 @@ def test_an_unknown_target_is_refused_with_the_names_that_exist(model: PreTraine
 
     assert refusal.value.reason == "TARGET_MODULES_UNKNOWN"
     assert refusal.value.metadata["target_modules"] == "query"
-
-
-def test_every_adaptation_of_a_recipe_is_there() -> None:
-    assert set(ADAPTATIONS) == {Lora().kind}

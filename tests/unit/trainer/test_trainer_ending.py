@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from feinschliff.kit.errors import Exhausted, Invalid, NotFound, Refusal, Unavailable, WrongState
-from feinschliff.trainer.__main__ import failure_of, main
+from feinschliff.kit.errors import Invalid, Unavailable
+from feinschliff.trainer.__main__ import main
 from feinschliff.trainer.patience import patiently
 from feinschliff.trainer.scratch import Scratch
 from feinschliff.trainer.stop import Stop, Stopped, Why
@@ -79,20 +79,6 @@ def test_a_signal_is_a_wish_to_stop() -> None:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-
-
-@pytest.mark.parametrize(
-    ("refusal", "final"),
-    [
-        (Invalid("REASON", "m"), True),
-        (NotFound("REASON", "m"), True),
-        (WrongState("REASON", "m"), True),
-        (Unavailable("REASON", "m"), False),
-        (Exhausted("REASON", "m"), False),
-    ],
-)
-def test_only_what_would_come_again_is_final(refusal: Refusal, final: bool) -> None:
-    assert failure_of(refusal).retryable is not final
 
 
 def test_leftovers_of_a_killed_attempt_go_when_the_next_begins(tmp_path: Path) -> None:

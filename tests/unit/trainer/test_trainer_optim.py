@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from feinschliff.formats.recipe import Optimisation
@@ -26,15 +30,43 @@ def test_linear_warm_up_reaches_the_rate_and_decay_never_reaches_zero() -> None:
         (1, {"warmup_fraction": 0.5}, [1]),
         (4, {"warmup_fraction": 0.5, "schedule": "constant"}, [0.5, 1, 1, 1]),
         (3, {"warmup_fraction": 0.99}, [0.5, 1, 1]),
+        (4, {"warmup_fraction": 0.0, "schedule": "cosine"}, [1, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4]),
+        (5, {"warmup_fraction": 0.2, "schedule": "cosine"}, [1, 1, (2 + 2**0.5) / 4, 0.5, (2 - 2**0.5) / 4]),
+        (1, {"warmup_fraction": 0.0, "schedule": "cosine"}, [1]),
     ],
 )
 def test_schedule_values(steps: int, settings: dict[str, object], expected: list[float]) -> None:
     assert rates(steps, **settings) == pytest.approx(expected)
 
 
-def test_no_step_of_any_length_has_rate_zero() -> None:
+@pytest.mark.parametrize("schedule", sorted(optim.SCHEDULES))
+def test_every_schedule_is_one_of_the_recipe(schedule: str) -> None:
+    assert Optimisation.model_validate({"schedule": schedule}).schedule == schedule
+
+
+@pytest.mark.parametrize("schedule", sorted(optim.SCHEDULES))
+@pytest.mark.parametrize("warmup", [0.0, 0.3])
+def test_rates_rise_to_the_highest_then_never_rise_again_and_none_is_zero(schedule: str, warmup: float) -> None:
     for steps in range(1, 60):
-        assert all(0 < rate <= 1 for rate in rates(steps, warmup_fraction=0.3))
+        found = rates(steps, warmup_fraction=warmup, schedule=schedule)
+        top = found.index(1.0)
+        assert found[: top + 1] == sorted(set(found[: top + 1]))
+        assert found[top:] == sorted(found[top:], reverse=True)
+        assert all(0 < rate <= 1 for rate in found)
+
+
+@given(steps=st.integers(1, 10_000_000))
+def test_no_schedule_rounds_its_last_step_to_nothing(steps: int) -> None:
+    assert all(schedule(2e-4, 1, steps) > 0 for schedule in optim.SCHEDULES.values())
+    assert all(schedule(2e-4, steps, steps) == pytest.approx(2e-4) for schedule in optim.SCHEDULES.values())
+
+
+@given(done=st.integers(0, 500), steps=st.integers(501, 600))
+def test_a_cosine_is_the_mean_of_its_mirror_images(done: int, steps: int) -> None:
+    left = steps - done
+
+    assert optim.cosine(1.0, left, steps) + optim.cosine(1.0, done, steps) == pytest.approx(1)
+    assert optim.cosine(1.0, left, steps) == pytest.approx((1 + math.cos(math.pi * done / steps)) / 2)
 
 
 def test_gradients_are_scaled_to_the_joint_norm() -> None:

@@ -102,6 +102,24 @@ def test_reports_that_were_not_taken_before_a_kill_are_sent_by_the_next_attempt(
     check_reports(one)
 
 
+def test_other_orders_schedules_and_intervals_resume_as_well(workshop: MakeWorkshop) -> None:
+    optimisation = {"epochs": 3, "batch_size": 4, "learning_rate": 5e-3, "order": "by_length", "schedule": "cosine"}
+    recipe = {
+        "optimisation": optimisation,
+        "validation": {"every_epochs": 0.8, "rows_max": 3},
+        "checkpointing": {"every_epochs": 0.4, "keep_best": False},
+    }
+    calm, one = workshop(**recipe), workshop(**recipe)
+    calm.run()
+
+    one.run(failpoints="step.after=kill@7", expect=-signal.SIGKILL)
+    assert kept_checkpoints(one) == [2, 4, 6]
+
+    assert digest(one.run(attempt=2)) == digest(calm.result)
+    validations = [key for key in calm.reported_keys() if key.startswith("evaluation/")]
+    assert validations == [f"evaluation/step/{step}" for step in (4, 8, 12, 15)]
+
+
 def test_result_names_its_making(workshop: MakeWorkshop) -> None:
     one = workshop(checkpointing={"every_steps": 2, "keep_last": 1})
     manifest = one.run()

@@ -2,12 +2,27 @@
 
 import pytest
 
-from feinschliff.formats.recipe import DataSource, Lora, Optimisation, Recipe, Sft, Validation
+from feinschliff.formats.recipe import (
+    SERVED,
+    Adaptation,
+    DataSource,
+    Dora,
+    Full,
+    Ia3,
+    LastLayers,
+    Lora,
+    LowRank,
+    Optimisation,
+    Recipe,
+    Sft,
+    Validation,
+)
 from feinschliff.kit.errors import Invalid, Unserved
 from feinschliff.training.proto import from_recipe, to_recipe
 from feinschliff.v1 import training_pb2 as pb
 
 VERSION = "projects/default/datasets/routing/versions/1"
+DECLARED = [field.name for field in pb.TrainingRecipe.DESCRIPTOR.oneofs_by_name["adaptation"].fields]
 
 
 def minimal() -> pb.TrainingRecipe:
@@ -34,14 +49,49 @@ def test_a_recipe_comes_back_as_it_went() -> None:
 
 
 @pytest.mark.parametrize(
+    "adaptation",
+    [
+        Dora(lora=LowRank(rank=4, target_modules=["q_proj"])),
+        Full(),
+        Full(train_embeddings=True),
+        LastLayers(),
+        LastLayers(layers=0),
+        LastLayers(layers=1, train_head=False),
+        Ia3(),
+        Ia3(target_modules=["k_proj", "up_proj"]),
+    ],
+)
+def test_every_adaptation_comes_back_as_it_went(adaptation: Adaptation) -> None:
+    recipe = to_recipe(minimal()).model_copy(update={"adaptation": adaptation})
+
+    assert to_recipe(from_recipe(recipe)) == recipe
+
+
+@pytest.mark.parametrize("name", DECLARED)
+def test_an_adaptation_is_taken_with_its_defaults_or_refused_by_its_name(name: str) -> None:
+    recipe = minimal()
+    getattr(recipe, name).SetInParent()
+    if name in SERVED["sft"]:
+        assert to_recipe(recipe).adaptation.kind == name
+        return
+    with pytest.raises(Unserved) as refused:
+        to_recipe(recipe)
+    assert refused.value.reason == "TECHNIQUE_UNSERVED"
+    assert refused.value.fields[0].field == f"training_job.recipe.{name}"
+
+
+@pytest.mark.parametrize(
     ("change", "path"),
     [
         (lambda r: setattr(r.optimisation, "learning_rate", -1), "optimisation.learning_rate"),
         (lambda r: setattr(r.optimisation, "learning_rate", 0), "optimisation.learning_rate"),
         (lambda r: setattr(r.optimisation, "batch_size", 0), "optimisation.batch_size"),
         (lambda r: setattr(r.optimisation, "epochs", 1000), "optimisation.epochs"),
-        (lambda r: setattr(r.lora, "rank", 0), "adaptation.rank"),
-        (lambda r: setattr(r.lora, "dropout", 1.0), "adaptation.dropout"),
+        (lambda r: setattr(r.lora, "rank", 0), "lora.rank"),
+        (lambda r: setattr(r.lora, "dropout", 1.0), "lora.dropout"),
+        (lambda r: setattr(r.dora.lora, "rank", 0), "dora.lora.rank"),
+        (lambda r: setattr(r.last_layers, "layers", -1), "last_layers.layers"),
+        (lambda r: r.last_layers.MergeFrom(pb.LastLayersAdaptation(layers=0, train_head=False)), "last_layers"),
         (lambda r: setattr(r.data[0], "weight", -2), "data.0.weight"),
         (lambda r: setattr(r, "seed", -3), "seed"),
     ],

@@ -54,6 +54,9 @@ def read_adapter(folder: Path, model: nn.Module) -> Adapter:
         WrongState: ADAPTER_UNSUPPORTED for what is not plain LoRA, ADAPTER_UNFIT for another base's shapes,
             ADAPTER_CORRUPT for missing halves and numbers that are not finite.
     """
+    if not (folder / "adapter_config.json").is_file():
+        what = "no adapter_config.json"
+        raise WrongState("ADAPTER_UNSUPPORTED", f"This engine serves plain LoRA; the adapter has {what}.", found=what)
     config = orjson.loads((folder / "adapter_config.json").read_bytes())
     used = [name for name in _FORBIDDEN if config.get(name)]
     if config.get("peft_type") != "LORA" or used or config.get("bias", "none") != "none":

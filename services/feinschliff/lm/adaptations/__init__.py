@@ -4,35 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from feinschliff.lm.adaptations import lora
+from feinschliff.lm.adaptations import dora, full, ia3, last_layers, lora
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from torch import nn
     from transformers import PreTrainedModel
 
-    from feinschliff.formats.recipe import Adaptation
+SettingsT = TypeVar("SettingsT", contravariant=True)
+ModelT = TypeVar("ModelT")
 
 
-class Adapt(Protocol):
-    """One kind of adaptation; a module of this package with these functions."""
+class Adapt(Protocol[SettingsT, ModelT]):
+    """One kind of adaptation; a module of this package with these functions.
 
-    def attach(self, model: PreTrainedModel, settings: Adaptation, *, seed: int) -> PeftModel:
-        """Put fresh trainable weights beside the frozen base; equal seeds give equal weights."""
+    What `attach` gives belongs to the kind: all else takes it back. Whatever trains is in fp32.
+    """
+
+    def attach(self, model: PreTrainedModel, settings: SettingsT, *, seed: int) -> ModelT:
+        """Make fresh weights train, with the rest of the base frozen; equal seeds give equal weights."""
         ...
 
-    def resume(self, model: PreTrainedModel, folder: Path) -> PeftModel:
-        """Put saved weights beside the frozen base and let them train on."""
+    def resume(self, model: PreTrainedModel, folder: Path) -> ModelT:
+        """Put saved weights onto the base and let them train on, with the settings they were saved with."""
         ...
 
-    def restore(self, model: PeftModel, folder: Path) -> None:
+    def restore(self, model: ModelT, folder: Path) -> None:
         """Replace the trained weights by saved ones of the same shape."""
         ...
 
-    def save(self, model: PeftModel, folder: Path, *, base_model: str) -> None:
-        """Write what was trained, in a form that plain PEFT loads."""
+    def save(self, model: ModelT, folder: Path, *, base_model: str) -> None:
+        """Write what was trained; equal weights give equal bytes."""
+        ...
+
+    def transformer(self, model: ModelT) -> PreTrainedModel:
+        """What computes: the base with all that trains inside it."""
+        ...
+
+    def trained(self, model: ModelT) -> dict[str, nn.Parameter]:
+        """The weights that train, by a name that stays."""
         ...
 
 
-ADAPTATIONS: Mapping[str, Adapt] = {"lora": lora}
+ADAPTATIONS: Mapping[str, Adapt[Any, Any]] = {
+    "lora": lora,
+    "dora": dora,
+    "full": full,
+    "last_layers": last_layers,
+    "ia3": ia3,
+}
