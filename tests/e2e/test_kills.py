@@ -17,8 +17,8 @@ from tests.e2e.test_flywheel import chat_rows
 from tests.support.platform import ROOMS, Platform
 from tests.support.waiting import eventually
 
-RECIPE = {"epochs": 5, "batch_size": 4, "learning_rate": 1e-3}
-STEPS = 65  # 52 training rows in batches of 4, 5 times
+RECIPE = {"epochs": 12, "batch_size": 4, "learning_rate": 1e-3}
+STEPS = 156  # 52 training rows in batches of 4, 12 times
 
 
 class Watcher(threading.Thread):
@@ -105,10 +105,11 @@ def test_a_trainer_killed_three_times_ends_as_the_undisturbed_one(
     job = platform.train(dataset, base, **RECIPE)
     watcher = Watcher(platform, job.name)
     watcher.start()
-    for step in (3, 20, 41):
+    for step in (3, 50, 100):
         watcher.wait_step(step)
-        for process in trainers(platform):
+        for process in eventually(lambda: trainers(platform), 30, "a trainer to kill"):
             os.kill(process.pid, signal.SIGKILL)
+        eventually(lambda: not trainers(platform), 10, "its end")
     over = platform.wait_job(job.name, 200)
     assert over.state == pb.TrainingJob.STATE_SUCCEEDED, over.failure
     watcher.check_complete()
