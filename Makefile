@@ -102,8 +102,9 @@ bench: bench-ingestion bench-training bench-platform ## every benchmark
 bench-ingestion: setup-dev ## a 2 GB upload and the service's memory
 	$(BIN)/python -m tests.bench.ingestion.upload_2gb
 
-bench-training: setup-dev ## the trainer's speed
-	$(BIN)/python -m tests.bench.training.speed
+bench-training: setup-dev ## the trainer beside its peers; BENCH="--short", or "--only gsm8k --precision bf16 --resume"
+	$(BIN)/python -m tests.bench.training.speed $(BENCH)
+	$(BIN)/python -m tests.bench.training.plan_error
 
 bench-platform: setup-dev ## time to ready and memory of the platform at rest
 	$(BIN)/python -m tests.bench.platform.start

@@ -27,6 +27,8 @@ UNITS: Mapping[Unit, str] = {
     "times": "suffix:x",
     "yes/no": "bool_yes_no",
     "nats/token": "suffix: nats/token",
+    "joules": "joule",
+    "grams": "massg",
     "money": "suffix: \u00a4",
     "money/hour": "suffix: \u00a4/h",
     "number": "none",

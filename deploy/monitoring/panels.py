@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 Kind = Literal["lines", "stat", "table"]
 Unit = Literal[
     "count", "per second", "calls/s", "seconds", "bytes", "bytes/s", "tokens", "tokens/s", "share", "times", "yes/no",
-    "nats/token", "money", "money/hour", "number",
+    "nats/token", "money", "money/hour", "joules", "grams", "number",
 ]  # fmt: skip
 WIDTH = 24  # columns of a Grafana dashboard
 

@@ -74,6 +74,15 @@ def test_a_job_goes_on_where_it_was_when_the_platform_went_down(trained: Any) ->
     assert steps == list(range(1, trained["job"]["metrics"]["steps_total"] + 1))
 
 
+def test_a_plan_tells_what_the_job_came_to(cli: Cli, trained: Any, data: str, base: str) -> None:
+    words = ("plan", data, "--base", base, "--epochs", "15", "--batch-size", "4", "--learning-rate", "1e-3")
+    plan, made = cli.json(*words), trained["job"]["metrics"]
+    assert (plan["steps"], plan["train_tokens"]) == (made["steps_total"], made["trained_tokens"])
+    assert (plan["fits"], plan["speed_samples"]) == (True, 1)
+    assert plan["seconds_low"] < plan["seconds"] < plan["seconds_high"]
+    assert "MEMORY OF A PROCESS" in cli(*words).stdout
+
+
 def test_a_watcher_that_comes_later_sees_what_it_has_not_seen(cli: Cli, trained: Any) -> None:
     seen = trained["events"]
     middle = seen[len(seen) // 2]["cursor"]

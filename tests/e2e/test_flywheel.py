@@ -88,6 +88,9 @@ def test_data_becomes_a_better_model_that_is_served(platform: Platform, base: st
 
     job = platform.wait_job(platform.train(train.name, base, epochs=12, batch_size=4, learning_rate=2e-2).name)
     assert job.state == training_pb2.TrainingJob.STATE_SUCCEEDED, job.failure
+    assert job.consumption.machine_seconds > 0
+    assert job.consumption.energy_joules > 0
+    assert job.consumption.energy_source in ("model", "rapl")
     version = platform.registry.GetModelVersion(registry_pb2.GetModelVersionRequest(name=job.model_version))
     assert version.dataset_versions[0].sha256 == train.sha256
     assert version.golden_probes

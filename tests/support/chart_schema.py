@@ -186,6 +186,7 @@ def access() -> dict[str, Schema]:
             scrapers=OBJECTS,
             apiServer=fields(cidrs=listed(CIDR), ports=ports),
             hub=fields(cidrs=listed(CIDR), ports=ports),
+            trackers=OBJECTS,
             external=fields(cidrs=listed(CIDR)),
             dnsPorts=ports,
             tracesPort=PORT,

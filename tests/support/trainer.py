@@ -18,6 +18,7 @@ from feinschliff.trainer.progress import Posted
 
 JOB = "projects/default/trainingJobs/ftjob-1"
 DATASET = "projects/default/datasets/file-1/versions/1"
+COLOURS = ("order", "refund", "invoice", "delivery")
 PRELOAD = [
     "feinschliff.trainer.attempt",
     "feinschliff.trainer.link",
@@ -28,17 +29,33 @@ PRELOAD = [
 
 def rows(count: int, *, first: int = 0) -> list[Record]:
     """Rows of different lengths with a pattern that a model can learn."""
-    colours = ("order", "refund", "invoice", "delivery")
     return [
         Record(
             messages=[
-                Message(role="user", content=f"hello {'please ' * (k % 5)}help with my {colours[k % 4]} {k}"),
-                Message(role="assistant", content=colours[k % 4]),
+                Message(role="user", content=f"hello {'please ' * (k % 5)}help with my {COLOURS[k % 4]} {k}"),
+                Message(role="assistant", content=COLOURS[k % 4]),
             ],
             line=k + 1,
         )
         for k in range(first, first + count)
     ]
+
+
+def rows_for(objective: str, count: int, *, first: int = 0) -> list[Record]:
+    """The same texts as an objective wants them: with an answer, alone, with a class, or with a number."""
+    talks = rows(count, first=first)
+    if objective == "sft":
+        return talks
+    made = []
+    for one in talks:
+        k = one.line - 1
+        said: dict[str, object] = {"text": one.messages[0].content, "line": one.line}
+        if objective == "classify":
+            said["label"] = COLOURS[k % 4]
+        if objective == "regress":
+            said["value"] = 10.0 + 5 * (k % 4)
+        made.append(Record.model_validate(said))
+    return made
 
 
 class Workshop:
@@ -54,6 +71,7 @@ class Workshop:
         files = {"train.jsonl": _lines(train)} | ({"validation.jsonl": _lines(validation)} if validation else {})
         self.dataset = commit(self.store, DATASET, files, {}, kind="dataset")
         self.recipe: dict[str, object] = {}
+        self.environment: dict[str, str] = {}
         self.initial_adapter_prefix = ""
 
     def runfile(self, attempt: int = 1) -> Runfile:
@@ -88,6 +106,7 @@ class Workshop:
             "FEINSCHLIFF_FAILPOINTS": failpoints,
             "FEINSCHLIFF_TRAINER_THREADS": "1",
             "TMPDIR": str(self.folder),
+            **self.environment,
         }
         arguments = ["--runfile", str(path), "--store", str(self.store_folder), "--reports", str(self.reports_path)]
         process = _forkserver().Process(target=_trainer, args=(arguments, environment, str(self.log_path)))

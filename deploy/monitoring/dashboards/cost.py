@@ -63,6 +63,30 @@ COST = Dashboard(
                     kind="stat",
                 ),
                 Panel(
+                    "Energy",
+                    "How much energy did training use, as far as it can be told?",
+                    "joules",
+                    (
+                        Query(
+                            "sum by (project) (increase(feinschliff_training_energy_joules_total[$__range]))",
+                            "{{project}}",
+                        ),
+                    ),
+                    kind="stat",
+                ),
+                Panel(
+                    "Carbon dioxide",
+                    "How much did that energy set free, at the installation's carbon intensity?",
+                    "grams",
+                    (
+                        Query(
+                            "sum by (project) (increase(feinschliff_training_carbon_grams_total[$__range]))",
+                            "{{project}}",
+                        ),
+                    ),
+                    kind="stat",
+                ),
+                Panel(
                     "Quota used",
                     "Are there more places than work, or more work than places?",
                     "share",

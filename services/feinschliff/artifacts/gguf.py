@@ -44,7 +44,7 @@ class GgufMetadata:
             except ValueError as error:
                 raise self._unreadable("it is empty") from error
         try:
-            self._places = self._walk()
+            self._places, self._after_keys = self._walk()
         except (struct.error, IndexError, KeyError) as error:
             raise self._unreadable("it is cut off or damaged") from error
 
@@ -92,7 +92,21 @@ class GgufMetadata:
         place = self._places.get(key)
         return place.items if place is not None and place.kind == _ARRAY else 0
 
-    def _walk(self) -> dict[str, _Place]:
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Every tensor's shape by its name, the outermost axis first, as PyTorch counts them."""
+        (tensors,) = struct.unpack_from("<Q", self._data, 8)
+        found, offset = {}, self._after_keys
+        try:
+            for _ in range(tensors):
+                name, offset = self._text(offset)
+                (axes,) = struct.unpack_from("<I", self._data, offset)
+                found[name] = tuple(reversed(struct.unpack_from(f"<{axes}Q", self._data, offset + 4)))
+                offset += 4 + 8 * axes + 4 + 8  # the axes, then the type and where the numbers lie
+        except struct.error as error:
+            raise self._unreadable("it is cut off or damaged") from error
+        return found
+
+    def _walk(self) -> tuple[dict[str, _Place], int]:
         magic, version, _tensors, keys = struct.unpack_from("<4sIQQ", self._data)
         if magic != _MAGIC or version not in _VERSIONS or keys > _KEYS_MAX:
             raise self._unreadable(f"it does not begin like a GGUF of version {_VERSIONS}")
@@ -103,7 +117,7 @@ class GgufMetadata:
             places[key], offset = self._skip(kind, offset + 4)
             if offset > len(self._data):
                 raise IndexError(offset)
-        return places
+        return places, offset
 
     def _skip(self, kind: int, offset: int) -> tuple[_Place, int]:
         if kind == _STRING:

@@ -7,7 +7,7 @@ import sys
 import grpc
 import typer
 
-from feinschliff.cli import dataset, demo, deploy, errors, evaluate, models, platform, train
+from feinschliff.cli import classify, dataset, demo, deploy, errors, evaluate, models, plan, platform, train
 from feinschliff.cli.services import refusal_of
 from feinschliff.kit.errors import Refusal, StartError
 
@@ -29,6 +29,7 @@ def app() -> typer.Typer:
     made.command()(platform.status)
     made.add_typer(dataset.app, name="dataset")
     made.command()(train.train)
+    made.command()(plan.plan)
     made.command()(train.watch)
     made.command()(train.jobs)
     made.command()(train.cancel)
@@ -41,6 +42,7 @@ def app() -> typer.Typer:
     made.command()(deploy.deploy)
     made.command()(deploy.deployments)
     made.command()(deploy.chat)
+    made.command()(classify.classify)
     made.add_typer(models.app, name="models")
     made.command()(demo.demo)
     return made

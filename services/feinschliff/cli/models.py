@@ -8,20 +8,27 @@ import typer
 from rich.console import Group
 from rich.text import Text
 
+from feinschliff.cli.errors import REFUSED
 from feinschliff.cli.names import expand, short
 from feinschliff.cli.output import facts, number, table
 from feinschliff.cli.pages import every
 from feinschliff.cli.services import refusals
 from feinschliff.cli.session import Json, Project, Session, open_session
-from feinschliff.cli.words import moment, state
+from feinschliff.cli.words import failure, moment, state
 from feinschliff.v1 import registry_pb2 as pb
 
-app = typer.Typer(help="List models, show versions and lineage, move aliases.")
+app = typer.Typer(help="List models, show versions and lineage, move aliases, combine adapters.")
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="`intents`, `intents/3`, `intents@alias`, `ft:...`.")]
 _DIRECTIONS = {
     "both": pb.GetLineageRequest.DIRECTION_BOTH,
     "ancestors": pb.GetLineageRequest.DIRECTION_ANCESTORS,
     "descendants": pb.GetLineageRequest.DIRECTION_DESCENDANTS,
+}
+_METHODS = {
+    "linear": pb.CombineAdaptersRequest.METHOD_LINEAR,
+    "concatenate": pb.CombineAdaptersRequest.METHOD_CONCATENATE,
+    "ties": pb.CombineAdaptersRequest.METHOD_TIES,
+    "dare": pb.CombineAdaptersRequest.METHOD_DARE,
 }
 
 
@@ -104,6 +111,67 @@ def alias(
     with refusals():
         moved = session.services.registry.SetAlias(request)
     session.output.show(moved, lambda: Text(f"{alias_} -> {short(moved.model_version)}"))
+
+
+@app.command()
+def combine(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model that the result is added to.")],
+    adapters: Annotated[
+        list[str], typer.Argument(metavar="VERSION[=WEIGHT]...", help="`intents/3` or `intents/3=0.7`; at least two.")
+    ],
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(_METHODS)}.")] = "linear",
+    density: Annotated[float | None, typer.Option(help="Share kept by ties and dare. Default 0.5.")] = None,
+    validate_only: Annotated[bool, typer.Option("--validate-only", help="Only check that they fit.")] = False,
+    project: Project = "default",
+    as_json: Json = False,
+) -> None:
+    """Make one version from several low-rank adapters of the same base."""
+    if method not in _METHODS:
+        raise typer.BadParameter(f"{method!r} is none of {', '.join(_METHODS)}", param_hint="--method")
+    session = open_session(project, as_json)
+    with refusals():
+        request = pb.CombineAdaptersRequest(
+            parent=expand(model, "models", project),
+            adapters=[_weighted(session, one) for one in adapters],
+            method=_METHODS[method],
+            density=density,
+            validate_only=validate_only,
+        )
+        export = session.services.registry.CombineAdapters(request)
+        if not validate_only:
+            for change in session.services.registry.WatchExport(pb.WatchExportRequest(name=export.name)):
+                export = change.export
+    session.output.show(export, lambda: exported(export))
+    if not validate_only and export.state != pb.Export.STATE_SUCCEEDED:
+        raise typer.Exit(REFUSED)
+
+
+def exported(export: pb.Export) -> Group:
+    """An export as a person reads it."""
+    return Group(
+        facts(
+            {
+                "export": short(export.name) if export.name else "(not stored)",
+                "state": state(pb.Export.State.Name, export.state),
+                "version": short(export.result_version),
+                "files": ", ".join(one.path for one in export.files),
+                "bytes": export.artifact.size_bytes or "",
+                "failure": failure(export.failure),
+            }
+        )
+    )
+
+
+def _weighted(session: Session, text: str) -> pb.AdapterWeight:
+    name, _, weight = text.partition("=")
+    try:
+        amount = float(weight) if weight else 1.0
+    except ValueError:
+        raise typer.BadParameter(f"{weight!r} is no number", param_hint=text) from None
+    found = session.names.model_version(name)
+    if "@" in found:
+        found = session.services.registry.GetModelVersion(pb.GetModelVersionRequest(name=found)).name
+    return pb.AdapterWeight(model_version=found, weight=amount)
 
 
 def described(version: pb.ModelVersion) -> Group:

@@ -10,11 +10,13 @@ import typer
 from rich.console import Group
 
 from feinschliff.artifacts.bases import DEFAULT_BASE
+from feinschliff.cli import trackers
 from feinschliff.cli.errors import REFUSED
 from feinschliff.cli.jobs_view import doing, watch_on
 from feinschliff.cli.names import expand, short
 from feinschliff.cli.output import facts, number, seconds, table
 from feinschliff.cli.pages import every
+from feinschliff.cli.plan_view import show_plan
 from feinschliff.cli.services import Services, refusals
 from feinschliff.cli.session import Json, Project, Session, open_session
 from feinschliff.cli.words import failure, moment
@@ -25,6 +27,8 @@ PRECISIONS = {
     "bf16": pb.TrainingRecipe.PRECISION_BF16,
     "fp32": pb.TrainingRecipe.PRECISION_FP32,
 }
+OBJECTIVES = [field.name for field in pb.TrainingRecipe.DESCRIPTOR.oneofs_by_name["objective"].fields]
+LOW_RANK = ("lora", "dora", "qlora")
 ADAPTATIONS = [field.name for field in pb.TrainingRecipe.DESCRIPTOR.oneofs_by_name["adaptation"].fields]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="`ftjob-...`, or a whole name.")]
 
@@ -47,6 +51,9 @@ class Wish:
     suffix: str = ""
     adaptation: str = "lora"
     layers: int | None = None
+    objective: str = "sft"
+    auto: tuple[str, ...] = ()
+    trackers: tuple[str, ...] = ()
 
 
 def train(
@@ -57,11 +64,17 @@ def train(
     steps: Annotated[int, typer.Option(help="Optimiser steps at most; 0: as many as the epochs give.")] = 0,
     batch_size: Annotated[int | None, typer.Option(help="Rows per step. Default 8.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Highest rate. Default: by what learns.")] = None,
+    objective: Annotated[str, typer.Option(help=f"What is learned; one of {', '.join(OBJECTIVES)}.")] = "sft",
     adaptation: Annotated[str, typer.Option(help=f"What learns; one of {', '.join(ADAPTATIONS)}.")] = "lora",
     rank: Annotated[int | None, typer.Option(help="Rank of a lora or dora adapter. Default 16.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Scale of a lora or dora adapter. Default 32.")] = None,
     layers: Annotated[int | None, typer.Option(help="With last_layers: how many, from the top. Default 2.")] = None,
     max_row_tokens: Annotated[int | None, typer.Option(help="Tokens of a row at most. Default 2048.")] = None,
+    auto: Annotated[
+        list[str] | None,
+        typer.Option(help="A number that the service chooses: optimisation.epochs, or '*' for all; repeatable."),
+    ] = None,
+    tracker: Annotated[list[str] | None, typer.Option(help=trackers.HELP)] = None,
     patience: Annotated[int, typer.Option(help="Validations without gain before stopping; 0: never.")] = 0,
     precision: Annotated[str, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")] = "auto",
     seed: Annotated[int | None, typer.Option(help="Same seed, data and recipe: same weights. Default 0.")] = None,
@@ -69,6 +82,7 @@ def train(
     suffix: Annotated[str, typer.Option(help="Free text in the public name of the result.")] = "",
     job_id: Annotated[str, typer.Option("--id", help="Last part of the job's name; the service makes one.")] = "",
     check: Annotated[bool, typer.Option("--check", help="Check everything and store nothing.")] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what it would do, and start nothing.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Stay until the job is over.")] = False,
     project: Project = "default",
     as_json: Json = False,
@@ -78,7 +92,7 @@ def train(
         raise typer.BadParameter(f"{precision!r} is none of {', '.join(PRECISIONS)}", param_hint="--precision")
     wish = Wish(
         epochs, steps, batch_size, learning_rate, rank, alpha, max_row_tokens, patience, precision, seed,
-        output_model, suffix, adaptation, layers,
+        output_model, suffix, adaptation, layers, objective, tuple(auto or ()), tuple(tracker or ()),
     )  # fmt: skip
     _refuse_foreign(wish)
     session = open_session(project, as_json)
@@ -88,6 +102,9 @@ def train(
         base=base,
         from_version=session.names.model_version(from_version) if from_version else "",
     )
+    if plan:
+        show_plan(session, recipe)
+        return
     job = create(session.services, session.names.parent, recipe, job_id=job_id, validate_only=check)
     if watch and not check:
         session.output.note(f"{short(job.name)} is queued")
@@ -194,7 +211,6 @@ def recipe_of(dataset_versions: list[str], wish: Wish, *, base: str, from_versio
     """The recipe that a wish makes; what it does not say is left out."""
     recipe = pb.TrainingRecipe(
         data=[pb.DataSource(dataset_version=name) for name in dataset_versions],
-        sft=pb.SftObjective(),
         optimisation=pb.Optimisation(
             epochs=wish.epochs,
             steps_max=wish.steps_max,
@@ -207,13 +223,18 @@ def recipe_of(dataset_versions: list[str], wish: Wish, *, base: str, from_versio
         seed=wish.seed,
         output_model=wish.output_model,
         suffix=wish.suffix,
+        auto=wish.auto,
     )
+    getattr(recipe, wish.objective).SetInParent()
+    recipe.trackers.extend(map(trackers.tracker_of, wish.trackers))
     getattr(recipe, wish.adaptation).SetInParent()
     match wish.adaptation:
         case "lora":
             recipe.lora.MergeFrom(pb.LoraAdaptation(rank=wish.rank, alpha=wish.alpha))
         case "dora":
             recipe.dora.lora.MergeFrom(pb.LoraAdaptation(rank=wish.rank, alpha=wish.alpha))
+        case "qlora":
+            recipe.qlora.lora.MergeFrom(pb.LoraAdaptation(rank=wish.rank, alpha=wish.alpha))
         case "last_layers":
             recipe.last_layers.MergeFrom(pb.LastLayersAdaptation(layers=wish.layers))
     if from_version:
@@ -224,11 +245,13 @@ def recipe_of(dataset_versions: list[str], wish: Wish, *, base: str, from_versio
 
 
 def _refuse_foreign(wish: Wish) -> None:
-    """Raises typer.BadParameter for a word that is no adaptation, and for what another adaptation is told by."""
+    """Raises typer.BadParameter for a word that is no objective or adaptation, and for what another adaptation is told by."""
+    if wish.objective not in OBJECTIVES:
+        raise typer.BadParameter(f"{wish.objective!r} is none of {', '.join(OBJECTIVES)}", param_hint="--objective")
     if wish.adaptation not in ADAPTATIONS:
         raise typer.BadParameter(f"{wish.adaptation!r} is none of {', '.join(ADAPTATIONS)}", param_hint="--adaptation")
-    if wish.adaptation not in ("lora", "dora") and not (wish.rank is wish.alpha is None):
-        raise typer.BadParameter("only lora and dora have a rank and an alpha", param_hint="--rank, --alpha")
+    if wish.adaptation not in LOW_RANK and not (wish.rank is wish.alpha is None):
+        raise typer.BadParameter(f"only {', '.join(LOW_RANK)} have a rank and an alpha", param_hint="--rank, --alpha")
     if wish.adaptation != "last_layers" and wish.layers is not None:
         raise typer.BadParameter("only last_layers counts layers", param_hint="--layers")
 
@@ -265,11 +288,23 @@ def described(job: pb.TrainingJob) -> Group:
                 "attempts": job.attempt_count or "",
                 "took": seconds(took) if took else "",
                 "model": short(job.model_version),
+                **used(job),
                 "tensorboard": job.tensorboard_uri,
                 "failure": failure(job.failure),
             }
         )
     )
+
+
+def used(job: pb.TrainingJob) -> dict[str, str]:
+    """What the job has used, as far as it is known."""
+    found = job.consumption
+    return {
+        "machine time": seconds(found.machine_seconds) if found.machine_seconds else "",
+        "energy": f"{found.energy_joules:.3g} J ({found.energy_source})" if found.HasField("energy_joules") else "",
+        "carbon": f"{found.carbon_grams:.3g} g" if found.HasField("carbon_grams") else "",
+        "price": f"{found.price:.2f} {found.currency}" if found.HasField("price") else "",
+    }
 
 
 def _until_over(session: Session, name: str, cursor: int = 0) -> None:

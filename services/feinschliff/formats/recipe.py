@@ -6,11 +6,14 @@ Defaults are cited where they come from; every bound is checked before a job exi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from feinschliff.formats.adaptations import Adaptation, Lora, default_learning_rate
 from feinschliff.formats.base import Stored
+from feinschliff.formats.objectives import Objective, Sft
+from feinschliff.formats.optimisation import Optimisation, UpdateSchedule, refuse_unfit_schedule
 
 
 class DataSource(Stored):
@@ -19,105 +22,7 @@ class DataSource(Stored):
     dataset_version: str = Field(description="`projects/{p}/datasets/{d}/versions/{n}`.")
     weight: float = Field(1.0, gt=0, le=1000, description="Share of rows per epoch relative to the other sources.")
     validation_dataset_version: str = Field("", description="All its rows validate; empty: the validation split.")
-
-
-class Sft(Stored):
-    """Supervised fine-tuning: cross entropy on assistant turns, nothing else."""
-
-    kind: Literal["sft"] = "sft"
-    loss_on: Literal["all_assistant_turns", "last_assistant_turn"] = "all_assistant_turns"
-
-
-class LowRank(Stored):
-    """Low-rank matrices (Hu et al. 2021, arXiv:2106.09685) beside the linear layers.
-
-    Rank 16 with alpha 2 x rank on all linear layers is the common working point (Biderman et al. 2024,
-    arXiv:2405.09673, find all-linear and a high rate to matter more than rank).
-    """
-
-    rank: int = Field(16, ge=1, le=512)
-    alpha: float = Field(32.0, gt=0, le=4096)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: list[str] = Field(default_factory=list, description="Empty: all linear layers but the head.")
-    use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) (Kalajdzievski 2023).")
-
-
-class Lora(LowRank):
-    """Low-rank adapters, nothing else."""
-
-    kind: Literal["lora"] = "lora"
-
-
-class Dora(Stored):
-    """Low-rank adapters that turn each weight, and a learned magnitude (Liu et al. 2024, arXiv:2402.09353)."""
-
-    kind: Literal["dora"] = "dora"
-    lora: LowRank = LowRank()
-
-
-class Full(Stored):
-    """All weights of the base."""
-
-    kind: Literal["full"] = "full"
-    train_embeddings: bool = Field(False, description="False keeps the embeddings, and a head tied to them, fixed.")
-
-
-class LastLayers(Stored):
-    """The layers nearest to the answer; what lies below is frozen and costs no backward pass."""
-
-    kind: Literal["last_layers"] = "last_layers"
-    layers: int = Field(2, ge=0, description="Counted from the top; 0: the head alone.")
-    train_head: bool = Field(True, description="Whether the head and the last norm learn too.")
-
-    @model_validator(mode="after")
-    def _refuse_nothing(self) -> LastLayers:
-        if self.layers == 0 and not self.train_head:
-            raise ValueError("no layers and no head leave nothing to train")
-        return self
-
-
-class Ia3(Stored):
-    """Learned factors on keys, values and the feed-forward layer (Liu et al. 2022, arXiv:2205.05638)."""
-
-    kind: Literal["ia3"] = "ia3"
-    target_modules: list[str] = Field(
-        default_factory=list, description="Empty: keys, values and the second feed-forward matrix."
-    )
-
-
-Objective = Sft
-Adaptation = Annotated[Lora | Dora | Full | LastLayers | Ia3, Field(discriminator="kind")]
-
-SERVED: Mapping[str, tuple[str, ...]] = {"sft": ("lora", "dora", "full", "last_layers", "ia3")}
-"""Objective -> the adaptations that it is trained with; every pair is tried by the conformance suite."""
-
-
-LEARNING_RATE = 2e-4
-"""For adapters, as in Dettmers et al. 2023 (arXiv:2305.14314); good ones lie between 1e-4 and 2e-4."""
-
-LEARNING_RATES: Mapping[str, float] = {"full": 2e-5, "last_layers": 5e-5, "ia3": 3e-3}
-"""By adaptation. Where weights of the base learn: Touvron et al. 2023 (arXiv:2307.09288), Devlin et al. 2019; factors
-that begin at one need more: Liu et al. 2022 (arXiv:2205.05638)."""
-
-
-class Optimisation(Stored):
-    """AdamW with warm-up and decay."""
-
-    epochs: float = Field(3.0, gt=0, le=50)
-    steps_max: int = Field(0, ge=0, description="Optimiser steps at most; 0: as many as the epochs give.")
-    batch_size: int = Field(8, ge=1, le=256, description="Rows per optimiser step.")
-    micro_batch_tokens: int = Field(2048, ge=16, le=1_048_576, description="Tokens per forward pass; bounds memory.")
-    learning_rate: float = Field(LEARNING_RATE, gt=0, le=1, description="Not set: by the adaptation, see Recipe.")
-    warmup_fraction: float = Field(0.1, ge=0, lt=1)
-    schedule: Literal["linear", "constant", "cosine"] = "linear"
-    weight_decay: float = Field(0.0, ge=0, le=1)
-    adam_beta1: float = Field(0.9, ge=0, lt=1)
-    adam_beta2: float = Field(0.999, ge=0, lt=1)
-    adam_epsilon: float = Field(1e-8, gt=0, le=1e-2)
-    max_gradient_norm: float = Field(1.0, gt=0, le=1000)
-    max_row_tokens: int = Field(2048, ge=16, le=131_072)
-    on_long_row: Literal["error", "truncate", "drop"] = "error"
-    order: Literal["shuffled", "by_length", "as_given"] = "shuffled"
+    task: str = Field("", pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description="Empty: the data set's id.")
 
 
 class Validation(Stored):
@@ -150,6 +55,55 @@ class Limits(Stored):
     attempts_max: int = Field(5, ge=1, le=100, description="Attempts that may end without a step of progress.")
 
 
+SECRET = r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?$"
+"""What a secret may be called: as a cluster wants it, which also is a plain name of a folder."""
+
+
+class Mlflow(Stored):
+    """An MLflow tracking server."""
+
+    tracking_uri: str = Field(min_length=1, max_length=2048)
+    experiment: str = Field(min_length=1, max_length=256)
+    credentials_secret: str = Field("", max_length=253, pattern=SECRET)
+
+
+class Wandb(Stored):
+    """A project of Weights & Biases."""
+
+    project: str = Field(min_length=1, max_length=128)
+    entity: str = Field("", max_length=128)
+    run_name: str = Field("", max_length=128)
+    tags: list[str] = Field(default_factory=list, max_length=32)
+    credentials_secret: str = Field("", max_length=253, pattern=SECRET)
+
+
+class Tracker(Stored):
+    """A system that numbers are sent to; one that fails never fails the job."""
+
+    mlflow: Mlflow | None = None
+    wandb: Wandb | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Tracker:
+        if (self.mlflow is None) == (self.wandb is None):
+            raise ValueError("name one system: mlflow or wandb")
+        return self
+
+
+_ADAPTATIONS = (
+    *("lora", "dora", "qlora", "full", "last_layers", "bottleneck", "ia3"),
+    *("prompt", "p_tuning", "prefix"),
+)
+
+SERVED: Mapping[str, tuple[str, ...]] = {
+    "sft": _ADAPTATIONS,
+    "pretrain": _ADAPTATIONS,
+    "classify": _ADAPTATIONS,
+    "regress": _ADAPTATIONS,
+}
+"""Objective -> the adaptations that it is trained with; every pair is tried by the conformance suite."""
+
+
 class Recipe(Stored):
     """Everything that decides the weights, and nothing that does not."""
 
@@ -158,6 +112,7 @@ class Recipe(Stored):
     data: list[DataSource] = Field(min_length=1, max_length=64)
     objective: Objective = Sft()
     adaptation: Adaptation = Lora()
+    update_schedule: UpdateSchedule = UpdateSchedule()
     optimisation: Optimisation = Field(Optimisation(), validate_default=True)
     validation: Validation = Validation()
     checkpointing: Checkpointing = Checkpointing()
@@ -165,8 +120,21 @@ class Recipe(Stored):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     seed: int = Field(0, ge=0, le=2_147_483_647)
     execution_profile: str = Field("", max_length=40, description="Where it runs; empty: the installation's default.")
+    nodes: int = Field(1, ge=1, le=64, description="Machines.")
+    processes_per_node: int = Field(1, ge=1, le=16)
+    sharing: Literal["replicated", "sharded"] = "replicated"
+    trackers: list[Tracker] = Field(default_factory=list, max_length=5)
+    auto: list[str] = Field(default_factory=list, description="Numbers that were chosen by rule, by path.")
     output_model: str = Field("", description="Model id that the finished version is added to; empty: the job's id.")
     suffix: str = Field("", max_length=64, description="Free text that the gateway puts into the model's name.")
+
+    @field_validator("update_schedule")
+    @classmethod
+    def _has_choices(cls, given: UpdateSchedule, info: ValidationInfo) -> UpdateSchedule:
+        if "adaptation" in info.data:
+            adaptation = info.data["adaptation"]
+            refuse_unfit_schedule(given, adaptation.kind, last_layers=getattr(adaptation, "layers", None))
+        return given
 
     @field_validator("optimisation")
     @classmethod
@@ -175,8 +143,3 @@ class Recipe(Stored):
         if "learning_rate" in given.model_fields_set or "adaptation" not in info.data:
             return given
         return given.model_copy(update={"learning_rate": default_learning_rate(info.data["adaptation"].kind)})
-
-
-def default_learning_rate(adaptation: str) -> float:
-    """Args: adaptation: its `kind`."""
-    return LEARNING_RATES.get(adaptation, LEARNING_RATE)

@@ -84,8 +84,11 @@ class GoldenProbe(Stored):
 
     prompt: str
     prompt_token_ids: list[int]
-    token_ids: list[int] = Field(description="Greedy continuation.")
+    token_ids: list[int] = Field(description="Greedy continuation; empty where a head answers.")
     logprobs: list[float] = Field(description="Natural log-probability of each continued token.")
+    scores: list[float] = Field(
+        default_factory=list, description="What a head says: log-probabilities of its classes, or its number."
+    )
 
 
 class Result(Stored):
@@ -106,5 +109,7 @@ class Result(Stored):
     metrics: dict[str, float]
     golden_probes: list[GoldenProbe]
     seconds: float = Field(ge=0, description="Wall time of the attempt that finished; not part of any digest.")
+    energy_joules: float | None = Field(None, ge=0, description="Of all attempts, estimated; not part of any digest.")
+    energy_source: str = Field("", description="How it was had: `rapl`, `nvml`, `model`, joined by `+`.")
     hardware: str
     packages: dict[str, str]

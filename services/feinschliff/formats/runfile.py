@@ -16,12 +16,15 @@ class DataPart(Stored):
     sha256: str = Field(description="Content hash of the version; the trainer refuses other content.")
     splits: list[str] = Field(min_length=1, description="`train`, `validation`, `test`.")
     weight: float = 1.0
+    task: str = Field("", description="What its rows are reported under; empty: the data set version.")
 
 
 class Runfile(Stored):
-    """One attempt; equal for all attempts of a job but for `attempt`."""
+    """One attempt; equal for all attempts of a job but for `attempt` and `energy_before`."""
 
     job: str = Field(description="`projects/{p}/trainingJobs/{j}`.")
+    job_uid: str = Field("", description="Unique over all installations; a job that is made anew has another.")
+    energy_before: float = Field(0.0, ge=0, description="Joules that the job has used so far.")
     attempt: int = Field(ge=1)
     recipe: Recipe
     base_model: str = Field(description="Base URI, resolved: from the recipe or from the version it continues.")

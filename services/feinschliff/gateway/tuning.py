@@ -1,9 +1,8 @@
 """The body of a new fine-tuning job, what `auto` means in it, and the recipe that it becomes.
 
 `auto` is resolved from the number of training rows, before the job exists, and the numbers are part of every answer:
-- n_epochs: 3; below 100 examples in all enough to reach 100, at most 25; above 25,000 fewer, at least 1.
-- batch_size: 8, but never so many that an epoch has fewer than 4 steps.
-- learning_rate_multiplier: 1; it scales the recipe's own default rate for adapters, 2e-4.
+n_epochs and batch_size by the rules of `formats.auto`, which training's own `auto` follows too;
+learning_rate_multiplier is 1 and scales the recipe's own default rate for adapters, 2e-4.
 """
 
 from __future__ import annotations
@@ -12,16 +11,14 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, JsonValue, model_validator
 
-from feinschliff.formats.recipe import Optimisation
+from feinschliff.formats.auto import batch_size_for, epochs_for
+from feinschliff.formats.optimisation import Optimisation
 from feinschliff.gateway.bodies import Auto, Body, Metadata
 from feinschliff.gateway.errors import invalid, unsupported
 
 BASE_LEARNING_RATE: float = Optimisation.model_fields["learning_rate"].default
 LEARNING_RATE_MAX = 1.0
 SEED_MAX = 2_147_483_647
-
-_EPOCHS, _EXAMPLES_MIN, _EXAMPLES_MAX, _EPOCHS_MAX = 3, 100, 25_000, 25
-_BATCH_ROWS, _STEPS_PER_EPOCH_MIN = 8, 4
 
 
 class Hyperparameters(Body):
@@ -109,19 +106,7 @@ class Resolved(NamedTuple):
 def resolve(asked: Hyperparameters, *, rows: int) -> Resolved:
     """`auto` as numbers, by the module's rule; `rows` is the number of training rows."""
     return Resolved(
-        asked.n_epochs or auto_epochs(rows),
-        asked.batch_size or auto_batch_size(rows),
+        asked.n_epochs or epochs_for(rows),
+        asked.batch_size or batch_size_for(rows),
         asked.learning_rate_multiplier or 1.0,
     )
-
-
-def auto_epochs(rows: int) -> int:
-    if rows * _EPOCHS < _EXAMPLES_MIN:
-        return min(_EPOCHS_MAX, _EXAMPLES_MIN // max(rows, 1))
-    if rows * _EPOCHS > _EXAMPLES_MAX:
-        return max(1, _EXAMPLES_MAX // rows)
-    return _EPOCHS
-
-
-def auto_batch_size(rows: int) -> int:
-    return max(1, min(_BATCH_ROWS, rows // _STEPS_PER_EPOCH_MIN))

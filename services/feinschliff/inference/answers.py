@@ -72,6 +72,10 @@ class Answers:
     def count_refused(self) -> None:
         self.metrics.counter("feinschliff_inference_requests_total").labels("refused").inc()
 
+    def count_read(self, tokens: int) -> None:
+        """Tokens that were read for a judgement, not for an answer."""
+        self.metrics.counter("feinschliff_inference_prompt_tokens_total").inc(tokens)
+
     def observe_batch(self, rows: int) -> None:
         self.metrics.histogram("feinschliff_inference_batch_size_sequences").observe(rows)
 

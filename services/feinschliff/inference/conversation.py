@@ -1,4 +1,4 @@
-"""Between the API's messages and this room's own types: conversations and their answers."""
+"""Between the API's messages and this room's own types: conversations and their answers, judgements of texts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 from google.protobuf import json_format
 
+from feinschliff.formats.heads import HeadFacts
 from feinschliff.formats.records import Message, Role
 from feinschliff.inference.engine import Finish
 from feinschliff.inference.models import Identity
@@ -82,6 +83,17 @@ def usage(prompt_tokens: int, completion_tokens: int) -> common_pb2.TokenUsage:
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         total_tokens=prompt_tokens + completion_tokens,
+    )
+
+
+def classification(judged: Sequence[float], facts: HeadFacts, top: int) -> inference_pb2.Classification:
+    """The classes of one text, the likeliest first and equals in the head's order; or its number."""
+    if facts.kind == "regress":
+        return inference_pb2.Classification(value=judged[0])
+    order = sorted(range(len(judged)), key=lambda number: -judged[number])
+    best = order[: top or len(order)]
+    return inference_pb2.Classification(
+        scores=[inference_pb2.ClassScore(label=facts.classes[number], probability=judged[number]) for number in best]
     )
 
 

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from feinschliff.formats.heads import HeadFacts
 from feinschliff.formats.records import Message
 
 
@@ -109,7 +110,9 @@ class Capacity:
 
 
 class Engine(Protocol):
-    """One base in memory, adapters beside it, and a batch that requests join and leave between steps.
+    """One base in memory, what was trained from it beside it, and a batch that requests join and leave between steps.
+
+    Whatever was trained is called an adapter here, a whole model too: it is named by the digest of its files.
 
     Every method may be called from any thread. What a request gets does not depend on what else is in the batch.
     """
@@ -134,7 +137,7 @@ class Engine(Protocol):
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
 
     def load_adapter(self, digest: str, folder: Path) -> None:
-        """Puts an adapter in PEFT's format beside the base; one that is there already is left as it is.
+        """Puts what a job left in a folder beside the base; one that is there already is left as it is.
 
         Raises:
             WrongState: ADAPTER_UNSUPPORTED, ADAPTER_UNFIT, ADAPTER_CORRUPT.
@@ -150,6 +153,34 @@ class Engine(Protocol):
         ...
 
     def adapters(self) -> frozenset[str]: ...
+
+    def virtual_tokens(self, digest: str) -> int:
+        """Positions of the context that a loaded adapter has in use before a prompt; 0 for the base alone."""
+        ...
+
+    def head(self, digest: str) -> HeadFacts | None:
+        """What a loaded adapter says of a text in place of a next token; None for one that generates."""
+        ...
+
+    def encode_for_head(self, texts: Sequence[str], facts: HeadFacts) -> list[list[int]]:
+        """Token ids of each text as the head learned to judge it.
+
+        Raises:
+            Invalid: CHAT_TEMPLATE_REFUSES.
+        """
+        ...
+
+    def judge(self, rows: Sequence[Sequence[int]], digest: str) -> list[list[float]]:
+        """What a head says of texts: a probability for each class, or one number; blocks for one pass of the model.
+
+        Args:
+            rows: token ids, at least one each; together as many as should be read between two steps.
+
+        Raises:
+            WrongState: ADAPTER_NOT_LOADED, NOT_A_CLASSIFIER.
+            Unavailable: ENGINE_CLOSED.
+        """
+        ...
 
     def generate(self, request: GenerationRequest, emit: Emit) -> Abort:
         """Queues a request; `emit` gets its events, from another thread, the last one being Done.

@@ -11,6 +11,7 @@ from feinschliff.artifacts import bases
 from feinschliff.artifacts.commit import fetch
 from feinschliff.artifacts.store import Store
 from feinschliff.artifacts.uri import parse_s3
+from feinschliff.formats.heads import HEAD_SETTINGS_NAME
 from feinschliff.formats.manifest import Manifest, content_digest
 from feinschliff.inference.engine import Engine
 from feinschliff.inference.engines import ENGINES, EngineOptions, resolve_precision
@@ -18,7 +19,8 @@ from feinschliff.inference.life import Version
 from feinschliff.inference.pool import BaseKey, Located, Source
 from feinschliff.kit.errors import WrongState
 
-_ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+_LEARNED_FILES = ("adapter_config.json", "adaptation.json", "config.json", "generation_config.json", HEAD_SETTINGS_NAME)
+_LEARNED_ENDINGS = (".safetensors", ".safetensors.index.json")
 
 
 class ArtifactLoader:
@@ -47,7 +49,7 @@ class ArtifactLoader:
 
 def refuse_other_content(version: Version, manifest: Manifest) -> None:
     """Raises WrongState ADAPTER_DIGEST_MISMATCH unless the files are those that the version recorded."""
-    weights = {name: entry for name, entry in manifest.files.items() if name in _ADAPTER_FILES}
+    weights = {name: entry for name, entry in manifest.files.items() if _is_learned(name)}
     digests = {manifest.digest, content_digest(weights)}
     folder_is_recorded = version.adapter_sha256 in ("", manifest.digest.removeprefix("sha256:"))
     if version.adapter_digest not in digests or not folder_is_recorded:
@@ -59,3 +61,8 @@ def refuse_other_content(version: Version, manifest: Manifest) -> None:
             recorded=version.adapter_digest,
             found=manifest.digest,
         )
+
+
+def _is_learned(name: str) -> bool:
+    """Whether a file of a result is one that its digest counts: what was learned, not how it is spoken to."""
+    return name in _LEARNED_FILES or name.endswith(_LEARNED_ENDINGS)

@@ -48,12 +48,17 @@ class Granted(NamedTuple):
 
     @property
     def context_tokens(self) -> int:
-        own = self.lease.engine.facts.context_tokens
-        return min(own, self.deployment.spec.context_tokens or own)
+        return context_of(self.lease.engine, self.deployment, self.lease.adapter_digest)
 
     @property
     def identity(self) -> Identity:
         return identity_of(self.lease.engine, self.deployment, self.version)
+
+
+def context_of(engine: Engine, deployment: Deployment, adapter_digest: str) -> int:
+    """Longest prompt and answer together; what an adapter puts before every prompt is taken off."""
+    own = engine.facts.context_tokens
+    return min(own, deployment.spec.context_tokens or own) - engine.virtual_tokens(adapter_digest)
 
 
 def identity_of(engine: Engine, deployment: Deployment, version: Version | None) -> Identity:

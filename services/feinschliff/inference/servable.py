@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from feinschliff.inference.engine import Engine
 from feinschliff.inference.life import PROJECT, Deployment, Version
-from feinschliff.inference.models import Identity, Target, identity_of, is_host, key_of, targets
+from feinschliff.inference.models import Identity, Target, context_of, identity_of, is_host, key_of, targets
 from feinschliff.inference.pool import Pool
 from feinschliff.inference.versions import Versions
 from feinschliff.inference.view import View
@@ -91,14 +91,14 @@ class ServableModels:
 
 def _servable(model: str, target: Target, engine: Engine, held: set[str]) -> Servable:
     deployment, version = target
-    own = engine.facts.context_tokens
+    digest = version.adapter_digest if version else ""
     return Servable(
         model=model,
         deployment=deployment.name,
         identity=identity_of(engine, deployment, version),
-        loaded=(version.adapter_digest if version else "") in held,
+        loaded=digest in held,
         base_model=deployment.spec.base_model,
-        context_tokens=min(own, deployment.spec.context_tokens or own),
+        context_tokens=context_of(engine, deployment, digest),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import grpc
 
 from feinschliff.inference import conversation as words
+from feinschliff.inference import judging
 from feinschliff.inference.answers import Answers
 from feinschliff.inference.engine import Done, GenerationRequest
 from feinschliff.inference.models import Granted, Models
@@ -32,7 +33,7 @@ class Prepared(NamedTuple):
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
-    """Chat and tokens; what this version does not serve answers UNIMPLEMENTED."""
+    """Chat, classes and tokens; what this version does not serve answers UNIMPLEMENTED."""
 
     def __init__(self, models: Models, answers: Answers, clock: Clock) -> None:
         self._models = models
@@ -70,6 +71,28 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                     reason = words.finish_reason(event.finish)
                     tokens = words.usage(len(wanted.prompt_ids), event.completion_tokens)
                     yield pb.ChatStreamResponse(end=pb.StreamEnd(finish_reason=reason, usage=tokens))
+
+    async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
+        judging.refuse_texts(request.texts, request.top)
+        granted = await self._models.grant(request.model, seconds_left=context.time_remaining())
+        with granted.lease as lease:
+            engine, digest = lease.engine, lease.adapter_digest
+            facts = engine.head(digest)
+            if facts is None:
+                raise judging.not_a_classifier(request.model)
+            rows = await offload(engine.encode_for_head, list(request.texts), facts)
+            lengths = [len(row) for row in rows]
+            judging.refuse_lengths(lengths, granted.context_tokens)
+            judged: dict[int, list[float]] = {}
+            for places in judging.passes(lengths):
+                found = await offload(engine.judge, [rows[place] for place in places], digest)
+                judged.update(zip(places, found, strict=True))
+        self._answers.count_read(sum(lengths))
+        return pb.ClassifyResponse(
+            identity=words.from_identity(granted.identity),
+            classifications=[words.classification(judged[place], facts, request.top) for place in range(len(rows))],
+            usage=words.usage(sum(lengths), 0),
+        )
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         conversation = request.conversation
@@ -113,6 +136,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             messages = words.to_messages(request.messages, f"{path}messages")
             granted = await self._models.grant(request.model, seconds_left=context.time_remaining())
             try:
+                if facts := granted.lease.engine.head(granted.lease.adapter_digest):
+                    raise judging.not_a_chat_model(request.model, facts)
                 prompt_ids = await offload(granted.lease.engine.encode_chat, messages)
                 defaults, limit = granted.deployment.spec.defaults, granted.context_tokens
                 wanted = generation(prompt_ids, sampling, defaults, granted.version, context_tokens=limit)

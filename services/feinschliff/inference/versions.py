@@ -20,8 +20,24 @@ SERVICE = "feinschliff.v1.RegistryService"
 VERSION = "projects/{project}/models/{model}/versions/{version}"
 ALIAS = "projects/{project}/models/{model}@{alias}"
 LISTED_MAX = 1000
-ADAPTATIONS = ("lora",)  # what the engines compute beside a shared base; an import without a recipe is read to see
-_ADAPTERS = (registry_pb2.ModelVersion.KIND_UNSPECIFIED, registry_pb2.ModelVersion.KIND_ADAPTER)
+ADAPTATIONS = (
+    "lora",
+    "dora",
+    "qlora",
+    "ia3",
+    "bottleneck",
+    "prompt",
+    "p_tuning",
+    "prefix",
+    "last_layers",
+    "full",
+)  # what the engines compute; an import without a recipe is read to see
+_KINDS = (
+    registry_pb2.ModelVersion.KIND_UNSPECIFIED,
+    registry_pb2.ModelVersion.KIND_ADAPTER,
+    registry_pb2.ModelVersion.KIND_FULL,
+    registry_pb2.ModelVersion.KIND_CLASSIFIER,
+)
 
 T = TypeVar("T")
 _KEPT = 4096
@@ -117,7 +133,7 @@ class RegistryVersions:
 
 
 def _is_served(found: registry_pb2.ModelVersion) -> bool:
-    return found.kind in _ADAPTERS and _adaptation(found) in ADAPTATIONS
+    return found.kind in _KINDS and _adaptation(found) in ADAPTATIONS
 
 
 def _adaptation(found: registry_pb2.ModelVersion) -> str:
@@ -126,9 +142,10 @@ def _adaptation(found: registry_pb2.ModelVersion) -> str:
 
 
 def _servable(found: registry_pb2.ModelVersion) -> Version:
-    if found.kind not in _ADAPTERS:
+    if found.kind not in _KINDS:
         kind = registry_pb2.ModelVersion.Kind.Name(found.kind)
-        raise Unserved("VERSION_KIND_UNSERVED", f"{found.name} is {kind}; adapters are served.", kind=kind)
+        message = f"{found.name} is {kind}; adapters, whole models and classifiers are served."
+        raise Unserved("VERSION_KIND_UNSERVED", message, kind=kind)
     adaptation = _adaptation(found)
     if adaptation not in ADAPTATIONS:
         raise Unserved(

@@ -37,6 +37,8 @@ ADVICE: Mapping[str, str] = {
     "missing_turn_marker": "Begin each row with `###Human:` and put `###Assistant:` before the answer.",
     "text_before_first_turn": "Begin the row with `###Human:` or `###System:`.",
     "turn_order": "Let Human and Assistant take turns, Human first.",
+    "label_twice": "Keep `label` for one class, or `labels` for any number of them.",
+    "label_invalid": "Name classes in a few words; free text is learned from conversations instead.",
     "FEW_ROWS": "50 to 100 good rows are a sound start; more variety helps more than more epochs.",
     "DUPLICATE_ROWS": "Remove repeated rows unless they shall count more.",
     "SPLIT_EMPTY": "Add rows, raise the share of the split, or take another seed.",

@@ -87,7 +87,10 @@ class _Tally:
 
 
 def texts_of(content: Content) -> Iterator[str]:
-    """Everything that a row says: contents, and the names and arguments of tool calls."""
+    """Everything that a row says: its text, or contents and the names and arguments of tool calls."""
+    if isinstance(said := content.get("text"), str):
+        yield said
+        return
     for message in _objects(content["messages"]):
         text = message.get("content")
         if isinstance(text, str):

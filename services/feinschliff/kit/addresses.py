@@ -1,4 +1,7 @@
-"""Addresses to listen on, and what is said when one cannot be had."""
+"""Addresses to listen on, what is said when one cannot be had, and whether one is of this installation."""
+
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from feinschliff.kit.errors import StartError
 from feinschliff.kit.settings import ENV_PREFIX
@@ -12,3 +15,12 @@ def with_port(host: str, port: int) -> str:
 
 def cannot_listen(setting: str, host: str, port: int, error: Exception) -> StartError:
     return StartError([f"{ENV_PREFIX}{setting}: cannot listen on {host}:{port}: {error}"])
+
+
+def is_inside(url: str) -> bool:
+    """Whether a URL's host belongs to this machine, a private network or the cluster, as far as its name tells."""
+    host = (urlsplit(url).hostname or "").rstrip(".")
+    try:
+        return ip_address(host).is_private
+    except ValueError:
+        return bool(host) and ("." not in host or host.endswith((".svc", ".local", ".internal", ".localhost")))

@@ -124,6 +124,10 @@ _TRAINING = {
     "attempts_pending": _gauge("Attempts that the cluster has accepted and not begun."),
     "attempt_seconds_total": _counter("Seconds that attempts ran, by execution profile.", "profile"),
     "cost_total": _counter("Price x time of attempts, in the currency of the profiles.", "profile", "project"),
+    "energy_joules_total": _counter("Energy of attempts, estimated.", "profile", "project"),
+    "carbon_grams_total": _counter(
+        "Carbon dioxide of that energy, by the installation's carbon intensity.", "profile", "project"
+    ),
     "slots": _shared("Attempts that may be under way at once, by execution profile.", "profile"),
     "slots_used": _shared("Attempts that are under way, by execution profile.", "profile"),
     "troubles_total": _counter("Times a machine kept an attempt from starting or ended it, by reason.", "reason"),
@@ -153,6 +157,7 @@ _REGISTRY = {
     "versions_registered_total": _counter("Model versions registered."),
     "alias_moves_total": _ended("Aliases set or moved", "act", "set", "moved", "removed"),
     "lineage_seconds": _histogram("Building one lineage graph.", CALL_SECONDS),
+    "exports_finished_total": _ended("Exports ended", "state", "succeeded", "failed", "cancelled", by="final state"),
 }
 
 _EVALUATION = {

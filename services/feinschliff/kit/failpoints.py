@@ -28,6 +28,7 @@ KNOWN: Mapping[str, str] = {
     "report.after_send": "the service took events, the trainer does not know",
     "result.before_commit": "the adapter's files are stored, its manifest is not",
     "result.after_commit": "the result is committed, the trainer still runs",
+    "rows.before_kept": "encoded rows are written for later jobs, their entry is not there",
     "step.after": "an optimiser step is done",
     "upload.before_store": "an upload begins, nothing is stored",
     "upload.before_commit": "an upload is stored, its version is not in the database",

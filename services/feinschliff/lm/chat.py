@@ -6,16 +6,14 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import orjson
 
 from feinschliff.formats.records import Message, Record
 from feinschliff.kit.errors import Invalid
-from feinschliff.lm.tokens import TokenCodec, unguard
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+from feinschliff.lm.template import TemplateError, render
+from feinschliff.lm.tokens import ChatTokenizer, TokenCodec, unguard
 
 LossOn = Literal["all_assistant_turns", "last_assistant_turn"]
 
@@ -23,11 +21,13 @@ LossOn = Literal["all_assistant_turns", "last_assistant_turn"]
 class Encoded(NamedTuple):
     """One conversation as tokens; `is_answer[i]` says whether token i is part of a trained answer.
 
-    The sequence ends with the last answer token: what follows it cannot carry a loss.
+    The sequence ends with the last answer token: what follows it cannot carry a loss. A text that a head judges ends
+    with one token more, which stands for what the head is to say: its classes by number, or its number, in `targets`.
     """
 
     token_ids: list[int]
     is_answer: list[bool]
+    targets: tuple[float, ...] = ()
 
     @property
     def answer_tokens(self) -> int:
@@ -44,20 +44,24 @@ class Chat:
     """A tokenizer with its chat template; the only place where messages become tokens.
 
     Text between control tokens is encoded answer by answer, so an answer has the tokens that sampling would give it
-    after its prompt. Control tokens inside a message are plain text, never obeyed.
+    after its prompt. Control tokens inside a message are plain text, never obeyed. Neither torch nor transformers is
+    needed, so that who plans a job counts the very tokens that its trainer will see.
     """
 
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: ChatTokenizer
     template: str
     generation_stop_ids: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerFast, *, generation_stop_ids: Iterable[int] = ()) -> Chat:
+    def of(
+        cls, tokenizer: ChatTokenizer, *, generation_stop_ids: Iterable[int] = (), template_needed: bool = True
+    ) -> Chat:
         """The chat of a base.
 
         Args:
-            tokenizer: a fast tokenizer with a chat template.
+            tokenizer: transformers' fast one or a `PlainTokenizer`, with a chat template.
             generation_stop_ids: stop ids that the model's own generation settings name.
+            template_needed: False lets a base without a template take plain texts; conversations are refused then.
 
         Raises:
             Invalid: CHAT_TEMPLATE_MISSING.
@@ -65,13 +69,9 @@ class Chat:
         template = tokenizer.chat_template
         if isinstance(template, dict):
             template = template.get("default")
-        if not template:
-            raise Invalid(
-                "CHAT_TEMPLATE_MISSING",
-                "The base model has no chat template, so conversations cannot be rendered for it.",
-                advice=["Take an instruction-tuned base, or add a chat_template.jinja to its folder."],
-            )
-        return cls(tokenizer, template, tuple(sorted(set(generation_stop_ids))))
+        if not template and template_needed:
+            raise _template_missing()
+        return cls(tokenizer, template or "", tuple(sorted(set(generation_stop_ids))))
 
     @cached_property
     def template_hash(self) -> str:
@@ -87,6 +87,8 @@ class Chat:
     @cached_property
     def end_of_turn_id(self) -> int | None:
         """The control token with which the template closes an assistant turn, if it has one."""
+        if not self.template:
+            return None
         turn = [Message(role="user", content="a"), Message(role="assistant", content="b")]
         text = self._render(turn, None)
         ends = list(self._codec.control_tokens.finditer(text))
@@ -125,6 +127,15 @@ class Chat:
         segments = [_cut(text, row) for text, row in zip(texts, spans, strict=True)]
         return [_join(parts) for parts in self._codec.encode(segments)]
 
+    def whole_ids(self, records: Sequence[Record]) -> list[list[int]]:
+        """Token ids of whole rendered conversations; raises as `encode`."""
+        texts = [self._render(record.messages, record.tools) for record in records]
+        return [row[0] for row in self._codec.encode([[text] for text in texts])]
+
+    def plain_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts without a template; control tokens inside them are plain text."""
+        return [row[0] for row in self._codec.encode([[self._codec.guard(text)] for text in texts])]
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of tokens without the control tokens among them."""
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))
@@ -161,25 +172,23 @@ class Chat:
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None, *, prompt: bool = False
     ) -> str:
         """The template's text with the users' own control tokens between private marks."""
-        from jinja2.exceptions import TemplateError
-        from transformers.utils.chat_template_utils import render_jinja_template
-
+        if not self.template:
+            raise _template_missing()
         turns = [self._turn(message) for message in messages]
         try:
-            texts = render_jinja_template(
-                conversations=[turns],
+            return render(
+                self.template,
+                turns,
                 tools=self._codec.guard(list(tools)) if tools else None,
-                chat_template=self.template,
                 add_generation_prompt=prompt,
-                **cast("dict[str, Any]", self.tokenizer.special_tokens_map),
-            )[0]
+                special_tokens=self.tokenizer.special_tokens_map,
+            )
         except (TemplateError, TypeError) as error:
             raise Invalid(
                 "CHAT_TEMPLATE_REFUSES",
                 f"The base's chat template rejects this conversation: {error}",
                 advice=["Compare the row's roles and their order with what the base was trained on."],
             ) from error
-        return str(texts[0])
 
     def _turn(self, message: Message) -> dict[str, Any]:
         turn: dict[str, Any] = {"role": self._role(message.role), "content": self._codec.guard(message.content or "")}
@@ -200,6 +209,14 @@ class Chat:
     def _role(self, role: str) -> str:
         """`developer` is a system turn for templates that do not know the newer name."""
         return "system" if role == "developer" and "developer" not in self.template else role
+
+
+def _template_missing() -> Invalid:
+    return Invalid(
+        "CHAT_TEMPLATE_MISSING",
+        "The base model has no chat template, so conversations cannot be rendered for it.",
+        advice=["Take an instruction-tuned base, or add a chat_template.jinja to its folder."],
+    )
 
 
 def _cut(text: str, spans: Sequence[_Span]) -> list[str]:

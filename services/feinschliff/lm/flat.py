@@ -15,6 +15,7 @@ from torch import Tensor
 
 from feinschliff.kit.errors import Invalid
 from feinschliff.lm.chat import Encoded
+from feinschliff.lm.lower import Below, taken_as_given
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,7 +34,8 @@ PROOF_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-
 class FlatBatch:
     """Rows side by side; T tokens in all, N of them predicted.
 
-    The last token of a row is only ever a label, so it is no input.
+    The last token of a row is only ever a label, so it is no input. `below` is what the lowest layers make of the
+    batch, where that is known already.
     """
 
     token_ids_T: Tensor
@@ -41,6 +43,9 @@ class FlatBatch:
     row_bounds: tuple[int, ...]
     label_positions_N: Tensor
     labels_N: Tensor
+    row_targets: tuple[tuple[float, ...], ...] = ()
+    """Of each row, where a head judges it; see `Encoded`."""
+    below: Below | None = None
 
     @property
     def tokens(self) -> int:
@@ -57,6 +62,7 @@ class FlatBatch:
             self.row_bounds,
             self.label_positions_N.to(device),
             self.labels_N.to(device),
+            self.row_targets,
         )
 
 
@@ -82,17 +88,19 @@ def flatten(rows: Sequence[Encoded]) -> FlatBatch:
         tuple(bounds),
         torch.tensor(label_positions, dtype=torch.long),
         torch.tensor(labels, dtype=torch.long),
+        tuple(row.targets for row in rows),
     )
 
 
 def hidden_states(model: PreTrainedModel, batch: FlatBatch) -> Tensor:
     """Last hidden state of every input token, (T, H); call inside `rows_apart(model)`."""
-    output = model.base_model(
-        input_ids=batch.token_ids_T[None],
-        position_ids=batch.position_ids_T[None],
-        use_cache=False,
-        row_bounds=batch.row_bounds,
-    )
+    with taken_as_given(batch.below):
+        output = model.base_model(
+            input_ids=batch.token_ids_T[None],
+            position_ids=batch.position_ids_T[None],
+            use_cache=False,
+            row_bounds=batch.row_bounds,
+        )
     states: Tensor = output.last_hidden_state[0]
     return states
 
@@ -124,12 +132,17 @@ def rows_attention(
     attention_mask: Tensor | None,
     *,
     row_bounds: tuple[int, ...] | None = None,
+    prefix: Sequence[tuple[Tensor, Tensor]] | None = None,
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
     **rest: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention inside each row; shapes (1, heads, T, d) in, (1, T, heads, d) out."""
+    """Causal attention inside each row; shapes (1, heads, T, d) in, (1, T, heads, d) out.
+
+    Args:
+        prefix: keys and values of each layer that stand before every row, (1, key heads, P, d).
+    """
     unsupported = [name for name in ("softcap", "s_aux", "position_bias") if rest.get(name) is not None]
     if unsupported or attention_mask is not None:
         raise _unsupported(f"its attention uses {', '.join(unsupported) or 'a mask of its own'}")
@@ -139,6 +152,10 @@ def rows_attention(
     outputs = []
     for start, stop in pairwise(row_bounds):
         row = (query[:, :, start:stop], key[:, :, start:stop], value[:, :, start:stop])
+        if prefix is not None:
+            before = prefix[_layer_of(module)]
+            outputs.append(_attend_behind(before, *row, scale=scale, dropout=dropout, window=sliding_window))
+            continue
         windowed = sliding_window is not None and stop - start > sliding_window
         if _products_win(query, stop - start) and not windowed and not dropout:
             outputs.append(_attend_by_products(*row, scale=scale))
@@ -153,8 +170,32 @@ def _products_win(query: Tensor, tokens: int) -> bool:
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float, window: int | None) -> Tensor:
-    groups = query.shape[1] // key.shape[1]
     mask = None if window is None else _window_mask(query.shape[2], window, query.device)
+    return _attend_masked(query, key, value, mask, scale=scale, dropout=dropout)
+
+
+def _attend_behind(
+    prefix: tuple[Tensor, Tensor],
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    scale: float,
+    dropout: float,
+    window: int | None,
+) -> Tensor:
+    """A row whose tokens see P keys more, which stand at the P places before its first one."""
+    keys, values = (part.to(key.dtype) for part in prefix)
+    places = keys.shape[2] + key.shape[2]
+    mask = _window_mask(places, window or places, key.device)[keys.shape[2] :]
+    together = (torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2))
+    return _attend_masked(query, *together, mask, scale=scale, dropout=dropout)
+
+
+def _attend_masked(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scale: float, dropout: float
+) -> Tensor:
+    groups = query.shape[1] // key.shape[1]
     return F.scaled_dot_product_attention(
         query,
         key.repeat_interleave(groups, dim=1),
@@ -213,6 +254,13 @@ def _proof_row(model: PreTrainedModel, k: int) -> Encoded:
 
 def _states(model: PreTrainedModel, rows: Sequence[Encoded]) -> Tensor:
     return hidden_states(model, flatten(rows).to(model.device))
+
+
+def _layer_of(attention: torch.nn.Module) -> int:
+    number = getattr(attention, "layer_idx", None)
+    if number is None:
+        raise _unsupported("its attention does not know its layer")
+    return int(number)
 
 
 def _window_mask(tokens: int, window: int, device: torch.device) -> Tensor:

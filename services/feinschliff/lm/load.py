@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
     from feinschliff.artifacts.bases import BaseFiles
+    from feinschliff.lm.quantised import Quantisation
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,12 @@ def prepare(base: BaseFiles, cache_dir: Path) -> Path:
     return target
 
 
-def load_model(folder: Path, *, precision: Precision) -> PreTrainedModel:
+def load_model(folder: Path, *, precision: Precision, quantisation: Quantisation | None = None) -> PreTrainedModel:
+    """Weights of a folder, frozen, in evaluation mode, on the best device here.
+
+    Args:
+        quantisation: of the linear layers but the head; the whole model is never in memory unquantised.
+    """
     import torch
     from torch import nn
     from transformers import AutoModelForCausalLM
@@ -122,6 +128,10 @@ def load_model(folder: Path, *, precision: Precision) -> PreTrainedModel:
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     _no_progress_bars()
     with _readable(folder):
+        if quantisation is not None:
+            from feinschliff.lm.quantised_load import load_quantised
+
+            return load_quantised(folder, dtype, quantisation, best_device())
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
     nn.Module.to(model, best_device()).requires_grad_(False).train(False)
     return cast("PreTrainedModel", model)

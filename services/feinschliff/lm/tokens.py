@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import AddedToken, Tokenizer
 
 # Private-use characters around a control token that a user wrote.
 _OPEN, _CLOSE = "\ue000", "\ue001"
@@ -23,13 +22,39 @@ class _Piece(NamedTuple):
     text: str
 
 
+class ChatTokenizer(Protocol):
+    """What chats need of a tokenizer: a fast one of transformers has it, and `lm.plain_tokenizer` without it."""
+
+    @property
+    def backend_tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def chat_template(self) -> str | dict[str, str] | None: ...
+
+    @property
+    def special_tokens_map(self) -> Mapping[str, str]:
+        """`bos_token`, `eos_token` and so on, where the tokenizer has them."""
+        ...
+
+    @property
+    def all_special_tokens(self) -> list[str]: ...
+
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, AddedToken]: ...
+
+    @property
+    def eos_token_id(self) -> int | None: ...
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool = False) -> str | list[str]: ...
+
+
 class TokenCodec:
     """Encodes rendered conversations segment by segment, many at once.
 
     A segment is encoded on its own, so an answer gets the tokens that sampling would give it after its prompt.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+    def __init__(self, tokenizer: ChatTokenizer) -> None:
         self._tokenizer = tokenizer
         self._backend: Tokenizer = tokenizer.backend_tokenizer
 

@@ -15,7 +15,10 @@ from feinschliff.kit.errors import FieldViolation, Invalid, NotFound
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.server import Loop, Room, Servicer, run
 from feinschliff.kit.threads import offload
+from feinschliff.kit.watch import Wake
 from feinschliff.registry.aliases import Aliases
+from feinschliff.registry.combine import Combinations
+from feinschliff.registry.exports import Exports
 from feinschliff.registry.lineage import Lineage
 from feinschliff.registry.lists import Lists
 from feinschliff.registry.models import Models
@@ -24,26 +27,38 @@ from feinschliff.registry.settings import RegistrySettings
 from feinschliff.v1 import registry_pb2_grpc as grpc_stubs
 
 COUNT_SECONDS = 15.0  # about as often as Prometheus asks
+EXPORT_SECONDS = 2.0  # between two looks for exports that another copy of the room took and left
 
 
 def wire(settings: RegistrySettings) -> Room:
-    clock, metrics = SystemClock(), Metrics("registry")
+    clock, metrics, wake = SystemClock(), Metrics("registry"), Wake()
     database = Database(settings.database_url_for("registry"), "registry")
     database.upgrade()
     artifacts = connect(settings)
     models = Models(database, committed(artifacts), metrics, clock=clock)
+    exports = Exports(database, metrics, clock=clock, wake=wake)
+    combinations = Combinations(exports, models, artifacts)
     service = RegistryService(
         models,
         Aliases(database, metrics, clock=clock),
         Lineage(database, metrics),
         Lists(database),
+        exports,
+        combinations,
         clock,
+        wake,
     )
 
     async def count() -> None:
         while True:
             await offload(models.count)
             await asyncio.sleep(COUNT_SECONDS)
+
+    async def combine() -> None:
+        while True:
+            turn = wake.turn
+            await offload(combinations.turn)
+            await wake.wait(turn, EXPORT_SECONDS)
 
     return Room(
         name="registry",
@@ -52,7 +67,7 @@ def wire(settings: RegistrySettings) -> Room:
         servicers=[
             Servicer(grpc_stubs.add_RegistryServiceServicer_to_server, service, "feinschliff.v1.RegistryService")
         ],
-        loops=[Loop("count", count)],
+        loops=[Loop("count", count), Loop("combine", combine)],
         checks={"database": database.check, "store": readiness(artifacts)},
         close=[database.close],
         metrics=metrics,

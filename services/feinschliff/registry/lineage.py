@@ -13,7 +13,7 @@ from feinschliff.registry import store
 from feinschliff.registry.store import Edge
 
 BASE_OF, TRAINED_ON, PRODUCED = "base_of", "trained_on", "produced"
-CONTINUED_AS, POINTS_TO = "continued_as", "points_to"
+CONTINUED_AS, COMBINED_INTO, POINTS_TO = "continued_as", "combined_into", "points_to"
 DEPTH_DEFAULT, DEPTH_MAX, NODES_MAX = 8, 32, 10_000
 
 KINDS = {  # the collection in a resource's name -> what it is

@@ -1,4 +1,4 @@
-"""Reading many: models, versions, aliases and moves, a page at a time."""
+"""Reading many: models, versions, aliases, moves and exports, a page at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,19 @@ from feinschliff.kit.paging import Page
 from feinschliff.registry import store
 from feinschliff.registry.aliases import ALIAS
 from feinschliff.registry.models import MODEL, PROJECT, ModelView, VersionView
-from feinschliff.registry.store import ALIASES, MODELS, MOVES, VERSIONS, Alias, AliasMove, Model, Row, Version
+from feinschliff.registry.store import (
+    ALIASES,
+    EXPORTS,
+    MODELS,
+    MOVES,
+    VERSIONS,
+    Alias,
+    AliasMove,
+    Export,
+    Model,
+    Row,
+    Version,
+)
 
 T = TypeVar("T")
 
@@ -77,6 +89,12 @@ MOVE_LIST = Listing(
     Order("sequence", descending=True),
     "sequence",
 )
+EXPORT_LIST = Listing(
+    {"state": EXPORTS.c.state, "create_time": EXPORTS.c.created},
+    {"create_time": time_value, "state": lambda text: text.removeprefix("STATE_").lower()},
+    Order("create_time", descending=True),
+    "created",
+)
 
 
 class Lists:
@@ -96,14 +114,7 @@ class Lists:
         return Listed(views, found.next_token)
 
     def versions(self, wish: Wish) -> Listed[VersionView]:
-        project, _, model = wish.parent.partition("/models/")
-        if model == "-":
-            names.parse(PROJECT, project, field="parent")
-            where = VERSIONS.c.project == project
-        else:
-            names.parse(MODEL, wish.parent, field="parent")
-            where = VERSIONS.c.model == wish.parent
-        found = self._page(Version, wish, VERSION_LIST, [where])
+        found = self._page(Version, wish, VERSION_LIST, [_of_parent(VERSIONS, wish.parent)])
         with self._database.reading() as session:
             views = [VersionView(one, store.aliases_of(session, one.name)) for one in found.items]
         return Listed(views, found.next_token)
@@ -115,6 +126,9 @@ class Lists:
     def moves(self, wish: Wish) -> Listed[AliasMove]:
         names.parse(ALIAS, wish.parent, field="parent")
         return self._page(AliasMove, wish, MOVE_LIST, [MOVES.c.alias == wish.parent])
+
+    def exports(self, wish: Wish) -> Listed[Export]:
+        return self._page(Export, wish, EXPORT_LIST, [_of_parent(EXPORTS, wish.parent)])
 
     def _page(self, kind: type[Row], wish: Wish, listing: Listing, where: list[Any]) -> Listed[Row]:
         order = parse_order(wish.order_by, [listing.order.field], listing.order)
@@ -129,3 +143,13 @@ class Lists:
             key = value.isoformat() if isinstance(value, datetime) else value
             token = page.token(key, getattr(last, "name", value))
         return Listed(found[: page.size], token)
+
+
+def _of_parent(table: Any, parent: str) -> Any:
+    """What belongs to one model, or, for `projects/{project}/models/-`, to all of the project."""
+    project, _, model = parent.partition("/models/")
+    if model == "-":
+        names.parse(PROJECT, project, field="parent")
+        return table.c.project == project
+    names.parse(MODEL, parent, field="parent")
+    return table.c.model == parent

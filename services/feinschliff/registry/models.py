@@ -116,11 +116,13 @@ class Models:
             store.delete(session, model)
             self._count(session)
 
-    def create_version(self, model_name: str, draft: Draft, asked: Asked, *, create_model: bool) -> VersionView:
-        """Registers what a job made; its files must be committed.
+    def create_version(
+        self, model_name: str, draft: Draft, asked: Asked, *, create_model: bool, parents: Sequence[str] = ()
+    ) -> VersionView:
+        """Registers what a job made, or what several versions, `parents`, became; its files must be committed.
 
         Raises:
-            NotFound: MODEL_NOT_FOUND, unless `create_model`; ARTIFACT_NOT_FOUND.
+            NotFound: MODEL_NOT_FOUND, unless `create_model`; ARTIFACT_NOT_FOUND, MODEL_VERSION_NOT_FOUND of a parent.
             Invalid: DIGEST_MISMATCH, DIGEST_MALFORMED, REQUEST_ID_REUSED.
             AlreadyExists: PUBLIC_NAME_TAKEN.
         """
@@ -135,7 +137,8 @@ class Models:
                 if create_model and store.find(session, Model, model_name) is None:
                     now = self._clock.now()
                     self._insert(session, model_name, Model(model_name, project, now, now))
-                return self._register(session, project, model_name, draft)
+                combined = [_version(session, parent).name for parent in parents]
+                return self._register(session, project, model_name, draft, combined)
 
             made = LEDGER.once(session, scope, asked.request_id, asked.body_digest, make)
             version = _version(session, made)
@@ -191,7 +194,7 @@ class Models:
         store.insert(session, replace(draft, name=name, parent=name.split("/models/")[0], created=now, updated=now))
         return name
 
-    def _register(self, session: Session, project: str, model_name: str, draft: Draft) -> str:
+    def _register(self, session: Session, project: str, model_name: str, draft: Draft, parents: Sequence[str]) -> str:
         if draft.public_name and store.public_name_taken(session, project, draft.public_name):
             message = f"The public name {draft.public_name} belongs to another version."
             raise AlreadyExists("PUBLIC_NAME_TAKEN", message, public_name=draft.public_name)
@@ -209,6 +212,7 @@ class Models:
         )
         store.insert(session, version)
         store.put_edges(session, _edges(version))
+        store.put_edges(session, [Edge(parent, name, lineage.COMBINED_INTO) for parent in parents])
         self._metrics.counter("feinschliff_registry_versions_registered_total").inc()
         return name
 

@@ -8,9 +8,11 @@ from typing import Any
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from feinschliff.registry.combine import DENSITY_DEFAULT, Part, Wish
 from feinschliff.registry.lineage import Graph
 from feinschliff.registry.models import Draft, ModelView, VersionView
-from feinschliff.registry.store import Alias, AliasMove, Model
+from feinschliff.registry.store import Alias, AliasMove, Export, Model
+from feinschliff.v1 import common_pb2
 from feinschliff.v1 import registry_pb2 as pb
 
 OWN_COLUMNS: tuple[Any, ...] = (
@@ -133,6 +135,44 @@ def to_graph(graph: Graph) -> pb.LineageGraph:
         )
         if node.created is not None:
             added.create_time.CopyFrom(stamp(node.created))
+    return message
+
+
+def to_combination(request: pb.CombineAdaptersRequest) -> Wish:
+    method = request.method or pb.CombineAdaptersRequest.METHOD_LINEAR
+    return Wish(
+        [Part(one.model_version, one.weight if one.HasField("weight") else 1.0) for one in request.adapters],
+        pb.CombineAdaptersRequest.Method.Name(method).removeprefix("METHOD_").lower(),
+        request.density if request.HasField("density") else DENSITY_DEFAULT,
+    )
+
+
+def to_export(export: Export) -> pb.Export:
+    message = pb.Export(
+        name=export.name,
+        state=pb.Export.State.Value(f"STATE_{export.state.upper()}"),
+        format=pb.Export.FORMAT_ADAPTER,
+        quantisation=pb.Export.QUANTISATION_NONE,
+        result_version=export.result_version,
+        register=True,
+        progress=common_pb2.Progress(
+            done=export.done,
+            total=export.total,
+            unit="layers",
+            fraction=export.done / export.total if export.total else 0.0,
+        ),
+        create_time=stamp(export.created),
+        etag=str(export.version),
+    )
+    if export.artifact_uri:
+        message.artifact.uri, message.artifact.sha256 = f"{export.artifact_uri}/", export.artifact_sha256
+        message.artifact.size_bytes = sum(entry["size_bytes"] for entry in export.files.values())
+    for path, entry in sorted(export.files.items()):
+        message.files.add(path=path, sha256=entry["sha256"], size_bytes=entry["size_bytes"])
+    if export.failure:
+        message.failure.CopyFrom(common_pb2.Failure(**export.failure))
+    if export.finished is not None:
+        message.finish_time.CopyFrom(stamp(export.finished))
     return message
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 import grpc
@@ -11,12 +12,26 @@ from feinschliff.kit import masks
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.idempotency import digest_of
 from feinschliff.kit.threads import offload
+from feinschliff.kit.watch import Wake, follow
 from feinschliff.registry import aliases
 from feinschliff.registry.aliases import Aliases
+from feinschliff.registry.combine import Combinations
+from feinschliff.registry.exports import FINAL, Exports
 from feinschliff.registry.lineage import Lineage
 from feinschliff.registry.lists import Lists, Wish
 from feinschliff.registry.models import Asked, Models
-from feinschliff.registry.proto import from_model, to_alias, to_draft, to_graph, to_model, to_move, to_version
+from feinschliff.registry.proto import (
+    from_model,
+    to_alias,
+    to_combination,
+    to_draft,
+    to_export,
+    to_graph,
+    to_model,
+    to_move,
+    to_version,
+)
+from feinschliff.registry.store import Export
 from feinschliff.v1 import registry_pb2 as pb
 from feinschliff.v1 import registry_pb2_grpc
 
@@ -25,12 +40,25 @@ NOBODY = "anonymous"  # callers have no identity until keys exist
 
 
 class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
-    def __init__(self, models: Models, names: Aliases, lineage: Lineage, lists: Lists, clock: Clock) -> None:
+    def __init__(
+        self,
+        models: Models,
+        names: Aliases,
+        lineage: Lineage,
+        lists: Lists,
+        exports: Exports,
+        combinations: Combinations,
+        clock: Clock,
+        wake: Wake,
+    ) -> None:
         self._models = models
         self._aliases = names
         self._lineage = lineage
         self._lists = lists
+        self._exports = exports
+        self._combinations = combinations
         self._clock = clock
+        self._wake = wake
 
     async def CreateModel(self, request: pb.CreateModelRequest, context: Context) -> pb.Model:
         draft = from_model(request.model, self._clock.now())
@@ -110,6 +138,41 @@ class RegistryService(registry_pb2_grpc.RegistryServiceServicer):
         up = way != pb.GetLineageRequest.DIRECTION_DESCENDANTS
         down = way != pb.GetLineageRequest.DIRECTION_ANCESTORS
         return to_graph(await offload(self._lineage.graph, request.name, up=up, down=down, depth=request.depth))
+
+    async def CombineAdapters(self, request: pb.CombineAdaptersRequest, context: Context) -> pb.Export:
+        wish, asked = to_combination(request), Asked(request.request_id, digest_of(request))
+        queued = offload(self._combinations.ask, request.parent, wish, asked, validate_only=request.validate_only)
+        export = to_export(await queued)
+        if request.validate_only:
+            export.ClearField("name")
+        return export
+
+    async def GetExport(self, request: pb.GetExportRequest, context: Context) -> pb.Export:
+        return to_export(await offload(self._exports.get, request.name))
+
+    async def ListExports(self, request: pb.ListExportsRequest, context: Context) -> pb.ListExportsResponse:
+        listed = await offload(self._lists.exports, _wish(request))
+        return pb.ListExportsResponse(exports=map(to_export, listed.items), next_page_token=listed.next_token)
+
+    async def CancelExport(self, request: pb.CancelExportRequest, context: Context) -> pb.Export:
+        return to_export(await offload(self._exports.cancel, request.name))
+
+    async def WatchExport(
+        self, request: pb.WatchExportRequest, context: Context
+    ) -> AsyncIterator[pb.WatchExportResponse]:
+        def newer(after: int) -> Sequence[Export]:
+            export = self._exports.get(request.name)
+            return [export] if export.version > after else []
+
+        changes = follow(
+            newer,
+            cursor_of=lambda export: export.version,
+            start=request.cursor,
+            is_final=lambda: self._exports.get(request.name).state in FINAL,
+            wake=self._wake,
+        )
+        async for export in changes:
+            yield pb.WatchExportResponse(cursor=export.version, export=to_export(export))
 
 
 class _List(Protocol):

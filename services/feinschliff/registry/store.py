@@ -1,4 +1,4 @@
-"""The tables of the registry: models, versions, aliases and their moves, and what was made from what."""
+"""The tables of the registry: models, versions, aliases and their moves, exports, and what was made from what."""
 
 from __future__ import annotations
 
@@ -83,6 +83,27 @@ MOVES = Table(
     Column("actor", String(200), nullable=False),
     Column("rollback", Boolean, nullable=False),
     Column("time", UtcDateTime, nullable=False),
+)
+
+EXPORTS = Table(
+    "registry_exports",
+    METADATA,
+    Column("name", String(260), primary_key=True),
+    Column("model", String(200), nullable=False, index=True),
+    Column("project", String(100), nullable=False, index=True),
+    Column("state", String(20), nullable=False, index=True),
+    Column("wish", Json, nullable=False),
+    Column("created", UtcDateTime, nullable=False),
+    Column("lease_until", UtcDateTime, nullable=False),
+    Column("done", Integer, nullable=False),
+    Column("total", Integer, nullable=False),
+    Column("artifact_uri", String(600), nullable=False),
+    Column("artifact_sha256", String(64), nullable=False),
+    Column("files", Json, nullable=False),
+    Column("result_version", String(220), nullable=False),
+    Column("failure", Json, nullable=False),
+    Column("finished", UtcDateTime),
+    Column("version", Integer, nullable=False),
 )
 
 EDGES = Table(
@@ -172,12 +193,41 @@ class Edge:
     digest: str = ""
 
 
-Row = TypeVar("Row", Model, Version, Alias, AliasMove, Edge)
-Saved = TypeVar("Saved", Model, Version, Alias)
-TABLES: Mapping[type, Table] = {Model: MODELS, Version: VERSIONS, Alias: ALIASES, AliasMove: MOVES, Edge: EDGES}
+@dataclass(frozen=True)
+class Export:
+    """A model being written in another form; `wish` is how, `files` what came of it, by name."""
+
+    name: str
+    model: str
+    project: str
+    state: str
+    wish: Mapping[str, Any]
+    created: datetime
+    lease_until: datetime
+    done: int = 0
+    total: int = 0
+    artifact_uri: str = ""
+    artifact_sha256: str = ""
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    result_version: str = ""
+    failure: Mapping[str, Any] = field(default_factory=dict)
+    finished: datetime | None = None
+    version: int = 1
 
 
-def insert(session: Session, row: Model | Version | Alias | AliasMove) -> None:
+Row = TypeVar("Row", Model, Version, Alias, AliasMove, Edge, Export)
+Saved = TypeVar("Saved", Model, Version, Alias, Export)
+TABLES: Mapping[type, Table] = {
+    Model: MODELS,
+    Version: VERSIONS,
+    Alias: ALIASES,
+    AliasMove: MOVES,
+    Edge: EDGES,
+    Export: EXPORTS,
+}
+
+
+def insert(session: Session, row: Model | Version | Alias | AliasMove | Export) -> None:
     session.execute(TABLES[type(row)].insert().values(**_columns(row)))
 
 
@@ -270,7 +320,13 @@ def count_models(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(MODELS)) or 0
 
 
-def _columns(row: Model | Version | Alias | AliasMove | Edge) -> dict[str, object]:
+def exports_due(session: Session, states: Sequence[str], now: datetime) -> list[str]:
+    """Names of exports in these states that nobody works at, oldest first."""
+    due = select(EXPORTS.c.name).where(EXPORTS.c.state.in_(states), EXPORTS.c.lease_until <= now)
+    return list(session.scalars(due.order_by(EXPORTS.c.created, EXPORTS.c.name)))
+
+
+def _columns(row: Model | Version | Alias | AliasMove | Edge | Export) -> dict[str, object]:
     return {column.name: _plain(getattr(row, column.name)) for column in fields(row)}
 
 

@@ -4,50 +4,39 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
+from typing import Protocol
 
-import numpy as np
 from pydantic import ValidationError
 
 from feinschliff.artifacts.commit import key_of, read_manifest
 from feinschliff.artifacts.store import Store
-from feinschliff.formats.recipe import Optimisation
+from feinschliff.formats.manifest import Manifest
+from feinschliff.formats.optimisation import Optimisation
 from feinschliff.formats.records import Record
 from feinschliff.formats.runfile import DataPart
 from feinschliff.kit.errors import FieldViolation, Invalid, NotFound, WrongState
 from feinschliff.lm.chat import Encoded
+from feinschliff.trainer.table import Table
 
 BLOCK_ROWS = 512
 LINES_NAMED_MAX = 20
 
-Encode = Callable[[Sequence[Record]], list[Encoded]]
 
+class Encoder(Protocol):
+    """What rows become; `lm.encoding.RowEncoder`."""
 
-@dataclass
-class Table:
-    """Encoded rows end to end: 5 bytes a token instead of the 36 that Python's lists take."""
+    @property
+    def joins(self) -> bool: ...
 
-    _token_ids: list[np.ndarray] = field(default_factory=list)
-    _is_answer: list[np.ndarray] = field(default_factory=list)
+    def encode(self, records: Sequence[Record]) -> list[Encoded]: ...
 
-    def append(self, row: Encoded) -> None:
-        self._token_ids.append(np.asarray(row.token_ids, dtype=np.int32))
-        self._is_answer.append(np.asarray(row.is_answer, dtype=np.bool_))
+    def tokens(self, row: Encoded) -> int: ...
 
-    def __len__(self) -> int:
-        return len(self._token_ids)
+    def cut(self, row: Encoded, tokens_max: int) -> Encoded: ...
 
-    def __getitem__(self, row: int) -> Encoded:
-        return Encoded(self._token_ids[row].tolist(), self._is_answer[row].tolist())
-
-    def lengths(self) -> list[int]:
-        """Tokens that each row brings into a forward pass."""
-        return [self.tokens_of(row) for row in range(len(self))]
-
-    def tokens_of(self, row: int) -> int:
-        """Tokens that row `row` brings into a forward pass."""
-        return len(self._token_ids[row]) - 1
+    def joined(self, rows: Iterator[Encoded], tokens_max: int) -> Iterator[Encoded]: ...
 
 
 @dataclass
@@ -62,7 +51,7 @@ def load_part(
     table: Table,
     store: Store,
     part: DataPart,
-    encode: Encode,
+    encoder: Encoder,
     settings: Optimisation,
     *,
     check: Callable[[], None] = lambda: None,
@@ -70,40 +59,68 @@ def load_part(
     """Append the part's rows to `table` in the order of the file.
 
     Args:
-        encode: records to tokens, many at once.
-        settings: `max_row_tokens` and `on_long_row` apply.
+        encoder: records to tokens, many at once.
+        settings: `max_row_tokens` and `on_long_row` apply; rows that are joined are cut into sequences instead.
         check: called between blocks; may raise to end the work.
 
     Raises:
         NotFound: DATASET_VERSION_MISSING.
         WrongState: DATASET_VERSION_CHANGED, ARTIFACT_CORRUPT.
-        Invalid: ROW_UNREADABLE, ROW_TOO_LONG, ROW_WITHOUT_ANSWER, or the chat template's reason; each names lines.
+        Invalid: ROW_UNREADABLE, ROW_TOO_LONG, ROW_WITHOUT_ANSWER, or the encoder's reason; each names lines.
     """
     counts, too_long, unanswered = LongRows(), [], []
-    records = read_records(store, part)
-    while block := list(islice(records, BLOCK_ROWS)):
-        check()
-        for record, row in zip(block, _encode_block(block, encode, part), strict=True):
-            if not _has_label(row):
-                unanswered.append(record.line)
-                continue
-            if len(row.token_ids) > settings.max_row_tokens:
-                if settings.on_long_row == "error":
-                    too_long.append((record.line, len(row.token_ids)))
-                    continue
-                row = _cut(row, settings.max_row_tokens)
-                if settings.on_long_row == "drop" or not _has_label(row):
-                    counts.dropped += 1
-                    continue
-                counts.truncated += 1
+    if encoder.joins:
+        rows = (row for _, row in _encoded(store, part, encoder, check))
+        for row in encoder.joined(rows, settings.max_row_tokens):
             table.append(row)
+        return counts
+    for line, row in _encoded(store, part, encoder, check):
+        if not _has_label(row):
+            unanswered.append(line)
+            continue
+        if encoder.tokens(row) > settings.max_row_tokens:
+            if settings.on_long_row == "error":
+                too_long.append((line, encoder.tokens(row)))
+                continue
+            row = encoder.cut(row, settings.max_row_tokens)
+            if settings.on_long_row == "drop" or not _has_label(row):
+                counts.dropped += 1
+                continue
+            counts.truncated += 1
+        table.append(row)
     _refuse_unanswered(part, unanswered)
     _refuse_long(part, too_long, settings.max_row_tokens)
     return counts
 
 
+def _encoded(
+    store: Store, part: DataPart, encoder: Encoder, check: Callable[[], None]
+) -> Iterator[tuple[int, Encoded]]:
+    """Line and tokens of each row."""
+    records = read_records(store, part)
+    while block := list(islice(records, BLOCK_ROWS)):
+        check()
+        for record, row in zip(block, _encode_block(block, encoder, part), strict=True):
+            yield record.line, row
+
+
 def read_records(store: Store, part: DataPart) -> Iterator[Record]:
     """The rows of a version's splits; their bytes are held against the manifest's hashes."""
+    manifest = manifest_of(store, part)
+    for split in part.splits:
+        name = f"{split}.jsonl"
+        if name in manifest.files:
+            for line in _verified_lines(store, key_of(part.prefix, name), manifest.files[name].sha256):
+                yield _record(line, part)
+
+
+def manifest_of(store: Store, part: DataPart) -> Manifest:
+    """What the version holds.
+
+    Raises:
+        NotFound: DATASET_VERSION_MISSING.
+        WrongState: DATASET_VERSION_CHANGED.
+    """
     manifest = read_manifest(store, part.prefix)
     if manifest is None:
         raise NotFound(
@@ -120,11 +137,7 @@ def read_records(store: Store, part: DataPart) -> Iterator[Record]:
             expected=part.sha256,
             found=manifest.digest,
         )
-    for split in part.splits:
-        name = f"{split}.jsonl"
-        if name in manifest.files:
-            for line in _verified_lines(store, key_of(part.prefix, name), manifest.files[name].sha256):
-                yield _record(line, part)
+    return manifest
 
 
 def _verified_lines(store: Store, key: str, sha256: str) -> Iterator[bytes]:
@@ -149,18 +162,18 @@ def _record(line: bytes, part: DataPart) -> Record:
         ) from error
 
 
-def _encode_block(block: Sequence[Record], encode: Encode, part: DataPart) -> list[Encoded]:
+def _encode_block(block: Sequence[Record], encoder: Encoder, part: DataPart) -> list[Encoded]:
     try:
-        return encode(block)
+        return encoder.encode(block)
     except Invalid:
         for record in block:
-            _encode_one(record, encode, part)
+            _encode_one(record, encoder, part)
         raise
 
 
-def _encode_one(record: Record, encode: Encode, part: DataPart) -> None:
+def _encode_one(record: Record, encoder: Encoder, part: DataPart) -> None:
     try:
-        encode([record])
+        encoder.encode([record])
     except Invalid as refusal:
         raise Invalid(
             refusal.reason,
@@ -173,10 +186,6 @@ def _encode_one(record: Record, encode: Encode, part: DataPart) -> None:
 
 def _has_label(row: Encoded) -> bool:
     return any(row.is_answer[1:])
-
-
-def _cut(row: Encoded, tokens: int) -> Encoded:
-    return Encoded(row.token_ids[:tokens], row.is_answer[:tokens])
 
 
 def _refuse_unanswered(part: DataPart, lines: Sequence[int]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from feinschliff.formats.report import CheckpointReport, Failure, Metrics, Notic
 from feinschliff.formats.runfile import Runfile
 from feinschliff.kit.client import sync_channel
 from feinschliff.kit.errors import from_rpc_error
+from feinschliff.trainer.energy import Energy
 from feinschliff.trainer.progress import Asked, Posted
 from feinschliff.trainer.stop import Why
 from feinschliff.v1 import common_pb2, training_pb2, training_pb2_grpc
@@ -51,7 +52,10 @@ class FileLink:
 class ServiceLink:
     """Speaks to WorkerService in the name of one attempt."""
 
-    def __init__(self, address: str, *, attempt: str, token: str, bucket: str) -> None:
+    def __init__(
+        self, address: str, *, attempt: str, token: str, bucket: str, energy: Callable[[], Energy | None] = lambda: None
+    ) -> None:
+        self._energy = energy
         self._attempt = attempt
         self._bucket = bucket
         self._metadata = (("authorization", f"Bearer {token}"),)
@@ -104,6 +108,9 @@ class ServiceLink:
         for posted in reports:
             yield self._numbered(to_message(posted, bucket=self._bucket))
         alive = training_pb2.Heartbeat(memory_bytes=_memory(), device_memory_bytes=_device_memory())
+        used = self._energy()
+        if used is not None:
+            alive.energy_joules, alive.energy_source = used
         yield self._numbered(training_pb2.ReportRequest(heartbeat=alive))
 
     def _numbered(self, message: training_pb2.ReportRequest) -> training_pb2.ReportRequest:

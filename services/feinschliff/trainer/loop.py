@@ -5,37 +5,58 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import nn
 
+from feinschliff.formats.objectives import Classify, Objective, Sft
 from feinschliff.formats.recipe import Recipe
 from feinschliff.formats.report import Metrics, Notice, Progress, Report
 from feinschliff.kit.errors import Invalid
 from feinschliff.kit.failpoints import fail
-from feinschliff.lm.chat import Encoded
 from feinschliff.lm.flat import FlatBatch
+from feinschliff.lm.noise import embedding_noise
 from feinschliff.trainer import optim
-from feinschliff.trainer.data import Table
+from feinschliff.trainer.crew import Alone, Crew
+from feinschliff.trainer.learner import Learner
 from feinschliff.trainer.method import Method
+from feinschliff.trainer.moving import AllMove, Moving, at_rest
 from feinschliff.trainer.order import Course, fixed_choice
 from feinschliff.trainer.pace import Pace
 from feinschliff.trainer.state import MetricsRow, TrainState
 from feinschliff.trainer.stop import Stop, Stopped, Why
+from feinschliff.trainer.table import Table
+from feinschliff.trainer.tally import Tally, Tasks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+def as_it_is(batch: FlatBatch) -> FlatBatch:
+    """Nothing about the batch is known beforehand."""
+    return batch
+
+
+class MicroBatch(NamedTuple):
+    """Rows of a table, by number, and what they are for a forward pass."""
+
+    rows: list[int]
+    batch: FlatBatch
+
+
 @dataclass
 class Training:
-    """All that the loop works with; `model` holds the adapter, `parameters` are its weights that train."""
+    """All that the loop works with; `parameters` are the learner's weights that train.
+
+    `features` gives a batch what frozen layers make of it, where that is kept.
+    """
 
     recipe: Recipe
-    method: Method
-    model: PreTrainedModel
+    method: Method[Any]
+    learner: Learner
     parameters: dict[str, nn.Parameter]
     optimiser: torch.optim.Optimizer
     course: Course
@@ -44,7 +65,16 @@ class Training:
     stop: Stop
     post: Callable[[Report], None]
     save: Callable[[TrainState], None]
+    tasks: Tasks = field(default_factory=Tasks)
+    validation_tasks: Tasks = field(default_factory=Tasks)
+    crew: Crew = field(default_factory=Alone)
+    features: Callable[[FlatBatch], FlatBatch] = as_it_is
+    moving: Moving = field(default_factory=AllMove)
     pace: Pace = field(default_factory=Pace)
+
+    @property
+    def model(self) -> PreTrainedModel:
+        return self.learner.transformer
 
 
 def train(t: Training, state: TrainState) -> TrainState:
@@ -73,30 +103,30 @@ def train(t: Training, state: TrainState) -> TrainState:
 def take_step(t: Training, state: TrainState) -> TrainState:
     """One optimiser step on the rows that are due; the gradient is the mean over all labels of the step."""
     optimisation, started = t.recipe.optimisation, time.monotonic()
-    torch.manual_seed(step_seed(t.recipe.seed, state.step))
+    torch.manual_seed(step_seed(t.recipe.seed, state.step, place=t.crew.place))
     t.model.train()
-    batches = list(micro_batches(t, t.course.rows_of(state.step)))
-    labels = sum(batch.labels for batch in batches)
-    loss, hits = 0.0, 0
-    for batch in batches:
-        t.stop.check()
-        terms = t.method.loss(t.model, batch.to(t.model.device))
-        (terms.loss_sum / labels).backward()  # type: ignore[no-untyped-call]
-        loss += terms.loss_sum.item() / labels
-        hits += terms.hits
-    gradient_norm = optim.clip(t.parameters.values(), optimisation.max_gradient_norm)
-    refuse_what_is_not_finite(loss, gradient_norm, state.step + 1)
+    batches = list(micro_batches(t, t.crew.part_of(t.course.rows_of(state.step), t.rows.tokens_of)))
+    labels, tokens = t.crew.sum([sum(one.batch.labels for one in batches), sum(one.batch.tokens for one in batches)])
+    tally = Tally(t.tasks)
+    with at_rest(t.parameters, t.moving.resting(state.step)), noisy(t, state.step):
+        for rows, batch in t.crew.share(batches, t.stop):
+            terms = t.method.loss(t.learner, t.features(batch.to(t.model.device)), t.recipe.objective)
+            (terms.loss_sum / labels).backward()  # type: ignore[no-untyped-call]
+            tally.add(terms, batch, rows)
+    totals = tally.totals(t.crew.sum(tally.numbers()))
+    t.crew.sum_gradients(t.parameters.values())
+    gradient_norm = t.crew.clip(t.parameters.values(), optimisation.max_gradient_norm)
+    refuse_what_is_not_finite(totals.loss, gradient_norm, state.step + 1)
     rate = optim.learning_rate(state.step, t.course.steps_total, optimisation)
     optim.set_learning_rate(t.optimiser, rate)
     t.optimiser.step()
     t.optimiser.zero_grad()
 
-    tokens = sum(batch.tokens for batch in batches)
-    t.pace.add(tokens=tokens, seconds=time.monotonic() - started)
-    state = state.with_step(tokens, MetricsRow(step=state.step + 1, train_loss=loss, train_accuracy=hits / labels))
+    t.pace.add(tokens=int(tokens), seconds=time.monotonic() - started)
+    row = MetricsRow(step=state.step + 1, train_loss=totals.loss, train_accuracy=totals.accuracy)
+    state = state.with_step(int(tokens), row)
     values = {
-        "loss": loss,
-        "accuracy": hits / labels,
+        **totals.values(),
         "learning_rate": rate,
         "gradient_norm": gradient_norm,
         "tokens": float(tokens),
@@ -111,19 +141,19 @@ def validate(t: Training, state: TrainState) -> TrainState:
     """Mean loss over all labels of the validation rows, with the weights of `state`."""
     post_progress(t, state, "validating")
     t.model.train(False)
-    settings = t.recipe.validation
+    settings, facts = t.recipe.validation, t.learner.facts
     rows = fixed_choice(len(t.validation_rows), settings.rows_max, seed=t.recipe.seed)
-    loss, hits, labels = 0.0, 0, 0
-    for batch in micro_batches(t, rows, table=t.validation_rows):
-        t.stop.check()
-        terms = t.method.loss(t.model, batch.to(t.model.device))
-        loss += terms.loss_sum.item()
-        hits += terms.hits
-        labels += terms.labels
-    standing = state.standing.after(loss / labels, step=state.step, minimum_gain=settings.minimum_gain)
+    objective, tally = without_smoothing(t.recipe.objective), Tally(t.validation_tasks)
+    part = t.crew.part_of(rows, t.validation_rows.tokens_of)
+    for numbers, batch in t.crew.share(list(micro_batches(t, part, table=t.validation_rows)), t.stop):
+        terms = t.method.loss(t.learner, t.features(batch.to(t.model.device)), objective)
+        tally.add(terms, batch, numbers, t.method.observe(facts, batch, terms))
+    totals = tally.totals(t.crew.sum(tally.numbers(observed=t.method.observed(facts))))
+    more = t.method.metrics(facts, totals.observed, totals.loss)
+    standing = state.standing.after(totals.loss, step=state.step, minimum_gain=settings.minimum_gain)
     exhausted = standing.is_exhausted(settings)
-    state = state.with_validation(loss / labels, hits / labels, standing, stopped_early=exhausted)
-    post_metrics(t, state, "validation", {"loss": loss / labels, "accuracy": hits / labels})
+    state = state.with_validation(totals, more, standing, stopped_early=exhausted)
+    post_metrics(t, state, "validation", {**totals.values(), **more})
     if exhausted and state.step < t.course.steps_total:
         t.post(
             Notice(
@@ -133,6 +163,13 @@ def validate(t: Training, state: TrainState) -> TrainState:
             )
         )
     return state
+
+
+def without_smoothing(objective: Objective) -> Objective:
+    """Validation measures what the weights make of the labels as they are."""
+    if isinstance(objective, Sft | Classify) and objective.label_smoothing:
+        return objective.model_copy(update={"label_smoothing": 0.0})
+    return objective
 
 
 def validation_due(t: Training, state: TrainState) -> bool:
@@ -147,26 +184,26 @@ def checkpoint_due(t: Training, state: TrainState) -> bool:
     """On schedule, at the end, on request, and wherever the best weights so far must not be lost."""
     if state.step == 0:
         return False
-    requested = t.stop.take_save_request()
+    requested = t.crew.take_save_request(t.stop)
     settings = t.recipe.checkpointing
     due = t.course.is_due(state.step, every_steps=settings.every_steps, every_epochs=settings.every_epochs)
     is_best = settings.keep_best and state.standing.best_step == state.step
     return due or is_best or requested or state.stopped_early or state.step == t.course.steps_total
 
 
-def micro_batches(t: Training, rows: Iterable[int], *, table: Table | None = None) -> Iterator[FlatBatch]:
+def micro_batches(t: Training, rows: Iterable[int], *, table: Table | None = None) -> Iterator[MicroBatch]:
     """Rows in order, as many at a time as `micro_batch_tokens` allows, and always one."""
     source, limit = t.rows if table is None else table, t.recipe.optimisation.micro_batch_tokens
-    group: list[Encoded] = []
+    group: list[int] = []
     tokens = 0
     for row in rows:
         if group and tokens + source.tokens_of(row) > limit:
-            yield t.method.collate(group)
+            yield MicroBatch(group, t.method.collate([source[one] for one in group]))
             group, tokens = [], 0
-        group.append(source[row])
+        group.append(row)
         tokens += source.tokens_of(row)
     if group:
-        yield t.method.collate(group)
+        yield MicroBatch(group, t.method.collate([source[one] for one in group]))
 
 
 def post_metrics(
@@ -194,9 +231,15 @@ def post_progress(t: Training, state: TrainState, stage: Literal["training", "va
     t.post(Progress(stage=stage, step=state.step, steps_total=t.course.steps_total, eta_seconds=eta))
 
 
-def step_seed(seed: int, step: int) -> int:
-    """The seed of all randomness inside one step (dropout)."""
-    return (seed * 1_000_003 + step) % 2**63
+def noisy(t: Training, step: int) -> AbstractContextManager[None]:
+    """Noise on the embeddings of the step's rows, where the recipe wants it; the same in every process."""
+    seed = step_seed(t.recipe.seed, step)
+    return embedding_noise(t.model, t.recipe.optimisation.neftune_alpha, seed=seed)
+
+
+def step_seed(seed: int, step: int, *, place: int = 0) -> int:
+    """The seed of all randomness inside one step (dropout) in the process of that place."""
+    return (seed * 1_000_003 + step + place * 2_147_483_659) % 2**63
 
 
 def refuse_what_is_not_finite(loss: float, gradient_norm: float, step: int) -> None:

@@ -1,35 +1,48 @@
-"""What an objective is to the loop: three pure steps, and their names by the recipe's `kind`."""
+"""What an objective is to the loop: pure steps from rows to losses, and their names by the recipe's `kind`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol, TypeVar
 
-from feinschliff.formats.recipe import Objective
-from feinschliff.formats.records import Record
-from feinschliff.lm.chat import Chat, Encoded
+import numpy as np
+
+from feinschliff.formats.heads import HeadFacts
+from feinschliff.lm.chat import Encoded
 from feinschliff.lm.flat import FlatBatch
-from feinschliff.trainer.methods import sft
+from feinschliff.trainer.learner import Learner
+from feinschliff.trainer.methods import classify, pretrain, regress, sft
 from feinschliff.trainer.terms import LossTerms
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+ObjectiveT = TypeVar("ObjectiveT", contravariant=True)
 
 
-class Method(Protocol):
-    """A module of `trainer/methods` with these functions."""
-
-    def encode(self, chat: Chat, records: Sequence[Record], objective: Objective) -> list[Encoded]:
-        """Rows as tokens with their labels marked."""
-        ...
+class Method(Protocol[ObjectiveT]):
+    """A module of `trainer/methods` with these functions; rows become tokens in `lm.encoding`."""
 
     def collate(self, rows: Sequence[Encoded]) -> FlatBatch:
         """Rows as one batch."""
         ...
 
-    def loss(self, model: PreTrainedModel, batch: FlatBatch) -> LossTerms:
-        """What the model makes of a batch."""
+    def loss(self, learner: Learner, batch: FlatBatch, objective: ObjectiveT) -> LossTerms:
+        """What the learner makes of a batch; call inside `rows_apart`."""
+        ...
+
+    def observed(self, facts: HeadFacts | None) -> int:
+        """How many numbers `observe` gives; 0 where the loss says it all."""
+        ...
+
+    def observe(self, facts: HeadFacts | None, batch: FlatBatch, terms: LossTerms) -> np.ndarray:
+        """Numbers that validation adds up over all batches."""
+        ...
+
+    def metrics(self, facts: HeadFacts | None, observed: np.ndarray, loss: float) -> dict[str, float]:
+        """Named numbers of a validation, from its sums and its mean loss."""
+        ...
+
+    def files(self, facts: HeadFacts | None, observed: np.ndarray) -> dict[str, bytes]:
+        """Files for the result, from the sums of the validation of its weights."""
         ...
 
 
-METHODS: Mapping[str, Method] = {"sft": sft}
+METHODS: Mapping[str, Method[Any]] = {"sft": sft, "pretrain": pretrain, "classify": classify, "regress": regress}

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from feinschliff.formats.recipe import Optimisation
+from feinschliff.formats.optimisation import Optimisation
+from feinschliff.trainer.adamw_8bit import AdamW8bit
 
-_STATE = ("step", "exp_avg", "exp_avg_sq")
+_SHARE = "share_of_rate"
 
 
-def adamw(parameters: Mapping[str, nn.Parameter], settings: Optimisation) -> torch.optim.AdamW:
+def build(
+    parameters: Mapping[str, nn.Parameter], settings: Optimisation, rate_shares: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
+    """What the recipe names.
+
+    Args:
+        rate_shares: share of the learning rate that a weight has, by name; one that is not named has all of it.
+    """
+    shares = rate_shares or {}
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, weight in parameters.items():
+        groups.setdefault(shares.get(name, 1.0), []).append(weight)
+    return OPTIMISERS[settings.optimiser](
+        [{"params": weights, _SHARE: share} for share, weights in groups.items()], settings
+    )
+
+
+def adamw(groups: list[dict[str, Any]], settings: Optimisation) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with one fused kernel for each weight."""
     return torch.optim.AdamW(
-        list(parameters.values()),
+        groups,
         lr=settings.learning_rate,
         betas=(settings.adam_beta1, settings.adam_beta2),
         eps=settings.adam_epsilon,
@@ -25,16 +44,36 @@ def adamw(parameters: Mapping[str, nn.Parameter], settings: Optimisation) -> tor
     )
 
 
+def adamw_8bit(groups: list[dict[str, Any]], settings: Optimisation) -> torch.optim.Optimizer:
+    """The same with its memory in 8 bits."""
+    return AdamW8bit(
+        groups,
+        lr=settings.learning_rate,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        eps=settings.adam_epsilon,
+        weight_decay=settings.weight_decay,
+    )
+
+
+OPTIMISERS: Mapping[str, Callable[[list[dict[str, Any]], Optimisation], torch.optim.Optimizer]] = {
+    "adamw": adamw,
+    "adamw_8bit": adamw_8bit,
+}
+
+
 def learning_rate(step: int, steps_total: int, settings: Optimisation) -> float:
     """Rate of the step that follows `step` done ones, 0 <= step < steps_total.
 
-    Linear warm-up reaches the full rate with its last step; from there it goes by the schedule, which would be 0 one
-    step after the last where it falls to 0. No step has rate 0.
+    Linear warm-up reaches the full rate with its last step; from there it goes by the schedule, which would be at
+    `final_rate_fraction` of the rate one step after the last. No step has rate 0.
     """
     warmup = warmup_steps(steps_total, settings)
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
-    return SCHEDULES[settings.schedule](settings.learning_rate, steps_total - step, steps_total - warmup)
+    falling = falling_steps(steps_total, settings)
+    final = settings.learning_rate * settings.final_rate_fraction
+    fall = SCHEDULES[settings.schedule]
+    return final + fall(settings.learning_rate - final, min(steps_total - step, falling), falling)
 
 
 def linear(rate: float, left: int, steps: int) -> float:
@@ -58,6 +97,7 @@ SCHEDULES: Mapping[str, Callable[[float, int, int], float]] = {
     "linear": linear,
     "constant": constant,
     "cosine": cosine,
+    "wsd": linear,
 }
 
 
@@ -65,9 +105,23 @@ def warmup_steps(steps_total: int, settings: Optimisation) -> int:
     return min(steps_total - 1, math.ceil(settings.warmup_fraction * steps_total))
 
 
+def falling_steps(steps_total: int, settings: Optimisation) -> int:
+    """Steps at the end in which the rate may fall: all after the warm-up, or the last ones.
+
+    Warm-up, stable, decay (Hu et al. 2024, arXiv:2404.06395): a run can be stopped, or go on, at any stable step, and
+    a tenth of the steps or more for the decay is as good as a cosine; Hägele et al. 2024 (arXiv:2405.18392) take 20 %
+    and find a straight line to do well.
+    """
+    after_warmup = steps_total - warmup_steps(steps_total, settings)
+    if settings.schedule != "wsd":
+        return after_warmup
+    return min(after_warmup, math.ceil(settings.decay_fraction * steps_total))
+
+
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Give each weight its share of the rate."""
     for group in optimiser.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(_SHARE, 1.0)
 
 
 def clip(parameters: Iterable[nn.Parameter], norm_max: float) -> float:
@@ -76,12 +130,12 @@ def clip(parameters: Iterable[nn.Parameter], norm_max: float) -> float:
 
 
 def state_tensors(optimiser: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-    """The optimiser's memory, named by weight; empty before the first step."""
+    """The optimiser's memory, named by weight; a weight that never moved has none."""
     return {
-        f"{name}/{part}": optimiser.state[parameter][part].contiguous()
+        f"{name}/{part}": tensor.contiguous()
         for name, parameter in parameters.items()
         if parameter in optimiser.state
-        for part in _STATE
+        for part, tensor in optimiser.state[parameter].items()
     }
 
 
@@ -89,6 +143,7 @@ def restore(
     optimiser: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor]
 ) -> None:
     """Put `state_tensors` back."""
-    for name, parameter in parameters.items():
-        if f"{name}/step" in tensors:
-            optimiser.state[parameter] = {part: tensors[f"{name}/{part}"].to(parameter.device) for part in _STATE}
+    for key, tensor in tensors.items():
+        name, _, part = key.rpartition("/")
+        parameter = parameters[name]
+        optimiser.state[parameter][part] = tensor.to(parameter.device)

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from feinschliff.formats.recipe import Optimisation
+from feinschliff.formats.optimisation import Optimisation
+from feinschliff.formats.steps import rows_drawn, steps_of
 from feinschliff.kit.errors import Invalid
 
 
@@ -44,9 +45,7 @@ class Course:
     ) -> Course:
         """Args: lengths: tokens of each row of the table; needed for the order `by_length`."""
         rows = sum(_drawn(source) for source in sources)
-        steps = max(1, math.ceil(optimisation.epochs * math.ceil(rows / optimisation.batch_size)))
-        if optimisation.steps_max:
-            steps = min(steps, optimisation.steps_max)
+        steps = steps_of(rows, optimisation)
         tokens = np.asarray(lengths, dtype=np.int64)
         return cls(tuple(sources), seed, optimisation.batch_size, steps, optimisation.order, tokens)
 
@@ -127,7 +126,7 @@ ORDERS: Mapping[str, Callable[[np.ndarray, Course, np.random.Generator], np.ndar
 
 
 def _drawn(source: Source) -> int:
-    return round(source.rows * source.weight)
+    return rows_drawn(source.rows, source.weight)
 
 
 @lru_cache(maxsize=2)

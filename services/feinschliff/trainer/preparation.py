@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import nn
@@ -12,33 +12,53 @@ from torch import nn
 from feinschliff.artifacts.bases import BaseFiles, resolve
 from feinschliff.artifacts.commit import fetch
 from feinschliff.artifacts.store import Store
-from feinschliff.formats.report import Metrics, Notice, Progress, Report
-from feinschliff.formats.runfile import DataPart, Runfile
+from feinschliff.formats.adaptations import LastLayers
+from feinschliff.formats.heads import HeadFacts
+from feinschliff.formats.objectives import HEADED, Sft
+from feinschliff.formats.report import Metrics, Progress, Report
+from feinschliff.formats.runfile import Runfile
 from feinschliff.kit.errors import WrongState
 from feinschliff.kit.spans import span
-from feinschliff.lm.adaptations import ADAPTATIONS, Adapt
-from feinschliff.lm.adaptations.saved import refuse_another_kind
+from feinschliff.lm import heads
+from feinschliff.lm.adaptations import ADAPTATIONS, Adapt, frozen
+from feinschliff.lm.adaptations.saved import read_settings, refuse_another_kind
 from feinschliff.lm.chat import Chat
+from feinschliff.lm.encoding import RowEncoder
 from feinschliff.lm.flat import prove_rows_apart
 from feinschliff.lm.load import LoadedBase, load_model, load_tokenizer, prepare, resolve_precision
 from feinschliff.lm.logprobs import prove_plain_head
+from feinschliff.lm.quantised import wanted_by
 from feinschliff.trainer.checkpoint import Checkpoints, Saved
-from feinschliff.trainer.data import Table, load_part
+from feinschliff.trainer.crew import Alone, Crew
+from feinschliff.trainer.energy import Energy, Meter
+from feinschliff.trainer.learner import Learner
 from feinschliff.trainer.method import METHODS, Method
-from feinschliff.trainer.order import Source, refuse_nothing_to_learn
 from feinschliff.trainer.progress import Outbox
+from feinschliff.trainer.reading import Data, Start, facts_of, load_data
 from feinschliff.trainer.scratch import Scratch
 from feinschliff.trainer.settings import TrainerSettings
 from feinschliff.trainer.state import Conditions
 from feinschliff.trainer.stop import Stop
 from feinschliff.trainer.tensorboard import Board
+from feinschliff.trainer.trackers import Trackers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Attempt:
     """The parts of one attempt that are there before any weight is loaded."""
 
     def __init__(
-        self, runfile: Runfile, store: Store, settings: TrainerSettings, outbox: Outbox, stop: Stop, scratch: Scratch
+        self,
+        runfile: Runfile,
+        store: Store,
+        settings: TrainerSettings,
+        outbox: Outbox,
+        stop: Stop,
+        scratch: Scratch,
+        crew: Crew | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self.runfile = runfile
         self.recipe = runfile.recipe
@@ -47,37 +67,55 @@ class Attempt:
         self.outbox = outbox
         self.stop = stop
         self.scratch = scratch
+        self.crew: Crew = crew or Alone()
+        self.meter = meter or Meter(core_watts=settings.trainer_core_watts)
         self.checkpoints = Checkpoints(store, runfile.prefix, runfile.recipe.checkpointing)
         self.board = Board(store, runfile.prefix, runfile.attempt, scratch.new_folder())
+        self.trackers = Trackers(runfile, settings, store, outbox.post, scratch.new_folder)
 
     @property
-    def adaptation(self) -> Adapt[Any, nn.Module]:
+    def has_head(self) -> bool:
+        """Whether a head of its own takes the place of the vocabulary."""
+        return self.recipe.objective.kind in HEADED
+
+    def energy(self) -> Energy | None:
+        """What the job has used with all its attempts, until now."""
+        used = self.meter.read()
+        return None if used is None else used._replace(joules=used.joules + self.runfile.energy_before)
+
+    @property
+    def adaptation(self) -> Adapt[Any, Any]:
+        if self.has_head and isinstance(self.recipe.adaptation, LastLayers) and not self.recipe.adaptation.layers:
+            return frozen
         return ADAPTATIONS[self.recipe.adaptation.kind]
 
     @property
-    def method(self) -> Method:
+    def method(self) -> Method[Any]:
         return METHODS[self.recipe.objective.kind]
 
     def post(self, report: Report) -> None:
+        """For the job's owner; of several processes, the first speaks."""
+        if not self.crew.is_first:
+            return
         self.outbox.post(report)
         if isinstance(report, Metrics):
             self.board.add(report)
-
-
-class Data(NamedTuple):
-    rows: Table
-    sources: list[Source]
-    validation_rows: Table
+            self.trackers.add(report)
 
 
 @dataclass
 class Loaded:
-    """What the loop needs from outside."""
+    """What the loop needs from outside; `start` is where weights to go on from lie."""
 
     conditions: Conditions
     base: LoadedBase
-    chat: Chat
+    encoder: RowEncoder
     data: Data
+    start: Start | None = None
+
+    @property
+    def chat(self) -> Chat:
+        return self.encoder.chat
 
 
 def load(a: Attempt, saved: Saved | None) -> Loaded:
@@ -88,66 +126,105 @@ def load(a: Attempt, saved: Saved | None) -> Loaded:
     precision = cast(
         Literal["bf16", "fp32"], conditions.precision if conditions else resolve_precision(a.recipe.precision)
     )
-    threads = a.settings.threads(conditions.threads if conditions else 0)
+    threads = a.settings.threads(conditions.threads if conditions else 0, processes=a.crew.processes_here)
     use_threads(threads)
     folder = prepare(files, a.settings.cache_folder)
     a.stop.check()
-    chat = Chat.of(load_tokenizer(folder), generation_stop_ids=stop_ids_of(folder))
+    tokenizer = load_tokenizer(folder)
+    template_needed = isinstance(a.recipe.objective, Sft)
+    chat = Chat.of(tokenizer, generation_stop_ids=stop_ids_of(folder), template_needed=template_needed)
+    start = start_of(a, saved)
     a.post(Progress(stage="encoding"))
     with span("encoding"):
-        data = load_data(a, chat)
+        encoder = RowEncoder(chat, a.recipe.objective, facts_of(a, start))
+        data = load_data(a, encoder)
     a.post(Progress(stage="loading"))
-    model = load_model(folder, precision=precision)
+    model = load_model(folder, precision=precision, quantisation=wanted_by(a.recipe.adaptation))
     prove_rows_apart(model)
     prove_plain_head(model)
     a.stop.check()
     return Loaded(
         Conditions(threads=threads, precision=precision, base_digest=files.digest),
-        LoadedBase(files.uri, files.digest, folder, precision, model, chat.tokenizer),
-        chat,
+        LoadedBase(files.uri, files.digest, folder, precision, model, tokenizer),
+        encoder,
         data,
+        start,
     )
 
 
-def load_data(a: Attempt, chat: Chat) -> Data:
-    rows, sources, validation_rows = Table(), [], Table()
-    for part in a.runfile.train:
-        first = len(rows)
-        append_part(a, chat, rows, part)
-        sources.append(Source(first, len(rows) - first, part.weight))
-    refuse_nothing_to_learn(sources)
-    for part in a.runfile.validation:
-        append_part(a, chat, validation_rows, part)
-    return Data(rows, sources, validation_rows)
-
-
-def append_part(a: Attempt, chat: Chat, table: Table, part: DataPart) -> None:
-    counts = load_part(
-        table,
-        a.store,
-        part,
-        lambda records: a.method.encode(chat, records, a.recipe.objective),
-        a.recipe.optimisation,
-        check=a.stop.check,
-    )
-    for what, count in (("cut to", counts.truncated), ("left out for being beyond", counts.dropped)):
-        if count:
-            limit = a.recipe.optimisation.max_row_tokens
-            message = f"{count} rows of {part.dataset_version} were {what} {limit} tokens."
-            key = f"notice/{part.dataset_version}/{','.join(part.splits)}/{what.split()[0]}"
-            a.post(Notice(key=key, level="warning", message=message))
-
-
-def adapted_model(a: Attempt, base: LoadedBase, saved: Saved | None) -> nn.Module:
-    """The base with weights that train: saved ones, those of the version to continue, or fresh ones."""
+def start_of(a: Attempt, saved: Saved | None) -> Start | None:
+    """Weights to go on from: the job's own, or those of the version that it continues; None begins afresh."""
     if saved is not None:
-        return a.adaptation.resume(base.model, saved.folder)
-    if a.runfile.initial_adapter_prefix:
-        folder = a.scratch.new_folder()
-        fetch(a.store, a.runfile.initial_adapter_prefix, folder)
-        refuse_another_kind(folder, a.recipe.adaptation.kind)
-        return a.adaptation.resume(base.model, folder)
-    return a.adaptation.attach(base.model, a.recipe.adaptation, seed=a.recipe.seed)
+        return Start(saved.folder, resumes=True)
+    if not a.runfile.initial_adapter_prefix:
+        return None
+    folder = a.scratch.new_folder()
+    fetch(a.store, a.runfile.initial_adapter_prefix, folder)
+    refuse_another_kind(folder, a.recipe.adaptation.kind)
+    if a.has_head and isinstance(a.recipe.adaptation, LastLayers):
+        refuse_what_a_head_replaces(folder, a.recipe.adaptation)
+    return Start(folder, resumes=False)
+
+
+def refuse_what_a_head_replaces(folder: Path, settings: LastLayers) -> None:
+    """Last layers below a head of their own go on from such layers alone: a version's own norm would be lost.
+
+    Raises:
+        WrongState: ADAPTATION_DIFFERS.
+    """
+    before = read_settings(folder, LastLayers)
+    alone = before.layers == 0 and heads.read_facts(folder) is not None
+    if alone if settings.layers == 0 else before.layers > 0 and not before.train_head:
+        return
+    message = "The version to continue from also trained the norm or the head of the base, which this objective leaves."
+    raise WrongState(
+        "ADAPTATION_DIFFERS",
+        message,
+        advice=["Start from the base model, or continue a version that was trained with the same objective."],
+        found=f"last_layers of {before.layers}",
+        wanted=f"last_layers of {settings.layers} below a head",
+    )
+
+
+def learner_of(a: Attempt, loaded: Loaded) -> Learner:
+    """The base with weights that train: saved ones, those of the version to continue, or fresh ones."""
+    model, facts = loaded.base.model, loaded.encoder.facts
+    adapted = _adapted(a, model, loaded.start)
+    if facts is None:
+        return Learner(a.adaptation, adapted)
+    leave_vocabulary_alone(a.adaptation.transformer(adapted))
+    head = None if loaded.start is None else _saved_head(loaded.start.folder, facts)
+    if head is None:
+        head = heads.fresh(facts, model.config.get_text_config().hidden_size, seed=a.recipe.seed)
+    return Learner(a.adaptation, adapted, head.to(model.device))
+
+
+def leave_vocabulary_alone(model: PreTrainedModel) -> None:
+    """Beside a head of its own the projection to the vocabulary has no part in the loss; embeddings tied to it have."""
+    projection = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    inside = set(model.base_model.parameters())
+    for weight in projection.parameters() if isinstance(projection, nn.Module) else ():
+        if weight not in inside:
+            weight.requires_grad_(False)
+
+
+def _adapted(a: Attempt, model: PreTrainedModel, start: Start | None) -> nn.Module:
+    adaptation: Adapt[Any, nn.Module] = a.adaptation
+    if start is not None:
+        return adaptation.resume(model, start.folder)
+    settings = a.recipe.adaptation
+    if a.has_head and isinstance(settings, LastLayers):
+        settings = settings.model_copy(update={"train_head": False})  # which is the vocabulary's, and its norm
+    return adaptation.attach(model, settings, seed=a.recipe.seed)
+
+
+def _saved_head(folder: Path, facts: HeadFacts) -> heads.Head | None:
+    """The folder's head with the job's facts; None where its outputs mean something else."""
+    before = heads.read_facts(folder)
+    same = ("kind", "classes", "multi_label", "mean", "deviation")
+    if before is None or any(getattr(before, name) != getattr(facts, name) for name in same):
+        return None
+    return heads.Head(facts, heads.load(folder).weight_CH.detach())
 
 
 def refuse_another_base(expected_digest: str, files: BaseFiles) -> None:

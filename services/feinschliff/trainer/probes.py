@@ -10,6 +10,8 @@ import torch
 from feinschliff.formats.records import Message
 from feinschliff.formats.report import GoldenProbe
 from feinschliff.lm.chat import Chat
+from feinschliff.lm.encoding import RowEncoder
+from feinschliff.trainer.learner import Learner
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,9 +28,27 @@ def golden_probes(model: PreTrainedModel, chat: Chat, row_prompts: Sequence[Sequ
         model: with its trained adapter, in evaluation mode and with its usual attention.
         row_prompts: token ids of prompts; those beyond 512 tokens are left out.
     """
-    fixed = [chat.prompt_ids([Message(role="user", content=text)]) for text in FIXED_PROMPTS]
+    fixed = [_prompt(chat, text) for text in FIXED_PROMPTS]
     prompts = fixed + [list(prompt) for prompt in row_prompts if len(prompt) <= PROMPT_TOKENS_MAX]
     return [_probe(model, chat, prompt) for prompt in prompts]
+
+
+@torch.no_grad()
+def golden_scores(learner: Learner, encoder: RowEncoder, row_prompts: Sequence[Sequence[int]]) -> list[GoldenProbe]:
+    """What the head says to the fixed texts and to texts of the training rows; as `golden_probes`."""
+    head, model = learner.head, learner.transformer
+    assert head is not None
+    prompts = [encoder.text_ids(text) for text in FIXED_PROMPTS]
+    prompts += [list(prompt) for prompt in row_prompts if len(prompt) <= PROMPT_TOKENS_MAX]
+    probes = []
+    for prompt in prompts:
+        fed = torch.tensor([prompt], device=model.device)
+        scores_1C = head(model.base_model(input_ids=fed, use_cache=False).last_hidden_state[:, -1])
+        said = head.values(scores_1C) if head.facts.kind == "regress" else head.logprobs(scores_1C)[0]
+        scores = [round(float(one), 6) for one in said]
+        text = str(encoder.chat.tokenizer.decode(prompt))
+        probes.append(GoldenProbe(prompt=text, prompt_token_ids=prompt, token_ids=[], logprobs=[], scores=scores))
+    return probes
 
 
 @torch.no_grad()
@@ -47,3 +67,10 @@ def _probe(model: PreTrainedModel, chat: Chat, prompt: list[int]) -> GoldenProbe
         fed, cache = torch.tensor([[token]], device=model.device), output.past_key_values
     text = str(chat.tokenizer.decode(prompt))
     return GoldenProbe(prompt=text, prompt_token_ids=prompt, token_ids=token_ids, logprobs=logprobs)
+
+
+def _prompt(chat: Chat, text: str) -> list[int]:
+    """The text as a user's turn, or plainly where the base knows no turns."""
+    if chat.template:
+        return chat.prompt_ids([Message(role="user", content=text)])
+    return chat.plain_ids([text])[0]

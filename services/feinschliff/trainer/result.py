@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from feinschliff.formats.report import GoldenProbe, Result
 from feinschliff.kit.failpoints import fail
 from feinschliff.lm.chat import Chat
 from feinschliff.trainer.checkpoint import METRICS_NAME, upload_folder
+from feinschliff.trainer.energy import Energy
 from feinschliff.trainer.state import MetricsRow, TrainState, metrics_csv
 
 if TYPE_CHECKING:
@@ -44,22 +46,26 @@ def commit_result(
     best_step: int,
     epochs: float,
     probes: list[GoldenProbe],
+    files: Mapping[str, bytes],
     seconds: float,
+    energy: Energy | None,
 ) -> Manifest:
     """Make the job a success: everything before the manifest can be done again, nothing after it needs to be.
 
     Args:
         weights: folder with the adaptation's files of `best_step`; used up. A whole model gets its tokenizer, so that
             the result loads as a base does.
+        files: what the method has to tell of them besides.
     """
     adapter_digest = content_digest(
         {path.name: FileEntry(sha256=sha256_of(path), size_bytes=path.stat().st_size) for path in weights.iterdir()}
     )
     if (weights / MODEL_NAME).is_file():
-        chat.tokenizer.save_pretrained(weights)
+        base.tokenizer.save_pretrained(weights)
     (weights / TEMPLATE_NAME).write_text(chat.template, encoding="utf-8")
     (weights / CHAT_NAME).write_bytes(orjson.dumps(_chat_facts(base, chat), option=orjson.OPT_INDENT_2))
-    (weights / METRICS_NAME).write_bytes(metrics_csv(state.history))
+    for name, content in {METRICS_NAME: metrics_csv(state.history), **files}.items():
+        (weights / name).write_bytes(content)
     meta = Result(
         base_model=base.uri,
         base_digest=base.digest,
@@ -76,6 +82,8 @@ def commit_result(
         metrics=final_metrics(state, best_step),
         golden_probes=probes,
         seconds=seconds,
+        energy_joules=energy.joules if energy else None,
+        energy_source=energy.source if energy else "",
         hardware=hardware(),
         packages={name: _version(name) for name in PACKAGES},
     )
@@ -90,11 +98,15 @@ def commit_result(
 def final_metrics(state: TrainState, best_step: int) -> dict[str, float]:
     """The last training numbers, and the validation numbers of the weights that were kept."""
     last = state.history[-1]
-    metrics = {"train_loss": last.train_loss, "train_accuracy": last.train_accuracy}
+    metrics = {"train_loss": last.train_loss}
+    if last.train_accuracy is not None:
+        metrics["train_accuracy"] = last.train_accuracy
     kept: MetricsRow | None = next((row for row in state.history if row.step == best_step), None)
     if kept is not None and kept.valid_loss is not None:
         metrics["validation_loss"] = kept.valid_loss
-        metrics["validation_accuracy"] = kept.valid_mean_token_accuracy or 0.0
+        if kept.valid_mean_token_accuracy is not None:
+            metrics["validation_accuracy"] = kept.valid_mean_token_accuracy
+        metrics |= {f"validation_{name}": value for name, value in kept.valid_more.items()}
     return metrics
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import io
 
+import numpy as np
 from pydantic import Field
 
 from feinschliff.formats.base import Stored
 from feinschliff.trainer.stopping import Standing
+from feinschliff.trainer.tally import Totals
 
 
 class MetricsRow(Stored):
@@ -16,9 +18,17 @@ class MetricsRow(Stored):
 
     step: int
     train_loss: float
-    train_accuracy: float
+    train_accuracy: float | None
     valid_loss: float | None = None
     valid_mean_token_accuracy: float | None = None
+    valid_more: dict[str, float] = Field(default_factory=dict, description="By name; not in the file.")
+
+
+class Observed(Stored):
+    """What a method counted at a validation besides losses; numbers that are 0 are left out."""
+
+    step: int
+    numbers: tuple[tuple[int, float], ...]
 
 
 class TrainState(Stored):
@@ -33,6 +43,7 @@ class TrainState(Stored):
     standing: Standing = Standing()
     stopped_early: bool = False
     history: tuple[MetricsRow, ...] = ()
+    observed: tuple[Observed, ...] = Field((), description="At the best validation and at the last one.")
 
     def with_step(self, tokens: int, row: MetricsRow) -> TrainState:
         """After one more step on so many input tokens."""
@@ -44,17 +55,44 @@ class TrainState(Stored):
             }
         )
 
-    def with_validation(self, loss: float, accuracy: float, standing: Standing, *, stopped_early: bool) -> TrainState:
-        """After the weights of `step` were validated."""
-        row = self.history[-1].model_copy(update={"valid_loss": loss, "valid_mean_token_accuracy": accuracy})
+    def with_validation(
+        self, totals: Totals, more: dict[str, float], standing: Standing, *, stopped_early: bool
+    ) -> TrainState:
+        """After the weights of `step` were validated.
+
+        Args:
+            more: named numbers of the method.
+        """
+        by_task = {name: value for name, value in totals.values().items() if "/" in name}
+        validated = {
+            "valid_loss": totals.loss,
+            "valid_mean_token_accuracy": totals.accuracy,
+            "valid_more": {**more, **by_task},
+        }
+        kept = [one for one in self.observed if one.step == standing.best_step != self.step]
+        if len(totals.observed):
+            places = np.flatnonzero(totals.observed).tolist()
+            numbers = tuple((place, float(totals.observed[place])) for place in places)
+            kept.append(Observed(step=self.step, numbers=numbers))
         return self.model_copy(
             update={
                 "validated_step": self.step,
                 "standing": standing,
                 "stopped_early": stopped_early,
-                "history": (*self.history[:-1], row),
+                "history": (*self.history[:-1], self.history[-1].model_copy(update=validated)),
+                "observed": tuple(kept),
             }
         )
+
+    def observed_at(self, step: int, size: int) -> np.ndarray | None:
+        """What was counted at the validation of these weights, so many numbers; None where nothing was."""
+        found = next((one for one in self.observed if one.step == step), None)
+        if found is None:
+            return None
+        numbers = np.zeros(size)
+        for place, number in found.numbers:
+            numbers[place] = number
+        return numbers
 
 
 class Conditions(Stored):
@@ -68,10 +106,10 @@ class Conditions(Stored):
 def metrics_csv(history: tuple[MetricsRow, ...]) -> bytes:
     """The history in the shape of OpenAI's result files; a number that was not measured is empty."""
     text = io.StringIO()
-    columns = list(MetricsRow.model_fields)
+    columns = [name for name in MetricsRow.model_fields if name != "valid_more"]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.model_dump().items()} for row in history)
+    writer.writerows({name: _cell(getattr(row, name)) for name in columns} for row in history)
     return text.getvalue().encode()
 
 

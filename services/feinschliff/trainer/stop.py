@@ -7,6 +7,8 @@ import threading
 from enum import StrEnum, auto
 from types import FrameType
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 class Why(StrEnum):
     SIGNAL = auto()
@@ -30,6 +32,11 @@ class Stop:
         self._why: Why | None = None
         self._save_now = threading.Event()
 
+    @property
+    def wish(self) -> Why | None:
+        """Why this process is to stop, where someone asked for it."""
+        return self._why
+
     def ask(self, why: Why) -> None:
         if self._why is None:
             self._why = why
@@ -49,9 +56,19 @@ class Stop:
         return wanted
 
     def on_signals(self) -> None:
-        """SIGTERM and SIGINT ask to stop; call from the main thread."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        """SIGTERM and SIGINT ask to stop, also those that came before this process could hear them.
+
+        Call from the main thread.
+        """
+        for number in SIGNALS:
             signal.signal(number, self._on_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    @staticmethod
+    def be_deaf() -> None:
+        """From now on signals change nothing: it is decided how this process ends, and it has only to do so."""
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.ask(Why.SIGNAL)

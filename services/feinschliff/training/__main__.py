@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 from feinschliff.artifacts.connect import connect, readiness
+from feinschliff.artifacts.outlines import Outline, outline
+from feinschliff.artifacts.store import Store
 from feinschliff.kit.clock import SystemClock
 from feinschliff.kit.db import Database
 from feinschliff.kit.metrics import Metrics
@@ -17,13 +22,17 @@ from feinschliff.kit.watch import Wake
 from feinschliff.training.acts import Plan
 from feinschliff.training.attempts import Attempts
 from feinschliff.training.clients import IngestionClient, RegistryClient, base_check
+from feinschliff.training.consumption import Tariff
 from feinschliff.training.jobs import Jobs
 from feinschliff.training.lists import Lists
 from feinschliff.training.logs import Logs
 from feinschliff.training.meters import Live
+from feinschliff.training.plan import Planner
 from feinschliff.training.reconciler import Reconciler
 from feinschliff.training.service import Offer, TrainingService, WorkerService
 from feinschliff.training.settings import TrainingSettings
+from feinschliff.training.speeds import Speeds
+from feinschliff.training.trackers import TrackerRules
 from feinschliff.v1 import training_pb2_grpc as grpc_stubs
 from feinschliff.workloads.process import SubprocessRunner
 from feinschliff.workloads.profiles import Profiles
@@ -43,58 +52,89 @@ def wire(settings: TrainingSettings) -> Room:
     artifacts = connect(settings)
     registry = RegistryClient(settings.registry_address, metrics)
     profiles, live = settings.profiles(), Live(metrics)
-    check_base = base_check(artifacts, offline=settings.offline, local=settings.training_runner == "process")
+    local = settings.training_runner == "process"
+    check_base = base_check(artifacts, offline=settings.offline, local=local)
+    ingestion = IngestionClient(settings.ingestion_address, metrics)
+    outlines = outlines_of(settings, artifacts)
+    planner = Planner(ingestion, outlines, Speeds(database), profiles, local=local)
+    trackers = trackers_of(settings)
     jobs = Jobs(
         database,
         artifacts,
-        IngestionClient(settings.ingestion_address, metrics),
+        ingestion,
         registry,
         check_base,
         profiles,
         clock=clock,
         wake=wake,
+        look_into=planner.look_into,
+        check_fit=planner.refuse_what_cannot_fit,
+        check_trackers=trackers.check,
     )
     runner = runner_of(settings, profiles)
+    tariff = Tariff(profiles, settings.training_carbon_grams_per_kilowatt_hour)
     how = plan(settings, profiles)
     reconciler = Reconciler(database, artifacts, runner, registry, how, metrics, live, clock=clock, wake=wake)
+    others = [one for one in profiles.names if one != profiles.default]
+    offer = Offer(check_base, [profiles.default, *others], trackers.installed(profiles.profiles))
+    logs = Logs(database, artifacts, runner)
+    return Room(
+        name="training",
+        port=settings.training_port,
+        metrics_port=settings.training_metrics_port,
+        servicers=doors(
+            TrainingService(jobs, planner, Lists(database), logs, offer, metrics, wake),
+            WorkerService(Attempts(database, tariff, clock=clock, wake=wake), live, clock),
+        ),
+        loops=[Loop("reconcile", turning(reconciler, wake, settings.training_turn_seconds))],
+        checks={"database": database.check, "store": readiness(artifacts)},
+        close=[runner.close, database.close],
+        metrics=metrics,
+    )
+
+
+def doors(training: TrainingService, worker: WorkerService) -> list[Servicer]:
+    return [
+        Servicer(
+            grpc_stubs.add_TrainingServiceServicer_to_server,
+            training,
+            "feinschliff.v1.TrainingService",
+            standing=("StreamLogs",),
+        ),
+        Servicer(
+            grpc_stubs.add_WorkerServiceServicer_to_server,
+            worker,
+            "feinschliff.v1.WorkerService",
+            standing=("Report",),
+        ),
+    ]
+
+
+def turning(reconciler: Reconciler, wake: Wake, seconds: float) -> Callable[[], Awaitable[None]]:
+    """Turn after turn: at once where something changed, at the latest after `seconds`."""
 
     async def reconcile() -> None:
         while True:
             turn = wake.turn
             await offload(reconciler.turn)
             await asyncio.sleep(0.05)
-            await wake.wait(turn, settings.training_turn_seconds)
+            await wake.wait(turn, seconds)
 
-    return Room(
-        name="training",
-        port=settings.training_port,
-        metrics_port=settings.training_metrics_port,
-        servicers=[
-            Servicer(
-                grpc_stubs.add_TrainingServiceServicer_to_server,
-                TrainingService(
-                    jobs,
-                    Lists(database),
-                    Logs(database, artifacts, runner),
-                    Offer(check_base, [profiles.default, *(one for one in profiles.names if one != profiles.default)]),
-                    metrics,
-                    wake,
-                ),
-                "feinschliff.v1.TrainingService",
-                standing=("StreamLogs",),
-            ),
-            Servicer(
-                grpc_stubs.add_WorkerServiceServicer_to_server,
-                WorkerService(Attempts(database, clock=clock, wake=wake), live, clock),
-                "feinschliff.v1.WorkerService",
-                standing=("Report",),
-            ),
-        ],
-        loops=[Loop("reconcile", reconcile)],
-        checks={"database": database.check, "store": readiness(artifacts)},
-        close=[runner.close, database.close],
-        metrics=metrics,
-    )
+    return reconcile
+
+
+def outlines_of(settings: TrainingSettings, artifacts: Store) -> Callable[[str], Outline | None]:
+    """What is known here of a base without its weights; what had to be fetched for it lies beside the bases."""
+    folder, local = settings.home.absolute() / "cache" / "bases", settings.training_runner == "process"
+    return lambda uri: outline(uri, artifacts, folder, offline=settings.offline, local=local)
+
+
+def trackers_of(settings: TrainingSettings) -> TrackerRules:
+    """What trainers have for trackers: on this machine what we have ourselves, on a cluster what its profiles say."""
+    if settings.training_runner != "process":
+        return TrackerRules(offline=settings.offline)
+    folder = Path(os.environ.get(f"{ENV_PREFIX}TRAINER_SECRETS") or "{home}/secrets")
+    return TrackerRules(settings.folder(folder), importlib.util.find_spec("wandb") is not None, settings.offline)
 
 
 def runner_of(settings: TrainingSettings, profiles: Profiles) -> Runner:
@@ -119,6 +159,7 @@ def plan(settings: TrainingSettings, profiles: Profiles) -> Plan:
         secret_env={"FEINSCHLIFF_S3_SECRET_KEY": settings.s3_secret_key.get_secret_value()},
         profiles=profiles,
         log_seconds=settings.training_log_seconds if on_cluster else 0.0,
+        carbon_grams_per_kilowatt_hour=settings.training_carbon_grams_per_kilowatt_hour,
     )
 
 

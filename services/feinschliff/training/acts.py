@@ -18,12 +18,15 @@ from feinschliff.kit import tracing
 from feinschliff.kit.db import Database, Session
 from feinschliff.kit.errors import Invalid, Refusal
 from feinschliff.kit.failpoints import fail
+from feinschliff.lm.allocator import ALLOCATOR
 from feinschliff.training import endings, store
 from feinschliff.training.attempts import token_hash
+from feinschliff.training.consumption import Tariff
 from feinschliff.training.jobs import move
 from feinschliff.training.life import Act, Seen, State, backoff_seconds
 from feinschliff.training.meters import Meters
 from feinschliff.training.store import Attempt, Event, Job
+from feinschliff.training.trackers import secrets_of
 from feinschliff.v1 import common_pb2
 from feinschliff.workloads.profiles import Profile, Profiles
 from feinschliff.workloads.runner import Runner
@@ -59,6 +62,11 @@ class Plan:
     secret_env: Mapping[str, str] = field(repr=False)
     profiles: Profiles
     log_seconds: float = 0.0
+    carbon_grams_per_kilowatt_hour: float = 0.0
+
+    @property
+    def tariff(self) -> Tariff:
+        return Tariff(self.profiles, self.carbon_grams_per_kilowatt_hour)
 
 
 class Remains(NamedTuple):
@@ -158,7 +166,7 @@ class Acts:
         reached = newest_step(self._artifacts, job) if act in (Act.RETRY_OR_FAIL, Act.MARK_PAUSED) else 0
         model_version = self._register(job) if act is Act.MARK_SUCCEEDED else ""
         with self._database.transaction() as session:
-            job = _attempt_over(session, job, attempt, seen, observed, now)
+            job = self._plan.tariff.note(session, _attempt_over(session, job, attempt, seen, observed, now), now)
             match act:
                 case Act.MARK_SUCCEEDED:
                     note = f" New model created: {model_version}."
@@ -191,6 +199,7 @@ class Acts:
             name=workload_of(job),
             command=self._plan.command,
             env={
+                **ALLOCATOR,
                 **profile.env,
                 **self._plan.env,
                 "FEINSCHLIFF_ATTEMPT": job.attempt_name,
@@ -201,6 +210,8 @@ class Acts:
             grace_seconds=self._plan.stop_seconds,
             deadline_seconds=max(0.0, limit - elapsed) + spare if limit else None,
             profile=profile,
+            nodes=job.recipe.nodes,
+            secrets=secrets_of(job.recipe, profile),
         )
 
     def _after_failure(self, session: Session, job: Job, act: Act, remains: Remains, now: datetime) -> Job:

@@ -17,6 +17,7 @@ from feinschliff.kit.db import Database, Session
 from feinschliff.kit.errors import Unauthenticated, WrongState
 from feinschliff.kit.watch import Wake
 from feinschliff.training import store
+from feinschliff.training.consumption import Energy, Tariff, used_by
 from feinschliff.training.jobs import ATTEMPT, existing
 from feinschliff.training.life import FINAL, State
 from feinschliff.training.store import Checkpoint, Event, Job
@@ -30,12 +31,15 @@ class Told:
     cancel: bool
     pause: bool
     new: Sequence[Report]
+    job: Job
+    new_joules: float = 0.0
 
 
 class Attempts:
     """Every method is one use case and one short transaction; all may be called from any thread."""
 
-    def __init__(self, database: Database, *, clock: Clock, wake: Wake) -> None:
+    def __init__(self, database: Database, tariff: Tariff, *, clock: Clock, wake: Wake) -> None:
+        self.tariff = tariff
         self._database = database
         self._clock = clock
         self._wake = wake
@@ -45,6 +49,8 @@ class Attempts:
             job = self._owner(session, attempt, token)
         return Runfile(
             job=job.name,
+            job_uid=job.uid,
+            energy_before=used_by(job).energy_joules or 0.0,
             attempt=job.attempt,
             recipe=job.recipe,
             base_model=job.inputs["base_model"],
@@ -55,11 +61,18 @@ class Attempts:
             prefix=job.name,
         )
 
-    def record(self, attempt: str, token: str, reports: Sequence[tuple[int, datetime, Report]]) -> Told:
+    def record(
+        self,
+        attempt: str,
+        token: str,
+        reports: Sequence[tuple[int, datetime, Report]],
+        energy: Energy | None = None,
+    ) -> Told:
         """Stores what an attempt reports; a key that is known is not stored again.
 
         Args:
             reports: number of each in its attempt, when it was measured, and the report itself.
+            energy: what the attempt has used so far.
         """
         with self._database.transaction() as session:
             job = self._owner(session, attempt, token)
@@ -72,7 +85,10 @@ class Attempts:
             for time, report in kept:
                 if isinstance(report, CheckpointReport):
                     store.put_checkpoint(session, _checkpoint_of(job, report, time))
+            before = used_by(job).energy_joules or 0.0
             job = _with_latest(session, job, [report for _, _, report in reports], now)
+            if energy is not None:
+                job = self.tariff.note(session, job, now, energy)
             if any(isinstance(report, CheckpointReport) for _, report in kept):
                 steps = store.checkpoint_steps(session, job.name)
                 gone = job.recipe.checkpointing.superfluous(steps, job.best_step)
@@ -84,6 +100,8 @@ class Attempts:
             cancel=job.state is State.CANCELLING,
             pause=job.state is State.PAUSING,
             new=[report for _, report in kept],
+            job=job,
+            new_joules=(used_by(job).energy_joules or 0.0) - before,
         )
 
     def finish(self, attempt: str, token: str, failure: Failure | None) -> None:

@@ -10,11 +10,17 @@ from pydantic.fields import FieldInfo
 
 from feinschliff.formats.base import Stored
 from feinschliff.formats.recipe import SERVED, Recipe
+from feinschliff.training import auto
 
 SOURCES = {  # where a default comes from, by the end of its path
     "lora.rank": "Biderman et al. 2024, arXiv:2405.09673",
     "lora.alpha": "Biderman et al. 2024, arXiv:2405.09673",
-    "optimisation.learning_rate": "Dettmers et al. 2023, arXiv:2305.14314",
+    "optimisation.learning_rate": "Dettmers et al. 2023, arXiv:2305.14314; adapters do well with 1e-4 to 2e-4",
+    "optimisation.decay_fraction": "Hägele et al. 2024, arXiv:2405.18392",
+    "optimisation.neftune_alpha": "Jain et al. 2023, arXiv:2310.05914",
+    "gradual_unfreezing.epochs_per_group": "Howard and Ruder 2018, arXiv:1801.06146",
+    "gradual_unfreezing.rate_divisor": "Howard and Ruder 2018, arXiv:1801.06146",
+    "half_fine_tuning.steps_per_round": "Hui et al. 2024, arXiv:2404.18466",
 }
 UNITS = {  # by a word of the field's name
     "seconds": "s",
@@ -52,6 +58,7 @@ class Rule:
     minimum_excluded: bool = False
     maximum_excluded: bool = False
     source: str = ""
+    auto_rule: str = ""
 
 
 def techniques(objectives: Sequence[str], adaptations: Sequence[str]) -> list[Technique]:
@@ -107,4 +114,5 @@ def _rule(path: tuple[str, ...], info: FieldInfo) -> Rule:
         minimum_excluded="gt" in bounds,
         maximum_excluded="lt" in bounds,
         source=next((source for end, source in SOURCES.items() if where.endswith(end)), ""),
+        auto_rule=auto.RULES[where].says if where in auto.RULES else "",
     )

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import grpc
+from google.protobuf.json_format import MessageToDict
 
 from feinschliff.artifacts import bases
 from feinschliff.artifacts.store import Store
 from feinschliff.artifacts.uri import parse_s3
 from feinschliff.formats.manifest import Manifest
+from feinschliff.formats.objectives import HEADED
+from feinschliff.formats.recipe import Recipe
+from feinschliff.formats.records import Record
 from feinschliff.formats.report import Result
 from feinschliff.kit.client import sync_channel
 from feinschliff.kit.errors import FieldViolation, Refusal, from_rpc_error
 from feinschliff.kit.metrics import Metrics
 from feinschliff.training.jobs import DatasetFacts, VersionFacts
 from feinschliff.training.proto import RECIPE_PATH, from_recipe
+from feinschliff.training.rows import Drawn
 from feinschliff.training.store import Job
 from feinschliff.v1 import common_pb2, ingestion_pb2, ingestion_pb2_grpc, registry_pb2, registry_pb2_grpc
 
 DATASETS = "feinschliff.v1.DatasetService"
+SAMPLE_ROWS_MAX = 1000  # of one answer of ingestion
+SAMPLE_BYTES_MAX = 8 * 1024 * 1024  # well below the largest message
+READ_SECONDS = 60.0
 REGISTRY = "feinschliff.v1.RegistryService"
 _KINDS = {"full": registry_pb2.ModelVersion.KIND_FULL}  # by what was trained; anything else goes onto its base
 
@@ -42,7 +50,29 @@ class IngestionClient:
             sha256=found.sha256,
             prefix=found.name,
             rows_by_split=dict(found.rows_by_split),
+            format=format_word(found.format),
+            train_tokens=found.tokens * found.rows_by_split.get("train", 0) // max(1, found.rows),
         )
+
+    def draw(self, dataset_version: str, splits: Sequence[str], rows_max: int) -> Drawn:
+        """See `rows.RowSource`."""
+        with refusals():
+            found = self._stub.GetDatasetVersion(ingestion_pb2.GetDatasetVersionRequest(name=dataset_version))
+            sizes = {split: found.rows_by_split.get(split, 0) for split in splits}
+            in_all = sum(sizes.values())
+            row_bytes = found.source.size_bytes / found.rows if found.rows else 0.0
+            records: list[Record] = []
+            for split, rows in sizes.items():
+                wanted = rows if in_all <= rows_max else -(-rows * rows_max // in_all)
+                records += read_split(self._stub, dataset_version, split, wanted, rows=rows, row_bytes=row_bytes)
+        return Drawn(records, in_all)
+
+
+def format_word(row_format: ingestion_pb2.RowFormat.ValueType) -> str:
+    """`chat`; empty where it is not said."""
+    if row_format == ingestion_pb2.ROW_FORMAT_UNSPECIFIED:
+        return ""
+    return ingestion_pb2.RowFormat.Name(row_format).removeprefix("ROW_FORMAT_").lower()
 
 
 class RegistryClient:
@@ -77,10 +107,17 @@ class RegistryClient:
             return self._stub.CreateModelVersion(request).name
 
 
+def kind_of(recipe: Recipe) -> registry_pb2.ModelVersion.Kind.ValueType:
+    """What the files of a result hold; a head is told before what it stands on."""
+    if recipe.objective.kind in HEADED:
+        return registry_pb2.ModelVersion.KIND_CLASSIFIER
+    return _KINDS.get(recipe.adaptation.kind, registry_pb2.ModelVersion.KIND_ADAPTER)
+
+
 def version_of(job: Job, result: Result, adapter: common_pb2.ArtifactRef) -> registry_pb2.ModelVersion:
     """All that a version records of its making."""
     return registry_pb2.ModelVersion(
-        kind=_KINDS.get(job.recipe.adaptation.kind, registry_pb2.ModelVersion.KIND_ADAPTER),
+        kind=kind_of(job.recipe),
         base_model=result.base_model,
         base_digest=result.base_digest,
         adapter=adapter,
@@ -101,6 +138,7 @@ def version_of(job: Job, result: Result, adapter: common_pb2.ArtifactRef) -> reg
             "trained_tokens": result.trained_tokens,
             "best_step": result.best_step,
             "seconds": result.seconds,
+            **({} if result.energy_joules is None else {"energy_joules": result.energy_joules}),
         },
         environment={"hardware": result.hardware, **result.packages},
         labels=job.labels,
@@ -122,6 +160,33 @@ def base_check(store: Store, *, offline: bool, local: bool) -> Callable[[str], N
             raise
 
     return check
+
+
+def read_split(
+    stub: ingestion_pb2_grpc.DatasetServiceStub, name: str, split: str, wanted: int, *, rows: int, row_bytes: float
+) -> Iterator[Record]:
+    """All rows of a split, or as many random ones as one answer holds."""
+    number = common_pb2.Split.Value(f"SPLIT_{split.upper()}")
+    if wanted >= rows:
+        request = ingestion_pb2.ReadRowsRequest(name=name, split=number)
+        yield from (record_of(row) for part in stub.ReadRows(request, timeout=READ_SECONDS) for row in part.rows)
+        return
+    count = max(1, min(wanted, SAMPLE_ROWS_MAX, round(SAMPLE_BYTES_MAX / max(1.0, row_bytes))))
+    drawn = stub.SampleRows(ingestion_pb2.SampleRowsRequest(name=name, split=number, count=count))
+    yield from (record_of(row) for row in drawn.rows)
+
+
+def record_of(row: ingestion_pb2.Row) -> Record:
+    return Record.model_validate({**whole_numbers(MessageToDict(row.data)), "line": row.line})
+
+
+def whole_numbers(value: Any) -> Any:
+    """A Struct knows only fractions; 1.0 is 1 again, as it was in the row."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, dict):
+        return {key: whole_numbers(item) for key, item in value.items()}
+    return [whole_numbers(item) for item in value] if isinstance(value, list) else value
 
 
 @contextmanager

@@ -24,6 +24,10 @@ from feinschliff.kit.errors import (
 )
 from feinschliff.kit.watch import Wake
 from feinschliff.training import store
+from feinschliff.training.architecture import Architecture
+from feinschliff.training.auto import settled
+from feinschliff.training.crews import placed
+from feinschliff.training.fitting import refuse_empty, refuse_unfit
 from feinschliff.training.life import FINAL, MOVES, State, Verb, asked
 from feinschliff.training.store import LEDGER, Event, Job
 from feinschliff.workloads.profiles import Profile, Profiles
@@ -45,6 +49,8 @@ class DatasetFacts:
     sha256: str
     prefix: str
     rows_by_split: Mapping[str, int]
+    format: str = ""  # of its rows: `chat`; empty: not known
+    train_tokens: int = 0  # reckoned from those of all splits; 0: not counted
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,16 @@ class Jobs:
         clock: Clock,
         wake: Wake,
         new_id: Callable[[str], str] = names.new_id,
+        look_into: Callable[[str], Architecture | None] = lambda uri: None,
+        check_fit: Callable[[Job], None] = lambda job: None,
+        check_trackers: Callable[[Recipe, Profile], None] = lambda recipe, profile: None,
     ) -> None:
+        """
+        Args:
+            look_into: how a base is built, where that can be known from here.
+            check_fit: refuses a job for which its profile never has the memory.
+            check_trackers: refuses trackers that are not to be had here.
+        """
         self._database = database
         self._artifacts = artifacts
         self._datasets = datasets
@@ -104,19 +119,26 @@ class Jobs:
         self._clock = clock
         self._wake = wake
         self._new_id = new_id
+        self._look_into = look_into
+        self._check_fit = check_fit
+        self._check_trackers = check_trackers
 
     def create(self, order: Order, *, validate_only: bool = False) -> Job:
         """Checks everything that can be known before the job runs, then queues it.
 
         Raises:
-            Invalid: RECIPE_INVALID, EXECUTION_PROFILE_UNKNOWN, BASE_UNKNOWN, DATASET_SPLIT_EMPTY, REQUEST_ID_REUSED.
+            Invalid: RECIPE_INVALID, EXECUTION_PROFILE_UNKNOWN, BASE_UNKNOWN, DATASET_SPLIT_EMPTY, DATASET_FORMAT_UNFIT,
+                REQUEST_ID_REUSED;
+                NODES_TOO_MANY, PROCESSES_TOO_MANY, SHARING_UNSUITED.
             NotFound: the data set or model version.
-            WrongState: DATASET_NOT_READY.
+            WrongState: DATASET_NOT_READY, MEMORY_INSUFFICIENT.
             AlreadyExists: JOB_EXISTS.
         """
         names.parse(PROJECT, order.parent, field="parent")
         profile = self._profile(order.recipe.execution_profile)
+        self._check_trackers(order.recipe, profile)
         inputs = self._inputs(order.recipe)
+        recipe = settled(placed(order.recipe, profile), inputs, self._look_into)
         now = self._clock.now()
         uid = self._new_id("ftjob-")
         name = names.build(JOB, project=order.parent.split("/")[1], training_job=order.job_id or uid)
@@ -124,7 +146,7 @@ class Jobs:
             name=name,
             parent=order.parent,
             uid=uid,
-            recipe=order.recipe.model_copy(update={"execution_profile": profile.name}),
+            recipe=recipe.model_copy(update={"execution_profile": profile.name}),
             profile=profile.name,
             inputs={
                 **inputs,
@@ -140,6 +162,7 @@ class Jobs:
         )
         if validate_only:
             return replace(job, name="")
+        self._check_fit(job)
         with self._database.transaction() as session:
             scope = f"CreateTrainingJob {order.parent}"
             made = LEDGER.once(session, scope, order.request_id, order.body_digest, lambda: _insert(session, job))
@@ -234,10 +257,13 @@ class Jobs:
             self._check_base(base_model)
         train, validation, facts = [], [], []
         for index, source in enumerate(recipe.data):
-            facts.append(self._ready(source.dataset_version, f"training_job.recipe.data[{index}].dataset_version"))
-            train.append(_part(facts[-1], ["train"], source.weight))
-            validation += self._validation_of(source, facts[-1], index)
-            _refuse_empty(facts[-1], "train", index)
+            path = f"training_job.recipe.data[{index}].dataset_version"
+            facts.append(self._ready(source.dataset_version, path))
+            task = source.task or source.dataset_version.split("/")[3]
+            train.append(_part(facts[-1], ["train"], source.weight, task))
+            validation += self._validation_of(source, facts[-1], index, recipe, task)
+            refuse_unfit(facts[-1].name, facts[-1].format, recipe.objective.kind, path)
+            refuse_empty(facts[-1].name, facts[-1].rows_by_split, "train", path)
         return {
             "base_model": base_model,
             "base_digest": start.base_digest if start else "",
@@ -251,17 +277,21 @@ class Jobs:
                     "sha256": one.sha256,
                     "rows": one.rows_by_split.get("train", 0),
                     "weight": source.weight,
+                    "tokens": one.train_tokens,
                 }
                 for one, source in zip(facts, recipe.data, strict=True)
             ],
         }
 
-    def _validation_of(self, source: DataSource, facts: DatasetFacts, index: int) -> list[dict[str, Any]]:
+    def _validation_of(
+        self, source: DataSource, facts: DatasetFacts, index: int, recipe: Recipe, task: str
+    ) -> list[dict[str, Any]]:
         if source.validation_dataset_version:
             path = f"training_job.recipe.data[{index}].validation_dataset_version"
             other = self._ready(source.validation_dataset_version, path)
-            return [_part(other, [split for split, rows in sorted(other.rows_by_split.items()) if rows], 1.0)]
-        return [_part(facts, ["validation"], 1.0)] if facts.rows_by_split.get("validation") else []
+            refuse_unfit(other.name, other.format, recipe.objective.kind, path)
+            return [_part(other, [split for split, rows in sorted(other.rows_by_split.items()) if rows], 1.0, task)]
+        return [_part(facts, ["validation"], 1.0, task)] if facts.rows_by_split.get("validation") else []
 
     def _ready(self, name: str, path: str) -> DatasetFacts:
         names.parse(DATASET_VERSION, name, field=path)
@@ -361,19 +391,6 @@ def existing(session: Session, name: str) -> Job:
     return job
 
 
-def _part(facts: DatasetFacts, splits: list[str], weight: float) -> dict[str, Any]:
-    part = DataPart(dataset_version=facts.name, prefix=facts.prefix, sha256=facts.sha256, splits=splits, weight=weight)
-    return part.model_dump()
-
-
-def _refuse_empty(facts: DatasetFacts, split: str, index: int) -> None:
-    if not facts.rows_by_split.get(split):
-        path = f"training_job.recipe.data[{index}].dataset_version"
-        message = f"{facts.name} has no rows in its {split} split; upload it with a larger share for {split}."
-        raise Invalid(
-            "DATASET_SPLIT_EMPTY",
-            message,
-            fields=[FieldViolation(path, message, "DATASET_SPLIT_EMPTY")],
-            dataset_version=facts.name,
-            split=split,
-        )
+def _part(facts: DatasetFacts, splits: list[str], weight: float, task: str) -> dict[str, Any]:
+    what = {"dataset_version": facts.name, "prefix": facts.prefix, "sha256": facts.sha256}
+    return DataPart(**what, splits=splits, weight=weight, task=task).model_dump()

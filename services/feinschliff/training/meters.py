@@ -93,6 +93,12 @@ class Live:
                 self._checkpoint(report)
         self._metrics.counter("feinschliff_training_events_stored_total").inc(len(reports))
 
+    def energy(self, job: str, profile: str, joules: float, carbon_grams: float) -> None:
+        """A running job has used so much more."""
+        labels = (profile, project_of(job))
+        self._metrics.counter("feinschliff_training_energy_joules_total").labels(*labels).inc(joules)
+        self._metrics.counter("feinschliff_training_carbon_grams_total").labels(*labels).inc(carbon_grams)
+
     def memory(self, job: str, memory_bytes: int, device_bytes: int) -> None:
         self._set(job, "feinschliff_training_memory_bytes", memory_bytes)
         if device_bytes:

@@ -15,15 +15,17 @@ from pydantic import ValidationError
 from feinschliff.formats.recipe import SERVED, Recipe
 from feinschliff.formats.report import Failure
 from feinschliff.kit.errors import FieldViolation, Invalid, Unserved
+from feinschliff.training.auto import expanded
 from feinschliff.training.capabilities import Rule
+from feinschliff.training.consumption import used_by
 from feinschliff.training.life import UNDER_WAY, State
 from feinschliff.training.store import Checkpoint, Event, Job
 from feinschliff.v1 import common_pb2
 from feinschliff.v1 import training_pb2 as pb
 
+TOLD = {"machine_seconds", "energy_joules", "carbon_grams", "price", "currency"}  # of what a job has used
 RECIPE_PATH = "training_job.recipe"
 KINDS = ("objective", "adaptation")
-ONE_PROCESS = {"nodes": 1, "processes_per_node": 1}  # what this version runs; said aloud is the same as not said
 KNOWN_VALUES = frozenset(
     {"step", "steps_total", "epoch", "loss", "validation_loss", "best_validation_loss", "learning_rate"}
     | {"tokens_per_second", "gradient_norm", "trained_tokens"}
@@ -39,13 +41,14 @@ def to_recipe(message: pb.TrainingRecipe) -> Recipe:
     """
     _refuse_unserved(message)
     values = _plain(message)
+    for tracker in values.get("trackers", ()):
+        tracker.get("wandb", {}).pop("run_id", None)  # the server's to say
+    if "auto" in values:
+        values["auto"] = expanded(values["auto"], values, adaptation=_chosen(message, "adaptation") or "lora")
     for group in KINDS:
         chosen = _chosen(message, group)
         if chosen is not None:
             values[group] = {"kind": chosen, **values.pop(chosen, {})}
-    for key, served in ONE_PROCESS.items():
-        if values.get(key) == served:
-            del values[key]
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -86,6 +89,12 @@ def to_job(job: Job, asked: pb.TrainingRecipe | None = None) -> pb.TrainingJob:
         etag=str(job.version),
         tensorboard_uri=str(job.inputs.get("tensorboard_uri", "")),
     )
+    for tracker in message.resolved_recipe.trackers:
+        if tracker.HasField("wandb"):
+            tracker.wandb.run_id = job.uid
+    if job.consumption:
+        used = used_by(job)
+        message.consumption.CopyFrom(pb.Consumption(**used.model_dump(include=TOLD), energy_source=used.energy_source))
     if job.best_step:
         message.best_checkpoint = f"{job.name}/checkpoints/{job.best_step}"
     if job.failure is not None:
@@ -242,6 +251,8 @@ def _plain(message: Message) -> dict[str, Any]:
 
 def _fill(message: Message, values: Mapping[str, Any]) -> None:
     for name, value in values.items():
+        if value is None:
+            continue
         descriptor = message.DESCRIPTOR.fields_by_name[name]
         if isinstance(value, Mapping):
             getattr(message, name).SetInParent()
@@ -283,8 +294,8 @@ def _refused(error: ValidationError) -> Invalid | Unserved:
 
 
 def _path(location: Sequence[str | int]) -> str:
-    """The contract's path of a field: an adaptation's fields lie under its own name."""
-    below = location[1:] if location[:1] == ("adaptation",) and len(location) > 1 else location
+    """The contract's path of a field: those of an objective or an adaptation lie under its own name."""
+    below = location[1:] if location[0] in KINDS and len(location) > 1 else location
     return ".".join([RECIPE_PATH, *(str(part) for part in below)])
 
 

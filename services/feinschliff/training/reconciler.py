@@ -232,7 +232,7 @@ class Reconciler:
         memory.is_pending = seen is Seen.PENDING
         if before is not None:
             seconds = min(max(0.0, (now - before).total_seconds()), self._plan.lease_seconds)
-            self._meters.ran(job, seconds, self._plan.profiles.price_per_hour(job.profile))
+            self._meters.ran(job, seconds, self._plan.profiles.price_per_hour(job.profile) * job.recipe.nodes)
 
     def _memory(self, job: Job) -> _Memory:
         memory = self._memories.get(job.name)

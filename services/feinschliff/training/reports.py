@@ -7,6 +7,7 @@ from pydantic import ValidationError
 from feinschliff.formats.report import CheckpointReport, Metrics, Notice, Progress, Report
 from feinschliff.kit.clock import SystemClock
 from feinschliff.kit.errors import FieldViolation, Invalid
+from feinschliff.training.consumption import Energy
 from feinschliff.training.proto import enum_word, moment
 from feinschliff.v1 import training_pb2 as pb
 
@@ -24,6 +25,11 @@ def to_report(message: pb.ReportRequest) -> Report | None:
     except ValidationError as error:
         first = error.errors()[0]
         raise _invalid(".".join(str(part) for part in first["loc"]), first["msg"]) from None
+
+
+def energy_of(heartbeat: pb.Heartbeat) -> Energy | None:
+    """What the attempt says that it has used; None where it does not know."""
+    return Energy(heartbeat.energy_joules, heartbeat.energy_source) if heartbeat.energy_source else None
 
 
 def _translated(message: pb.ReportRequest) -> Report | None:

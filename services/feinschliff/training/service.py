@@ -27,6 +27,8 @@ from feinschliff.training.life import FINAL
 from feinschliff.training.lists import Lists
 from feinschliff.training.logs import Logs
 from feinschliff.training.meters import Live
+from feinschliff.training.plan import Planner
+from feinschliff.training.plan_proto import to_plan
 from feinschliff.training.proto import (
     KINDS,
     from_failure,
@@ -38,7 +40,7 @@ from feinschliff.training.proto import (
     to_recipe,
     to_rule,
 )
-from feinschliff.training.reports import to_report
+from feinschliff.training.reports import energy_of, to_report
 from feinschliff.v1 import training_pb2 as pb
 from feinschliff.v1 import training_pb2_grpc
 
@@ -57,6 +59,7 @@ class Offer:
 
     check_base: Callable[[str], None]
     execution_profiles: Sequence[str]
+    trackers: Sequence[str] = ()
 
     def check(self, base_model: str) -> None:
         """Raises what `check_base` does, in the words of a call that asks for one base alone."""
@@ -68,8 +71,11 @@ class Offer:
 
 
 class TrainingService(training_pb2_grpc.TrainingServiceServicer):
-    def __init__(self, jobs: Jobs, lists: Lists, logs: Logs, offer: Offer, metrics: Metrics, wake: Wake) -> None:
+    def __init__(
+        self, jobs: Jobs, planner: Planner, lists: Lists, logs: Logs, offer: Offer, metrics: Metrics, wake: Wake
+    ) -> None:
         self._jobs = jobs
+        self._planner = planner
         self._lists = lists
         self._logs = logs
         self._offer = offer
@@ -87,7 +93,16 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
             request_id=request.request_id,
             body_digest=digest_of(request),
         )
-        return to_job(await offload(self._jobs.create, order, validate_only=request.validate_only))
+        job = await offload(self._jobs.create, order, validate_only=request.validate_only)
+        if request.validate_only:
+            await offload(self._planner.refuse_what_will_fail, job)
+        return to_job(job)
+
+    async def PlanTrainingJob(self, request: pb.PlanTrainingJobRequest, context: Context) -> pb.TrainingPlan:
+        recipe = to_recipe(request.training_job.recipe)
+        order = Order(request.parent, "", recipe, {}, {}, request_id="", body_digest="")
+        job = await offload(self._jobs.create, order, validate_only=True)
+        return to_plan(await offload(self._planner.plan, job))
 
     async def GetTrainingJob(self, request: pb.GetTrainingJobRequest, context: Context) -> pb.TrainingJob:
         return to_job(await offload(self._jobs.get, request.name))
@@ -202,6 +217,7 @@ class TrainingService(training_pb2_grpc.TrainingServiceServicer):
             parameters=[to_rule(rule) for rule in capabilities.rules()],
             base_models=[DEFAULT_BASE],
             execution_profiles=self._offer.execution_profiles,
+            trackers=self._offer.trackers,
         )
 
 
@@ -235,9 +251,12 @@ class WorkerService(training_pb2_grpc.WorkerServiceServicer):
                 reports.append((message.sequence, time, report))
         if not attempt:
             raise Invalid("REPORT_STREAM_INVALID", "The stream ended before its first report.")
-        told = await offload(self._attempts.record, attempt, bearer(context), reports)
+        told = await offload(self._attempts.record, attempt, bearer(context), reports, energy_of(heartbeat))
         job = attempt.partition("/attempts/")[0]
         self._live.report(job, told.new)
+        if told.new_joules:
+            carbon = self._attempts.tariff.carbon_grams(told.new_joules)
+            self._live.energy(job, told.job.profile, told.new_joules, carbon)
         if heartbeat.memory_bytes:
             self._live.memory(job, heartbeat.memory_bytes, heartbeat.device_memory_bytes)
         response = pb.ReportResponse(last_sequence=last)

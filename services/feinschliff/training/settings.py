@@ -34,6 +34,12 @@ class TrainingSettings(Settings):
     training_lease_seconds: float = Field(
         15, gt=1, description="How long a job stays with a reconciler that is silent."
     )
+    training_carbon_grams_per_kilowatt_hour: float = Field(
+        0.0,
+        ge=0,
+        le=2000,
+        description="Carbon dioxide of the electricity here, g/kWh, such as 445 for the world's average; 0: not told.",
+    )
     training_stall_seconds: float = Field(
         300, gt=1, description="An attempt without a sign of life for this long is stopped and begun again."
     )

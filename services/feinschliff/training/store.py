@@ -54,6 +54,7 @@ JOBS = Table(
     Column("not_before", UtcDateTime, nullable=False),
     Column("progress", Json, nullable=False),
     Column("metrics", Json, nullable=False),
+    Column("consumption", Json, nullable=False),
     Column("failure", Json),
     Column("model_version", String(200), nullable=False),
     Column("best_step", Integer, nullable=False),
@@ -133,6 +134,7 @@ class Job:
     safe_step: int = 0
     progress: Mapping[str, Any] = field(default_factory=dict)
     metrics: Values = field(default_factory=dict)
+    consumption: Mapping[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
     model_version: str = ""
     best_step: int = 0
@@ -381,14 +383,8 @@ def _plain(value: object) -> object:
 
 
 def _job(row: RowMapping | Mapping[str, Any]) -> Job:
-    return Job(
-        **{
-            **row,
-            "state": State(row["state"]),
-            "recipe": Recipe.model_validate(row["recipe"]),
-            "failure": _failure(row["failure"]),
-        }
-    )
+    recipe = Recipe.model_validate(row["recipe"])
+    return Job(**{**row, "state": State(row["state"]), "recipe": recipe, "failure": _failure(row["failure"])})
 
 
 def _event(row: RowMapping) -> Event:

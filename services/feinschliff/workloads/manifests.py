@@ -12,7 +12,7 @@ from typing import Any
 
 from feinschliff.formats.report import ExitCode
 from feinschliff.workloads.profiles import Profile
-from feinschliff.workloads.spec import PYTHON, WorkloadSpec
+from feinschliff.workloads.spec import RENDEZVOUS, WorkloadSpec
 
 Object = dict[str, Any]
 
@@ -236,7 +236,7 @@ def _pod(spec: WorkloadSpec, profile: Profile, place: Place) -> Object:
             "seccompProfile": {"type": "RuntimeDefault"},
         },
         "containers": [_container(spec, profile, place)],
-        "volumes": [*_scratch_volumes(profile), *(dict(volume) for volume in profile.volumes)],
+        "volumes": [*_scratch_volumes(profile), *_secret_volumes(spec), *(dict(volume) for volume in profile.volumes)],
     }
     if spec.nodes > 1:
         body["subdomain"] = companion_name(spec.name, place)
@@ -256,7 +256,8 @@ def _pod(spec: WorkloadSpec, profile: Profile, place: Place) -> Object:
 
 
 def _container(spec: WorkloadSpec, profile: Profile, place: Place) -> Object:
-    plain = {"HOME": HOME, "FEINSCHLIFF_HOME": HOME, **profile.env, **spec.env}
+    meeting = {RENDEZVOUS: rendezvous(spec, place)} if spec.nodes > 1 else {}
+    plain = {"HOME": HOME, "FEINSCHLIFF_HOME": HOME, **profile.env, **spec.env, **meeting}
     env: list[Object] = [{"name": key, "value": value} for key, value in plain.items() if key not in spec.secret_env]
     source = companion_name(spec.name, place)
     env += [{"name": key, "valueFrom": {"secretKeyRef": {"name": source, "key": key}}} for key in spec.secret_env]
@@ -264,9 +265,9 @@ def _container(spec: WorkloadSpec, profile: Profile, place: Place) -> Object:
         "name": CONTAINER,
         "image": profile.image,
         "imagePullPolicy": profile.image_pull_policy,
-        "command": list(command(spec, place)),
+        "command": list(spec.command),
         "env": env,
-        "volumeMounts": _mounts(profile),
+        "volumeMounts": [*_mounts(profile), *_secret_mounts(spec)],
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -303,28 +304,29 @@ def _scratch_volumes(profile: Profile) -> list[Object]:
     return [{"name": name, "emptyDir": kinds[name]} for name, path in _SCRATCH if path not in taken]
 
 
+def _secret_volumes(spec: WorkloadSpec) -> list[Object]:
+    """By reference: the runner never sees what is in them."""
+    return [
+        {"name": f"secret-{place}", "secret": {"secretName": name, "defaultMode": 0o440}}
+        for place, name in enumerate(spec.secrets)
+    ]
+
+
+def _secret_mounts(spec: WorkloadSpec) -> list[Object]:
+    return [
+        {"name": f"secret-{place}", "mountPath": f"{HOME}/secrets/{name}", "readOnly": True}
+        for place, name in enumerate(spec.secrets)
+    ]
+
+
 def _mounts(profile: Profile) -> list[Object]:
     own = [dict(mount) for mount in profile.volume_mounts]
     taken = {mount.get("mountPath") for mount in own}
     return [{"name": name, "mountPath": path} for name, path in _SCRATCH if path not in taken] + own
 
 
-def command(spec: WorkloadSpec, place: Place) -> tuple[str, ...]:
-    """The program itself, or torchrun with it where more than one process works together."""
-    if spec.nodes == 1 and spec.processes_per_node == 1:
-        return spec.command
-    program, *arguments = spec.command
-    work = arguments if program == PYTHON else ["--no-python", *spec.command]
-    if spec.nodes == 1:
-        meeting = ["--standalone"]
-    else:
-        name = object_name(spec.name)
-        first = f"{name}-{JOBSET_CHILD}-0-0" if place.jobsets else f"{name}-0"
-        meeting = [
-            f"--nnodes={spec.nodes}",
-            "--rdzv-backend=c10d",
-            f"--rdzv-endpoint={first}.{companion_name(spec.name, place)}:{RENDEZVOUS_PORT}",
-            f"--rdzv-id={name}",
-        ]
-    per_node = [f"--nproc-per-node={spec.processes_per_node}", "--max-restarts=0"]
-    return (PYTHON, "-m", "torch.distributed.run", *meeting, *per_node, *work)
+def rendezvous(spec: WorkloadSpec, place: Place) -> str:
+    """Where the nodes of a workload meet: a port of the first, by its name in the workload's own network."""
+    name = object_name(spec.name)
+    first = f"{name}-{JOBSET_CHILD}-0-0" if place.jobsets else f"{name}-0"
+    return f"{first}.{companion_name(spec.name, place)}:{RENDEZVOUS_PORT}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from feinschliff.kit.errors import Invalid, StartError
 
 LOCAL = "local"
+PROCESSES_MAX = 16
 _NAME = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 
 
@@ -25,6 +27,9 @@ class Profile(BaseModel):
     price_per_hour: float = Field(0.0, ge=0, description="Of one node, in the currency of the price table; 0: free.")
     gpus: int = Field(0, ge=0, le=64, description="GPUs of one node.")
     nodes_max: int = Field(1, ge=1, le=64, description="Nodes that one job may take.")
+    processes_max: int = Field(
+        0, ge=0, le=16, description="Processes that one job may start on a node; 0: its GPUs, or 1 without any."
+    )
     image: str = Field("", description="Image of the trainer; needed on a cluster.")
     image_pull_policy: str = Field("IfNotPresent", pattern="^(Always|IfNotPresent|Never)$")
     image_pull_secrets: tuple[str, ...] = ()
@@ -37,6 +42,8 @@ class Profile(BaseModel):
     service_account: str = Field("", description="Of the pods, without its token; empty: the namespace's default.")
     queue: str = Field("", description="Kueue's local queue; empty: not queued by Kueue.")
     env: Mapping[str, str] = Field(default_factory=dict, description="Settings of the trainer, beside our own.")
+    secrets: tuple[str, ...] = Field((), description="Secrets of the namespace that recipes may name for trackers.")
+    trackers: tuple[str, ...] = Field((), description="Trackers that the image has beside MLflow: `wandb`.")
     labels: Mapping[str, str] = Field(default_factory=dict, description="Of the pods, beside our own.")
     annotations: Mapping[str, str] = Field(default_factory=dict, description="Of the pods.")
     volumes: tuple[Mapping[str, Any], ...] = ()
@@ -44,6 +51,11 @@ class Profile(BaseModel):
     scratch: str = Field("20Gi", description="Largest size of the pod's own files.")
     shared_memory: str = Field("2Gi", description="Largest size of /dev/shm.")
     ttl_seconds: int = Field(3600, ge=0, description="How long a finished Job is kept for people to look at.")
+
+    @property
+    def processes_limit(self) -> int:
+        """Processes that one job may start on a node."""
+        return self.processes_max or min(max(1, self.gpus), PROCESSES_MAX)
 
 
 class Profiles(BaseModel):
@@ -90,8 +102,10 @@ class Profiles(BaseModel):
 
 
 def local_profiles(slots: int) -> Profiles:
-    """What a machine without a file of profiles has: itself."""
-    return Profiles(default=LOCAL, profiles=(Profile(name=LOCAL, description="This machine.", slots=slots),))
+    """What a machine without a file of profiles has: itself, with a process for each core at most, but two anyway."""
+    processes = max(2, min(len(os.sched_getaffinity(0)), PROCESSES_MAX))
+    here = Profile(name=LOCAL, description="This machine.", slots=slots, processes_max=processes)
+    return Profiles(default=LOCAL, profiles=(here,))
 
 
 def read_profiles(path: Path, *, variable: str) -> Profiles:

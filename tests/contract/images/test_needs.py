@@ -15,7 +15,7 @@ from tests.support.images import ROOT
 from tests.support.needs import PROGRAMS, closure, direct, lay_out, normal, reached
 
 LAYERS = {"control": ("control",), "trainer": ("trainer", "inference")}  # images that share their packages
-COMES_WITH = {"pydantic-core": "pydantic", "starlette": "fastapi", "urllib3": "minio", "jinja2": "transformers"}
+COMES_WITH = {"pydantic-core": "pydantic", "starlette": "fastapi", "urllib3": "minio"}
 LOADED_BY_OTHERS = {
     "psycopg": "SQLAlchemy loads the driver that a URL names",
     "gguf": "transformers reads GGUF files with it",

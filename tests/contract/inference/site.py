@@ -25,7 +25,7 @@ from feinschliff.v1 import inference_pb2 as pb
 from tests.support.waiting import eventually_async
 
 PARENT = "projects/default"
-FILES = ("adapter_config.json", "adapter_model.safetensors")
+LEARNED = (".json", ".safetensors")
 
 
 class Registry(registry_pb2_grpc.RegistryServiceServicer):
@@ -128,10 +128,16 @@ class Site:
         return self._room.metrics.value(f"feinschliff_inference_{name}", **labels)
 
     def register(self, folder: Path, number: int = 1, model: str = "m", **changes: Any) -> str:
-        """Commits an adapter's files and registers them as a version; its name."""
+        """Commits what a folder holds of a version and registers it; its name."""
         name = f"{PARENT}/models/{model}/versions/{number}"
         prefix = f"{PARENT}/trainingJobs/{model}-{number}/result"
-        manifest = commit(self.store, prefix, {file: folder / file for file in FILES}, {}, kind="result")
+        manifest = commit(
+            self.store,
+            prefix,
+            {path.name: path for path in folder.iterdir() if path.suffix in LEARNED},
+            {},
+            kind="result",
+        )
         version = registry_pb2.ModelVersion(
             name=name,
             state=registry_pb2.ModelVersion.STATE_READY,

@@ -161,12 +161,14 @@ async def test_files_or_a_template_other_than_recorded_are_refused(
     assert (await site.refused(version)).reason == "MODEL_NOT_LOADED"
 
 
-async def test_tainted_versions_and_whole_models_are_refused_at_once(site: Site, adapters: dict[str, Path]) -> None:
+async def test_tainted_versions_and_models_that_reward_are_refused_at_once(
+    site: Site, adapters: dict[str, Path]
+) -> None:
     tainted = site.register(adapters["one"], state=registry_pb2.ModelVersion.STATE_TAINTED)
-    whole = site.register(adapters["two"], 2, kind=registry_pb2.ModelVersion.KIND_FULL)
+    reward = site.register(adapters["two"], 2, kind=registry_pb2.ModelVersion.KIND_REWARD)
     for version, kind, reason in (
         (tainted, WrongState, "VERSION_TAINTED"),
-        (whole, Unserved, "VERSION_KIND_UNSERVED"),
+        (reward, Unserved, "VERSION_KIND_UNSERVED"),
     ):
         with pytest.raises(kind) as refused:
             await site.create(routes={"a": version}, wait=False)

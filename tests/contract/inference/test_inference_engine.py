@@ -184,7 +184,7 @@ def test_an_adapter_in_use_is_not_unloaded(engine: Engine) -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"use_dora": True}, "ADAPTER_UNSUPPORTED"),
+        ({"lora_bias": True}, "ADAPTER_UNSUPPORTED"),
         ({"modules_to_save": ["lm_head"]}, "ADAPTER_UNSUPPORTED"),
         ({"bias": "all"}, "ADAPTER_UNSUPPORTED"),
     ],
@@ -204,9 +204,10 @@ def test_adapters_that_the_engine_would_apply_wrongly_are_refused(
         {"use_rslora": True},
         {"rank_pattern": {"q_proj": 8}, "alpha_pattern": {"q_proj": 3, "layers.1.mlp.up_proj": 40}},
         {"target_modules": ["q_proj", "down_proj"]},
+        {"use_dora": True},
     ],
 )
-def test_every_form_of_plain_lora_is_applied_as_peft_does(
+def test_every_form_of_lora_is_applied_as_peft_does(
     engine: Engine, tiny_model: Path, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
     folder = make_adapter(tiny_model, tmp_path / "new", seed=5, **settings)

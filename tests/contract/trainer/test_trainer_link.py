@@ -17,10 +17,11 @@ from feinschliff.formats.report import CheckpointReport, Failure, Metrics, Notic
 from feinschliff.formats.runfile import DataPart, Runfile
 from feinschliff.kit.client import close_sync_channels
 from feinschliff.kit.errors import Unavailable
+from feinschliff.trainer.energy import Energy
 from feinschliff.trainer.link import ServiceLink
 from feinschliff.trainer.progress import Asked, Posted
 from feinschliff.trainer.stop import Why
-from feinschliff.training.reports import to_report
+from feinschliff.training.reports import energy_of, to_report
 from feinschliff.v1 import training_pb2 as pb
 from feinschliff.v1 import training_pb2_grpc
 
@@ -73,7 +74,13 @@ def link(worker: Worker, free_port: Callable[[], int]) -> Iterator[ServiceLink]:
         port = server.add_insecure_port("127.0.0.1:0")
         training_pb2_grpc.add_WorkerServiceServicer_to_server(worker, server)
         server.start()
-        yield ServiceLink(f"127.0.0.1:{port}", attempt=ATTEMPT, token="secret", bucket="feinschliff")
+        yield ServiceLink(
+            f"127.0.0.1:{port}",
+            attempt=ATTEMPT,
+            token="secret",
+            bucket="feinschliff",
+            energy=lambda: Energy(12.5, "model"),
+        )
         close_sync_channels()
         server.stop(grace=None).wait()
 
@@ -141,6 +148,8 @@ def test_reports_are_numbered_through(link: ServiceLink, worker: Worker) -> None
     assert kinds == [False, False, False, True, True, False, True]
     assert worker.reports[3].WhichOneof("report") == "heartbeat"
     assert worker.reports[3].heartbeat.memory_bytes > 0
+    assert energy_of(worker.reports[3].heartbeat) == Energy(12.5, "model")
+    assert energy_of(pb.Heartbeat()) is None
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from feinschliff.kit.db import Database
 from feinschliff.kit.watch import Wake
 from feinschliff.trainer.failures import ending_of
 from feinschliff.training.attempts import Attempts
+from feinschliff.training.consumption import Tariff
 from feinschliff.training.store import get_attempt, get_job
+from feinschliff.workloads.profiles import local_profiles
 
 
 def main(folder: str, url: str) -> int:
@@ -34,7 +36,8 @@ def main(folder: str, url: str) -> int:
             time.sleep(60)
         case "heed":  # saves when the service tells it to pause, and hears no signal
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            attempts = Attempts(Database(url, "training"), clock=SystemClock(), wake=Wake())
+            tariff = Tariff(local_profiles(1))
+            attempts = Attempts(Database(url, "training"), tariff, clock=SystemClock(), wake=Wake())
             while not attempts.record(attempt.name, os.environ["FEINSCHLIFF_ATTEMPT_TOKEN"], []).pause:
                 time.sleep(0.05)
             commit(store, checkpoint, {"adapter": b"sealed"}, {}, kind="checkpoint")
@@ -44,7 +47,8 @@ def main(folder: str, url: str) -> int:
             os.kill(os.getpid(), signal.SIGKILL)
         case "memory" | "disk":  # an error as the trainer names it
             failure, code = ending_of(MemoryError() if deed == "memory" else OSError(errno.ENOSPC, "full"))
-            attempts = Attempts(Database(url, "training"), clock=SystemClock(), wake=Wake())
+            tariff = Tariff(local_profiles(1))
+            attempts = Attempts(Database(url, "training"), tariff, clock=SystemClock(), wake=Wake())
             attempts.finish(attempt.name, os.environ["FEINSCHLIFF_ATTEMPT_TOKEN"], failure)
             return code
         case "die":

@@ -18,6 +18,7 @@ from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.watch import Wake
 from feinschliff.training.acts import Plan
 from feinschliff.training.attempts import Attempts
+from feinschliff.training.consumption import Tariff
 from feinschliff.training.jobs import DatasetFacts, Jobs, Order, VersionFacts
 from feinschliff.training.life import FINAL, State
 from feinschliff.training.meters import Live
@@ -40,9 +41,10 @@ class Datasets:
     def __init__(self) -> None:
         self.rows = {"train": 80, "validation": 10, "test": 0}
         self.ready = True
+        self.format = "chat"
 
     def version(self, name: str) -> DatasetFacts:
-        return DatasetFacts(name, self.ready, "a" * 64, name, dict(self.rows))
+        return DatasetFacts(name, self.ready, "a" * 64, name, dict(self.rows), self.format)
 
 
 class Models:
@@ -158,7 +160,7 @@ def training(database_url: str, tmp_path: Path) -> Iterator[Training]:
     (tmp_path / "store").mkdir()
     store = DirectoryStore(tmp_path / "store")
     jobs = Jobs(database, store, datasets, Models(), lambda uri: None, local_profiles(2), clock=clock, wake=wake)
-    attempts = Attempts(database, clock=clock, wake=wake)
+    attempts = Attempts(database, Tariff(local_profiles(1)), clock=clock, wake=wake)
     registrar, metrics = Registrar(), Metrics("training")
     yield Training(database_url, tmp_path, clock, datasets, registrar, database, store, jobs, attempts, wake, metrics)
     database.close()

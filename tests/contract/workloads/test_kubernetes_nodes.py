@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from feinschliff.workloads.kubernetes import KubernetesRunner
 from feinschliff.workloads.kubernetes_api import Api
-from feinschliff.workloads.spec import WorkloadSpec
+from feinschliff.workloads.spec import RENDEZVOUS, WorkloadSpec
 from feinschliff.workloads.status import State
 from tests.support.cluster import accidents
 from tests.support.cluster.cluster import NAMESPACE, Cluster
@@ -22,7 +21,6 @@ from tests.support.waiting import eventually
 @pytest.fixture(params=[False, True], ids=["indexed-job", "jobset"])
 def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cluster]:
     cluster = Cluster(tmp_path / "cluster", has_jobsets=request.param)
-    cluster.kubelet.translate = without_torchrun
     yield cluster
     cluster.close()
 
@@ -33,13 +31,6 @@ def jobs(cluster: Cluster) -> Iterator[KubernetesRunner]:
     runner = KubernetesRunner(api, default_profile=PROFILE, jobsets=api.serves("jobsets"))
     yield runner
     runner.close()
-
-
-def without_torchrun(command: list[str]) -> list[str]:
-    """There is no network of nodes here; what torchrun would run is run."""
-    assert command[:3] == ["python", "-m", "torch.distributed.run"]
-    rest = [part for part in command[3:] if not part.startswith("--")]
-    return [sys.executable, *rest]
 
 
 def nodes(cluster: Cluster) -> list[dict[str, object]]:
@@ -66,8 +57,8 @@ def test_the_nodes_find_each_other_by_names_that_the_cluster_makes(jobs: Kuberne
     first = nodes(cluster)[0]
     spec = first["spec"]
     assert isinstance(spec, dict)
-    meeting = next(part for part in spec["containers"][0]["command"] if part.startswith("--rdzv-endpoint="))
-    assert meeting == f"--rdzv-endpoint={spec['hostname']}.{spec['subdomain']}:29400"
+    meeting = next(one["value"] for one in spec["containers"][0]["env"] if one["name"] == RENDEZVOUS)
+    assert meeting == f"{spec['hostname']}.{spec['subdomain']}:29400"
     if cluster.has_jobsets:
         (made,) = cluster.store.all("jobsets")
         assert made["spec"]["network"]["subdomain"] == spec["subdomain"]

@@ -10,10 +10,10 @@ from feinschliff.cli.__main__ import app
 
 COMMANDS = (
     ("up",), ("down",), ("status",), ("dataset", "push"), ("dataset", "show"), ("dataset", "list"), ("train",),
-    ("watch",), ("jobs",), ("cancel",), ("pause",), ("resume",), ("retry",), ("logs",), ("eval", "run"),
+    ("plan",), ("watch",), ("jobs",), ("cancel",), ("pause",), ("resume",), ("retry",), ("logs",), ("eval", "run"),
     ("eval", "show"), ("eval", "list"), ("compare",), ("deploy",),
-    ("deployments",), ("chat",), ("models",), ("models", "list"), ("models", "show"), ("models", "lineage"),
-    ("models", "alias"), ("demo",),
+    ("deployments",), ("chat",), ("classify",), ("models",), ("models", "list"), ("models", "show"),
+    ("models", "lineage"), ("models", "alias"), ("models", "combine"), ("demo",),
 )  # fmt: skip
 
 
@@ -47,6 +47,9 @@ def test_no_command_is_left_out_of_these_tests() -> None:
         ["eval", "run", "model", "data", "--grader", "taste"],
         ["eval", "run", "model", "data", "--split", "half"],
         ["models", "lineage", "m", "--direction", "sideways"],
+        ["models", "combine", "m"],
+        ["models", "combine", "m", "a/1", "b/1", "--method", "magic"],
+        ["models", "combine", "m", "a/1=much", "b/1"],
         ["compare", "one"],
         ["dance"],
     ],

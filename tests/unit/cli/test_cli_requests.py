@@ -41,6 +41,7 @@ def test_every_wish_reaches_the_recipe() -> None:
         seed=7,
         output_model="intents",
         suffix="v1",
+        auto=("validation.rows_max",),
     )
     assert recipe_of([VERSION, VERSION], wish, base="b:x") == training.TrainingRecipe(
         base_model="b:x",
@@ -55,7 +56,13 @@ def test_every_wish_reaches_the_recipe() -> None:
         seed=7,
         output_model="intents",
         suffix="v1",
+        auto=["validation.rows_max"],
     )
+
+
+@pytest.mark.parametrize("objective", ["sft", "pretrain", "classify", "regress"])
+def test_what_is_learned_is_said_by_its_name(objective: str) -> None:
+    assert recipe_of([VERSION], Wish(objective=objective), base="b:x").WhichOneof("objective") == objective
 
 
 @pytest.mark.parametrize(
@@ -63,6 +70,10 @@ def test_every_wish_reaches_the_recipe() -> None:
     [
         (Wish(adaptation="full"), training.TrainingRecipe(full=training.FullAdaptation())),
         (Wish(adaptation="ia3"), training.TrainingRecipe(ia3=training.Ia3Adaptation())),
+        (
+            Wish(adaptation="qlora", rank=4, alpha=8),
+            training.TrainingRecipe(qlora=training.QloraAdaptation(lora=training.LoraAdaptation(rank=4, alpha=8))),
+        ),
         (
             Wish(adaptation="last_layers", layers=0),
             training.TrainingRecipe(last_layers=training.LastLayersAdaptation(layers=0)),
@@ -83,6 +94,7 @@ def test_what_learns_is_said_by_its_name(wish: Wish, expected: training.Training
     "words",
     [
         ["--adaptation", "loras"],
+        ["--objective", "classification"],
         ["--adaptation", "full", "--rank", "8"],
         ["--adaptation", "ia3", "--alpha", "8"],
         ["--layers", "1"],

@@ -6,7 +6,9 @@ from typing import get_args
 
 import pytest
 
-from feinschliff.formats.recipe import LEARNING_RATES, Adaptation, DataSource, Lora, Optimisation, Recipe
+from feinschliff.formats.adaptations import LEARNING_RATES, Adaptation, Lora
+from feinschliff.formats.optimisation import Optimisation
+from feinschliff.formats.recipe import DataSource, Recipe
 
 VERSION = "projects/default/datasets/routing/versions/1"
 
@@ -16,7 +18,13 @@ def recipe(**values: object) -> Recipe:
 
 
 @pytest.mark.parametrize("optimisation", [{}, {"optimisation": {}}, {"optimisation": {"epochs": 1}}])
-@pytest.mark.parametrize(("kind", "rate"), [("lora", 2e-4), ("full", 2e-5), ("last_layers", 5e-5), ("ia3", 3e-3)])
+@pytest.mark.parametrize(
+    ("kind", "rate"),
+    [
+        *[("lora", 2e-4), ("qlora", 2e-4), ("bottleneck", 2e-4), ("full", 2e-5), ("last_layers", 5e-5), ("ia3", 3e-3)],
+        *[("prompt", 3e-2), ("p_tuning", 1e-3), ("prefix", 1e-2)],
+    ],
+)
 def test_a_rate_that_nobody_set_follows_from_the_adaptation(
     optimisation: dict[str, object], kind: str, rate: float
 ) -> None:

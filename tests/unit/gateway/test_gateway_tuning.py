@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from feinschliff.formats.auto import batch_size_for, epochs_for
 from feinschliff.gateway.bodies import checked
 from feinschliff.gateway.errors import ApiError
 from feinschliff.gateway.recipes import Start, param_of, to_hyperparameters, to_recipe
@@ -14,29 +15,16 @@ from feinschliff.gateway.tuning import (
     Hyperparameters,
     JobBody,
     Resolved,
-    auto_batch_size,
-    auto_epochs,
     resolve,
 )
 
 BODY = {"model": "m", "training_file": "file-x"}
 
 
-@pytest.mark.parametrize(
-    ("rows", "epochs"),
-    [(1, 25), (4, 25), (10, 10), (20, 5), (33, 3), (34, 3), (100, 3), (8333, 3), (8334, 2), (25_000, 1), (10**7, 1)],
-)
-def test_auto_epochs_follow_the_published_rule(rows: int, epochs: int) -> None:
-    assert auto_epochs(rows) == epochs
-
-
 @settings(deadline=None)
 @given(st.integers(1, 10**9))
-def test_auto_is_always_in_range_and_leaves_four_steps_an_epoch(rows: int) -> None:
-    assert 1 <= auto_epochs(rows) <= 25
-    batch = auto_batch_size(rows)
-    assert 1 <= batch <= 8
-    assert batch == 1 or rows // batch >= 4
+def test_auto_is_what_the_one_rule_of_all_doors_says(rows: int) -> None:
+    assert resolve(Hyperparameters(), rows=rows) == Resolved(epochs_for(rows), batch_size_for(rows), 1.0)
 
 
 def test_a_number_is_taken_as_it_is() -> None:

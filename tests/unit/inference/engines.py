@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from feinschliff.artifacts.bases import BaseFiles
+from feinschliff.formats.heads import HeadFacts
 from feinschliff.formats.records import Message
 from feinschliff.inference.engine import Abort, Capacity, Emit, EngineFacts, GenerationRequest
 from feinschliff.inference.life import Version
@@ -43,6 +44,18 @@ class HandEngine:
 
     def adapters(self) -> frozenset[str]:
         return frozenset(self.loaded)
+
+    def virtual_tokens(self, digest: str) -> int:
+        return 0
+
+    def head(self, digest: str) -> HeadFacts | None:
+        return None
+
+    def encode_for_head(self, texts: Sequence[str], facts: HeadFacts) -> list[list[int]]:
+        return [[1] for _ in texts]
+
+    def judge(self, rows: Sequence[Sequence[int]], digest: str) -> list[list[float]]:
+        raise NotImplementedError
 
     def generate(self, request: GenerationRequest, emit: Emit) -> Abort:
         raise NotImplementedError

@@ -235,7 +235,7 @@ def test_unknown_format_says_what_was_seen_and_what_is_known() -> None:
     assert refusal.reason == "FORMAT_UNKNOWN"
     assert "`completion`, `prompt`" in refusal.message
     assert "chat: messages" in refusal.message
-    assert refusal.metadata["known"] == "chat,instruction,human_assistant"
+    assert refusal.metadata["known"] == "chat,instruction,human_assistant,classification,regression,text"
 
 
 def test_two_formats_in_one_file_are_refused() -> None:

@@ -10,7 +10,7 @@ from peft import IA3Config
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from feinschliff.formats.recipe import Dora, Full, Ia3, LastLayers, LowRank
+from feinschliff.formats.adaptations import Dora, Full, Ia3, LastLayers, LowRank
 from feinschliff.kit.errors import Invalid
 from feinschliff.lm.adaptations import dora, full, ia3, last_layers
 from feinschliff.lm.adaptations.lora_product import FusedLoraLinear

@@ -42,7 +42,7 @@ def record(*turns: tuple[Role, str], line: int = 1) -> Record:
 
 def answers(chat: Chat, encoded: Encoded) -> str:
     """Text of the marked tokens, control tokens shown."""
-    marked = [token for token, is_answer in zip(*encoded, strict=True) if is_answer]
+    marked = [token for token, is_answer in zip(encoded.token_ids, encoded.is_answer, strict=True) if is_answer]
     return str(chat.tokenizer.decode(marked))
 
 

@@ -87,3 +87,25 @@ def test_a_model_that_scales_its_logits_is_refused() -> None:
 
     with pytest.raises(Invalid, match="changes its logits"):
         prove_plain_head(scaled)
+
+
+@pytest.mark.parametrize("trains", [False, True], ids=["frozen head", "training head"])
+@pytest.mark.parametrize("smoothing", [0.1, 0.9])
+def test_smoothed_labels_have_the_loss_and_gradients_of_torch(
+    trains: bool, smoothing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logprobs, "CHUNK_BYTES", 7 * 4 * 50)
+    projection, (states_NH, labels_N) = head(trains=trains), states()
+
+    scores = score_states(states_NH, labels_N, projection, smoothing=smoothing)
+    (-scores.logprobs_N.mean()).backward()
+    gradient, states_NH.grad = states_NH.grad, None
+    head_gradient, projection.weight.grad = projection.weight.grad, None
+    expected = nn.functional.cross_entropy(states_NH @ projection.weight.T, labels_N, label_smoothing=smoothing)
+    expected.backward()
+
+    torch.testing.assert_close(-scores.logprobs_N.mean(), expected)
+    torch.testing.assert_close(gradient, states_NH.grad)
+    if trains:
+        torch.testing.assert_close(head_gradient, projection.weight.grad)
+    assert torch.equal(scores.is_top_N, score_states(states_NH, labels_N, projection).is_top_N)

@@ -12,7 +12,7 @@ from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from feinschliff.formats.recipe import Lora
+from feinschliff.formats.adaptations import Lora
 from feinschliff.kit.errors import Invalid
 from feinschliff.lm.adaptations import lora
 from feinschliff.lm.adaptations.lora_product import FusedLoraLinear

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feinschliff.formats.recipe import Optimisation
+from feinschliff.formats.optimisation import Optimisation
 from feinschliff.kit.errors import Invalid
 from feinschliff.trainer.order import ORDERS, Course, Source, fixed_choice, refuse_nothing_to_learn
 

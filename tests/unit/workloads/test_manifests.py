@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from feinschliff.workloads import manifests
 from feinschliff.workloads.manifests import Place, label_key, label_value, object_name
 from feinschliff.workloads.profiles import Profile
-from feinschliff.workloads.spec import WorkloadSpec, workload_name
+from feinschliff.workloads.spec import RENDEZVOUS, WorkloadSpec, workload_name
 
 PLACE = Place("training", "feinschliff-training", "starter", "a1b2c3")
 PROFILE = Profile(name="cpu", image="trainer:1")
@@ -118,6 +118,18 @@ def test_settings_come_from_the_profile_then_the_workload_and_secrets_by_referen
     assert named["HOME"]["value"] == "/var/lib/feinschliff"
 
 
+def test_secrets_of_the_namespace_are_mounted_as_files_and_never_read_by_us() -> None:
+    made = pod(replace(SPEC, secrets=("team-mlflow", "wandb")))
+
+    volumes = {volume["name"]: volume for volume in made["volumes"]}
+    mounts = {mount["mountPath"]: mount for mount in made["containers"][0]["volumeMounts"]}
+    for name in ("team-mlflow", "wandb"):
+        mount = mounts[f"/var/lib/feinschliff/secrets/{name}"]
+        assert mount["readOnly"]
+        assert volumes[mount["name"]]["secret"] == {"secretName": name, "defaultMode": 0o440}
+    assert not any("secret" in volume for volume in pod()["volumes"])
+
+
 def test_a_profile_may_put_a_volume_in_the_place_of_scratch() -> None:
     own = {
         "volumes": ({"name": "disk", "persistentVolumeClaim": {"claimName": "disk"}},),
@@ -144,33 +156,24 @@ def test_gpus_are_asked_for_where_the_profile_does_not(resources: dict[str, Any]
     assert made["containers"][0]["resources"]["limits"] == limits
 
 
-def test_one_process_is_run_as_it_is() -> None:
-    assert manifests.command(SPEC, PLACE) == SPEC.command
+def environment(spec: WorkloadSpec, place: Place = PLACE) -> dict[str, str]:
+    return {one["name"]: one.get("value", "") for one in pod(spec, place=place)["containers"][0]["env"]}
 
 
-def test_several_processes_of_one_node_meet_without_a_network() -> None:
-    assert manifests.command(replace(SPEC, processes_per_node=4), PLACE) == (
-        *("python", "-m", "torch.distributed.run", "--standalone"),
-        *("--nproc-per-node=4", "--max-restarts=0", "-m", "feinschliff.trainer"),
-    )
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_the_program_is_run_as_it_is(nodes: int) -> None:
+    assert pod(replace(SPEC, nodes=nodes))["containers"][0]["command"] == list(SPEC.command)
+
+
+def test_one_node_meets_nobody() -> None:
+    assert RENDEZVOUS not in environment(SPEC)
 
 
 @pytest.mark.parametrize(("jobsets", "first"), [(False, "wide-0"), (True, "wide-node-0-0")])
-def test_several_nodes_meet_at_the_first(jobsets: bool, first: str) -> None:
-    spec = replace(SPEC, name="wide", nodes=2, processes_per_node=8)
-    place = replace(PLACE, jobsets=jobsets)
+def test_several_nodes_are_told_to_meet_at_the_first(jobsets: bool, first: str) -> None:
+    spec, place = replace(SPEC, name="wide", nodes=2, env={RENDEZVOUS: "elsewhere"}), replace(PLACE, jobsets=jobsets)
 
-    assert manifests.command(spec, place) == (
-        *("python", "-m", "torch.distributed.run", "--nnodes=2", "--rdzv-backend=c10d"),
-        *(f"--rdzv-endpoint={first}.wide-a1b2c3:29400", "--rdzv-id=wide"),
-        *("--nproc-per-node=8", "--max-restarts=0", "-m", "feinschliff.trainer"),
-    )
-
-
-def test_a_program_that_is_not_python_is_run_by_torchrun_as_it_is() -> None:
-    spec = replace(SPEC, command=("./train", "--fast"), processes_per_node=2)
-
-    assert manifests.command(spec, PLACE)[-3:] == ("--no-python", "./train", "--fast")
+    assert environment(spec, place)[RENDEZVOUS] == f"{first}.wide-a1b2c3:29400"
 
 
 def test_several_nodes_are_one_indexed_job() -> None:

@@ -37,7 +37,7 @@ class BatchCache(Cache):
     def join(self, prefilled: DynamicCache) -> None:
         """Adds a row behind the others with the keys and values of a prompt that was read alone."""
         row, length = len(self.lengths), prefilled.get_seq_length()
-        keys, values = _parts(prefilled, "keys"), _parts(prefilled, "values")
+        keys, values = parts_of(prefilled, "keys"), parts_of(prefilled, "values")
         if not self._keys:
             self._keys, self._values = (
                 [_zeros_like(one, row + 1, length + 1) for one in side] for side in (keys, values)
@@ -134,7 +134,7 @@ def kv_bytes_per_position(config: PreTrainedConfig, dtype: torch.dtype) -> int:
     return 2 * int(config.num_hidden_layers) * int(heads) * int(head_size) * dtype.itemsize
 
 
-def _parts(cache: DynamicCache, side: Literal["keys", "values"]) -> list[Tensor]:
+def parts_of(cache: DynamicCache, side: Literal["keys", "values"]) -> list[Tensor]:
     """The tensor of every layer, (1, heads, positions, head size)."""
     return [getattr(layer, side) for layer in cache.layers]
 

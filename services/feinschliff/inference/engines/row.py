@@ -23,6 +23,7 @@ class Row:
     sampler: Sampler
     text: TextStream
     stop_ids: Collection[int]
+    virtual_tokens: int = 0  # positions that its adapter has in use before the prompt
     cache: DynamicCache = field(default_factory=DynamicCache)
     last_token: int = -1
     completion_tokens: int = 0
@@ -47,7 +48,11 @@ class Row:
 
     @property
     def tokens_max(self) -> int:
-        return self.prompt_tokens + self.request.max_tokens
+        return self.virtual_tokens + self.prompt_tokens + self.request.max_tokens
+
+    def forget_cache(self) -> None:
+        """Its keys and values lie in the batch's cache now, or are not needed any more."""
+        self.cache = DynamicCache()
 
     def accept(self, token: int) -> None:
         """Takes the next token and tells what it means to the one who asked."""

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
-from torch import Tensor, nn
-from transformers.cache_utils import DynamicCache
+from torch import Tensor
 
 from feinschliff.artifacts.bases import BaseFiles
+from feinschliff.formats.heads import HeadFacts
+from feinschliff.formats.objectives import Classify, Regress
 from feinschliff.formats.records import Message
 from feinschliff.inference.batcher import Batcher, Chunk, Limits
 from feinschliff.inference.engine import (
@@ -33,13 +34,14 @@ from feinschliff.inference.engine import (
     Started,
 )
 from feinschliff.inference.engines import EngineOptions
-from feinschliff.inference.engines.adapters import AdapterBank, read_adapter
-from feinschliff.inference.engines.cache import BatchCache, kv_bytes_per_position
-from feinschliff.inference.engines.forward import Forward
+from feinschliff.inference.engines.cache import kv_bytes_per_position
+from feinschliff.inference.engines.deck import Deck
+from feinschliff.inference.engines.decks import Decks
 from feinschliff.inference.engines.row import Row
 from feinschliff.inference.life import Precision
 from feinschliff.kit.errors import Exhausted, Unavailable, WrongState
 from feinschliff.lm.chat import Chat
+from feinschliff.lm.encoding import RowEncoder
 from feinschliff.lm.load import LoadedBase, load_base
 from feinschliff.lm.sampling import choose_tokens
 
@@ -66,12 +68,8 @@ class TransformersEngine:
             vocabulary_tokens=int(config.vocab_size),
         )
         self._options = options
-        self._model = loaded.model
         self._device = loaded.model.device
-        self._forward = Forward(loaded.model)
-        self._bank = AdapterBank(loaded.model)
-        self._cache = BatchCache()
-        self._rows: list[Row] = []  # in the order of the cache's rows
+        self._decks = Decks(loaded.model, context_tokens=self.facts.context_tokens)
         self._changed = threading.Condition()
         limits = Limits(options.rows_max, options.queue_max, cells_max, options.prefill_tokens_per_step)
         self._batcher: Batcher[Row] = Batcher(limits)
@@ -107,20 +105,37 @@ class TransformersEngine:
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
 
     def load_adapter(self, digest: str, folder: Path) -> None:
-        adapter = read_adapter(folder, self._model)
-        self._between_steps(lambda: self._bank.add(digest, adapter))
+        self._between_steps(self._decks.prepare(digest, folder))
 
     def unload_adapter(self, digest: str) -> None:
         def remove() -> None:
             with self._changed:
                 if any(row.request.adapter_digest == digest for row in self._batcher):
                     raise WrongState("ADAPTER_IN_USE", f"Requests still run on {digest}.", adapter=digest)
-            self._bank.remove(digest)
+            self._decks.remove(digest)
 
         self._between_steps(remove)
 
     def adapters(self) -> frozenset[str]:
-        return self._bank.digests
+        return self._decks.digests
+
+    def virtual_tokens(self, digest: str) -> int:
+        return self._decks.virtual_tokens(digest)
+
+    def head(self, digest: str) -> HeadFacts | None:
+        head = self._decks.head(digest)
+        return head.facts if head else None
+
+    def encode_for_head(self, texts: Sequence[str], facts: HeadFacts) -> list[list[int]]:
+        objective = Regress() if facts.kind == "regress" else Classify(multi_label=facts.multi_label)
+        encoder = RowEncoder(self._chat, objective, facts)
+        return [encoder.text_ids(text) for text in texts]
+
+    def judge(self, rows: Sequence[Sequence[int]], digest: str) -> list[list[float]]:
+        self._refuse_missing(digest)
+        if self._decks.head(digest) is None:
+            raise WrongState("NOT_A_CLASSIFIER", f"Adapter {digest} has no head that judges texts.", model=digest)
+        return self._between_steps(lambda: self._decks.judge(rows, digest))
 
     def generate(self, request: GenerationRequest, emit: Emit) -> Abort:
         row = Row.of(request, emit, decode=self.decode, stop_ids=self._chat.stop_token_ids)
@@ -132,9 +147,8 @@ class TransformersEngine:
 
         with self._changed:
             self._refuse_closed()
-            if request.adapter_digest and request.adapter_digest not in self._bank:
-                digest = request.adapter_digest
-                raise WrongState("ADAPTER_NOT_LOADED", f"Adapter {digest} is not loaded.", adapter=digest)
+            self._refuse_missing(request.adapter_digest)
+            row.virtual_tokens = self._decks.virtual_tokens(request.adapter_digest)
             if not self._batcher.offer(row):
                 raise Exhausted(
                     "QUEUE_FULL",
@@ -152,7 +166,7 @@ class TransformersEngine:
                 running=self._batcher.running,
                 waiting=self._batcher.waiting,
                 queue_max=self._options.queue_max,
-                kv_cache_bytes=self._cache.allocated_bytes,
+                kv_cache_bytes=self._decks.allocated_bytes,
                 kv_cache_bytes_max=self._options.kv_cache_bytes_max,
                 device_memory=_memory_of(self._device),
             )
@@ -164,15 +178,16 @@ class TransformersEngine:
             self._is_closed = True
             self._changed.notify()
         self._thread.join()
-        self._bank.clear()
-        cast(nn.Module, self._model).to(
-            "meta"
-        )  # gives the weights back now, whoever still holds a reference to the model
+        self._decks.close()
         _give_back_memory()
 
     def _refuse_closed(self) -> None:
         if self._is_closed:
             raise Unavailable("ENGINE_CLOSED", "This model is being unloaded.", retry_after_seconds=_RETRY_SECONDS)
+
+    def _refuse_missing(self, digest: str) -> None:
+        if digest and digest not in self._decks:
+            raise WrongState("ADAPTER_NOT_LOADED", f"Adapter {digest} is not loaded.", adapter=digest)
 
     def _between_steps(self, act: Callable[[], T]) -> T:
         """Runs `act` on the engine's thread while no step runs."""
@@ -238,8 +253,8 @@ class TransformersEngine:
             chunks = self._batcher.plan()
         for chunk in chunks:
             self._guarded([chunk.work], partial(self._read, chunk))
-        if self._rows:
-            self._guarded(self._rows, self._decode)
+        for deck in [deck for deck in self._decks if deck.rows]:
+            self._guarded(deck.rows, partial(self._decode, deck))
         self._drop_done()
 
     def _guarded(self, rows: Sequence[Row], act: Callable[[], None]) -> None:
@@ -257,21 +272,18 @@ class TransformersEngine:
             row.tell(Started())
         if row.is_done:
             return
-        self._bank.select([row.request.adapter_digest])
-        logits_V = self._forward.prefill(row.request.prompt_ids[start:stop], row.cache)
+        deck = self._decks.of(row)
+        logits_V = deck.read(row, start, stop)
         if stop < row.prompt_tokens:
             return
         self._say([row], logits_V[None])
         if not row.is_done:
-            self._cache.join(row.cache)
-            self._rows.append(row)
-        row.cache = DynamicCache()
+            deck.join(row)
+        row.forget_cache()
 
-    def _decode(self) -> None:
-        rows = list(self._rows)
-        self._options.on_batch(len(rows))
-        self._bank.select([row.request.adapter_digest for row in rows])
-        self._say(rows, self._forward.decode([row.last_token for row in rows], self._cache))
+    def _decode(self, deck: Deck) -> None:
+        self._options.on_batch(len(deck.rows))
+        self._say(deck.rows, deck.decode())
 
     def _say(self, rows: Sequence[Row], logits_BV: Tensor) -> None:
         is_usable = logits_BV.amax(-1).isfinite().tolist()
@@ -283,10 +295,8 @@ class TransformersEngine:
                 row.finish(Finish.FAILED, error="the model's numbers are not finite")
 
     def _drop_done(self) -> None:
-        for place in reversed([place for place, row in enumerate(self._rows) if row.is_done]):
-            self._cache.leave(place)
-            self._rows[place] = self._rows[-1]
-            self._rows.pop()
+        for deck in self._decks:
+            deck.drop_done()
         with self._changed:
             done = [row for row in self._batcher if row.is_done]
             for row in done:

@@ -10,8 +10,10 @@ import orjson
 
 from feinschliff.ingestion.readers import READERS
 from feinschliff.ingestion.readers.reader import Reader, json_type, shown
+from feinschliff.ingestion.readers.texts import TextReader
 
 HEAD_BYTES = 4096
+PLAINEST = TextReader.name
 ROWS = 20
 
 _MAGIC = (
@@ -52,10 +54,13 @@ def detect(lines: Sequence[bytes], columns: Mapping[str, str], among: Sequence[s
     """The readers that recognise at least one of the lines.
 
     Lines of broken JSON are passed over; where every line begins as an object and none can be read, the file is taken
-    for `chat`, whose reader then names what is broken line by line.
+    for `chat`, whose reader then names what is broken line by line. Rows that are texts and nothing else beside rows of
+    another format are taken for such rows with something missing, and named as well.
     """
     readers: dict[str, Reader] = {name: READERS[name](columns) for name in among}
     found = tuple(name for name, reader in readers.items() if any(reader.recognises(line) for line in lines))
+    if len(found) > 1 and found[-1] == PLAINEST:
+        found = found[:-1]
     if not found and "chat" in among and lines and all(_is_broken_object(line) for line in lines):
         return Detected(("chat",), "broken JSON")
     return Detected(found, describe(lines))

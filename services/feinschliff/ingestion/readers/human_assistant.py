@@ -18,6 +18,7 @@ from feinschliff.ingestion.readers.reader import (
 )
 
 _MARKER = re.compile(r"###[ \t]*(System|Human|Assistant)[ \t]*:")
+_JUDGED = frozenset({"label", "labels", "value"})  # what makes a text of any kind one to be judged
 _ROLE_OF = {"System": "system", "Human": "user", "Assistant": "assistant"}
 
 
@@ -42,7 +43,7 @@ class HumanAssistantReader:
         if row is None:
             return _MARKER.match(line.decode(errors="replace").lstrip()) is not None
         text = row.get("text")
-        return isinstance(text, str) and _MARKER.match(text.lstrip()) is not None
+        return isinstance(text, str) and set(row).isdisjoint(_JUDGED) and _MARKER.match(text.lstrip()) is not None
 
     def read(self, line: bytes) -> Content:
         problems = Problems()

@@ -1,4 +1,4 @@
-"""What a reader is: one line of a file in, one conversation in normal form out, or every reason why not."""
+"""What a reader is: one line of a file in, one row in normal form out, or every reason why not."""
 
 from __future__ import annotations
 

@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from feinschliff.lm.adaptations import dora, full, ia3, last_layers, lora
+from feinschliff.lm.adaptations import (
+    bottleneck,
+    dora,
+    full,
+    ia3,
+    last_layers,
+    lora,
+    p_tuning,
+    prefix,
+    prompt,
+    qlora,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,6 +49,14 @@ class Adapt(Protocol[SettingsT, ModelT]):
         """Write what was trained; equal weights give equal bytes."""
         ...
 
+    def merge(self, model: ModelT) -> PreTrainedModel:
+        """A plain model in fp32 that computes the same with nothing beside it, frozen; uses up `model`.
+
+        Raises:
+            Invalid: MERGE_IMPOSSIBLE where no weights of the base can hold what was trained.
+        """
+        ...
+
     def transformer(self, model: ModelT) -> PreTrainedModel:
         """What computes: the base with all that trains inside it."""
         ...
@@ -50,7 +69,12 @@ class Adapt(Protocol[SettingsT, ModelT]):
 ADAPTATIONS: Mapping[str, Adapt[Any, Any]] = {
     "lora": lora,
     "dora": dora,
+    "qlora": qlora,
     "full": full,
     "last_layers": last_layers,
+    "bottleneck": bottleneck,
     "ia3": ia3,
+    "prompt": prompt,
+    "p_tuning": p_tuning,
+    "prefix": prefix,
 }

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from feinschliff.formats.recipe import Dora
+from feinschliff.formats.adaptations import Dora
 from feinschliff.lm.adaptations import peft_files
 from feinschliff.lm.adaptations.lora import config_of
-from feinschliff.lm.adaptations.peft_files import restore, resume, save, trained, transformer
+from feinschliff.lm.adaptations.peft_files import merge, restore, resume, save, trained, transformer
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-__all__ = ["attach", "restore", "resume", "save", "trained", "transformer"]
+__all__ = ["attach", "merge", "restore", "resume", "save", "trained", "transformer"]
 
 
 def attach(model: PreTrainedModel, settings: Dora, *, seed: int) -> PeftModel:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from torch import nn
+from torch import Tensor, nn
 
-from feinschliff.formats.recipe import Full
-from feinschliff.lm.adaptations.own_weights import let_train, put, tensors_of, trained, transformer
+from feinschliff.formats.adaptations import Full
+from feinschliff.lm.adaptations.own_weights import let_train, merge, put, tensors_of, trained, transformer
 from feinschliff.lm.adaptations.saved import read_settings, write_settings
 from feinschliff.lm.load import SHARD_BYTES_MAX, load_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["attach", "restore", "resume", "save", "trained", "transformer"]
+__all__ = ["attach", "merge", "restore", "resume", "save", "trained", "transformer", "write"]
 
 
 def attach(model: PreTrainedModel, settings: Full, *, seed: int) -> PreTrainedModel:
@@ -44,8 +45,13 @@ def save(model: PreTrainedModel, folder: Path, *, base_model: str) -> None:
 
     Frozen weights keep the precision that they were used in; every reader chooses its own when it loads.
     """
+    write(model, folder, tensors_of(model))
+
+
+def write(model: PreTrainedModel, folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """`save` for weights that were put together from parts before."""
     write_settings(folder, Full(train_embeddings=_trains(model.get_input_embeddings())))
-    model.save_pretrained(folder, state_dict=tensors_of(model), max_shard_size=SHARD_BYTES_MAX)
+    model.save_pretrained(folder, state_dict=dict(tensors), max_shard_size=SHARD_BYTES_MAX)
 
 
 def _trains(module: nn.Module) -> bool:

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from feinschliff.formats.recipe import Ia3
+from feinschliff.formats.adaptations import Ia3
 from feinschliff.kit.errors import Invalid
 from feinschliff.lm.adaptations import peft_files
-from feinschliff.lm.adaptations.peft_files import linear_layers, names, restore, resume, save, trained, transformer
+from feinschliff.lm.adaptations.peft_files import (
+    linear_layers,
+    merge,
+    names,
+    restore,
+    resume,
+    save,
+    trained,
+    transformer,
+)
 
 if TYPE_CHECKING:
     from peft import PeftModel
     from torch import nn
     from transformers import PreTrainedModel
 
-__all__ = ["attach", "restore", "resume", "save", "trained", "transformer"]
+__all__ = ["attach", "merge", "restore", "resume", "save", "trained", "transformer"]
 
 KEYS_AND_VALUES = ("k_proj", "v_proj")
 
@@ -28,7 +37,7 @@ def attach(model: PreTrainedModel, settings: Ia3, *, seed: int) -> PeftModel:
         Invalid: TARGET_MODULES_UNKNOWN when no layer of the base bears one of the names, and where none are given
             and the base does not name its keys and values in the usual way.
     """
-    from peft import IA3Config, TaskType
+    from feinschliff.lm.adaptations.pefts import IA3Config, TaskType
 
     peft_files.refuse_unknown_targets(model, settings.target_modules)
     targets = list(settings.target_modules) or _usual_targets(model)

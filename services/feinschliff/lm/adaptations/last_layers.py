@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from feinschliff.formats.recipe import LastLayers
+from feinschliff.formats.adaptations import LastLayers
 from feinschliff.kit.errors import Invalid
-from feinschliff.lm.adaptations.own_weights import let_train, put, trained, transformer
+from feinschliff.lm.adaptations.own_weights import let_train, merge, put, trained, transformer
 from feinschliff.lm.adaptations.saved import read_settings, write_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-__all__ = ["attach", "restore", "resume", "save", "trained", "transformer"]
+__all__ = ["attach", "merge", "restore", "resume", "save", "trained", "transformer"]
 
 WEIGHTS_NAME = "trained.safetensors"
 

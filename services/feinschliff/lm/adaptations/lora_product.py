@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from peft import PeftModel
-from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
+
+from feinschliff.lm.adaptations.pefts import LoraLinear, PeftModel
+from feinschliff.lm.quantised import QuantisedLinear
 
 
 def use_fused_products(model: PeftModel, adapter: str) -> None:
@@ -33,8 +34,7 @@ class FusedLoraLinear(LoraLinear):
         base = self.get_base_layer()
         output: Tensor = _LoraProduct.apply(  # type: ignore[no-untyped-call]
             x,
-            base.weight,
-            base.bias,
+            base,
             self.lora_A[adapter].weight,
             self.lora_B[adapter].weight,
             self.scaling[adapter],
@@ -43,37 +43,38 @@ class FusedLoraLinear(LoraLinear):
 
 
 class _LoraProduct(torch.autograd.Function):
-    """y = x W' + b + s (x A') B', with gradients for x, A and B; W and b are frozen."""
+    """y = x W' + b + s (x A') B', with gradients for x, A and B; W and b are frozen.
+
+    The layer is kept and not its weight, which may be widened from fewer bits each time it is asked for.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight_OI: Tensor, bias_O: Tensor | None, a_RI: Tensor, b_OR: Tensor, scale: float
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, base: nn.Linear, a_RI: Tensor, b_OR: Tensor, scale: float) -> Tensor:
         x_TI = x.reshape(-1, x.shape[-1])
         a_RI, b_OR = a_RI.to(x.dtype), b_OR.to(x.dtype)
         down_TR = x_TI @ a_RI.T
-        y_TO = F.linear(x_TI, weight_OI, bias_O)
+        y_TO = F.linear(x_TI, base.weight, base.bias)
         y_TO.addmm_(down_TR, b_OR.T, alpha=scale)
-        ctx.save_for_backward(x_TI, weight_OI, a_RI, b_OR, down_TR)
-        ctx.scale, ctx.shape = scale, x.shape
+        ctx.save_for_backward(x_TI, a_RI, b_OR, down_TR)
+        ctx.base, ctx.scale, ctx.shape = base, scale, x.shape
         return y_TO.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
-        x_TI, weight_OI, a_RI, b_OR, down_TR = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor, Tensor, None]:
+        x_TI, a_RI, b_OR, down_TR = ctx.saved_tensors
         grad_TO = grad.reshape(-1, grad.shape[-1])
         grad_down_TR = (grad_TO @ b_OR).mul_(ctx.scale)
         grad_a_RI = grad_down_TR.T @ x_TI
         grad_b_OR = (grad_TO.T @ down_TR).mul_(ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = (grad_TO @ weight_OI).addmm_(grad_down_TR, a_RI).view(ctx.shape)
-        return grad_x, None, None, grad_a_RI.float(), grad_b_OR.float(), None
+            grad_x = (grad_TO @ ctx.base.weight).addmm_(grad_down_TR, a_RI).view(ctx.shape)
+        return grad_x, None, grad_a_RI.float(), grad_b_OR.float(), None
 
 
 def _fusible(module: LoraLinear, adapter: str) -> bool:
     return (
-        type(module.get_base_layer()) is nn.Linear
+        type(module.get_base_layer()) in (nn.Linear, QuantisedLinear)
         and adapter in module.lora_A
         and not module.lora_variant
         and isinstance(module.lora_dropout[adapter], nn.Identity)

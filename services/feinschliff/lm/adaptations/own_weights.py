@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,16 @@ def put(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     targets = tensors_of(model)
     for name, tensor in tensors.items():
         targets[name].copy_(tensor)
+
+
+def merge(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model in fp32 with nothing around its weights; uses up `model`."""
+    for module in list(model.modules()):
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+    plain_model = nn.Module.to(model, torch.float32)
+    return cast("PreTrainedModel", plain_model.requires_grad_(False).train(False))
 
 
 def transformer(model: PreTrainedModel) -> PreTrainedModel:

@@ -22,7 +22,8 @@ TRAINED = "default"
 def fresh(model: PreTrainedModel, config: PeftConfig, *, seed: int) -> PeftModel:
     """Weights drawn from `seed` alone, in fp32."""
     import torch
-    from peft import get_peft_model
+
+    from feinschliff.lm.adaptations.pefts import get_peft_model
 
     with torch.random.fork_rng(devices=[]), calm():
         torch.manual_seed(seed)
@@ -31,15 +32,16 @@ def fresh(model: PreTrainedModel, config: PeftConfig, *, seed: int) -> PeftModel
 
 
 def resume(model: PreTrainedModel, folder: Path) -> PeftModel:
-    from peft import PeftModel
+    from feinschliff.lm.adaptations.pefts import PeftModel
 
     with calm():
         return PeftModel.from_pretrained(model, str(folder), adapter_name=TRAINED, is_trainable=True)
 
 
 def restore(model: PeftModel, folder: Path) -> None:
-    from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
+
+    from feinschliff.lm.adaptations.pefts import set_peft_model_state_dict
 
     set_peft_model_state_dict(model, load_file(folder / WEIGHTS_NAME), adapter_name=TRAINED)
 
@@ -55,6 +57,16 @@ def save(model: PeftModel, folder: Path, *, base_model: str) -> None:
         str(folder), selected_adapters=[TRAINED], safe_serialization=True, save_embedding_layers=False
     )
     (folder / "README.md").unlink(missing_ok=True)
+
+
+def merge(model: PeftModel) -> PreTrainedModel:
+    """The base in fp32 with the adapter in its weights; uses up `model`.
+
+    In bf16 an update would be lost that is smaller than the weight's last bit.
+    """
+    with calm():
+        merged = model.float().merge_and_unload(safe_merge=True)
+    return cast("PreTrainedModel", merged.requires_grad_(False).train(False))
 
 
 def transformer(model: PeftModel) -> PreTrainedModel:

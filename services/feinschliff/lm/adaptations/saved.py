@@ -13,11 +13,13 @@ from feinschliff.kit.errors import WrongState
 SETTINGS_NAME = "adaptation.json"
 PEFT_SETTINGS_NAME = "adapter_config.json"
 
+PROMPT_KINDS = {"PROMPT_TUNING": "prompt", "P_TUNING": "p_tuning", "PREFIX_TUNING": "prefix"}
+
 SettingsT = TypeVar("SettingsT", bound=Stored)
 
 
 def write_settings(folder: Path, settings: Stored) -> None:
-    """For the kinds that have no file format but ours."""
+    """For the kinds that have no file format but ours, and for what PEFT's has no place for."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SETTINGS_NAME).write_bytes(orjson.dumps(settings.model_dump(), option=orjson.OPT_SORT_KEYS))
 
@@ -35,7 +37,8 @@ def kind_of(folder: Path) -> str:
     settings = orjson.loads((folder / PEFT_SETTINGS_NAME).read_bytes())
     if settings.get("peft_type") == "LORA":
         return "dora" if settings.get("use_dora") else "lora"
-    return str(settings.get("peft_type", "unknown")).lower()
+    kind = str(settings.get("peft_type", "unknown"))
+    return PROMPT_KINDS.get(kind, kind.lower())
 
 
 def refuse_another_kind(folder: Path, kind: str) -> None:

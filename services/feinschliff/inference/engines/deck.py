@@ -1,0 +1,89 @@
+"""One set of weights with the adapters beside it and the rows that run on it; only for the engine's thread."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from feinschliff.inference.engines.adapters import AdapterBank
+from feinschliff.inference.engines.cache import BatchCache
+from feinschliff.inference.engines.forward import Forward, cache_with
+from feinschliff.inference.engines.parts import Adapter
+from feinschliff.inference.engines.row import Row
+from feinschliff.kit.errors import WrongState
+
+
+class Deck:
+    """The base, or a version with weights of its own. Rows of one deck decode together, in one pass."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.cache = BatchCache()
+        self.rows: list[Row] = []  # in the order of the cache's rows
+        self._forward = Forward(model)
+        self._bank = AdapterBank(model)
+
+    @property
+    def adapters(self) -> frozenset[str]:
+        return self._bank.digests
+
+    def add(self, digest: str, adapter: Adapter, *, context_tokens: int) -> int:
+        """Puts an adapter beside the weights; how many positions its rows have in use before their first token.
+
+        Raises:
+            WrongState: ADAPTER_UNFIT where they would leave no room in the context.
+        """
+        if adapter.vectors_VH is not None:
+            self._bank.select([""])
+            adapter = dataclasses.replace(adapter, opening=self._forward.read_vectors(adapter.vectors_VH))
+        tokens = adapter.opening.tokens if adapter.opening else 0
+        if tokens > context_tokens - 2:
+            message = f"The adapter begins with {tokens} positions; the context has {context_tokens}."
+            raise WrongState("ADAPTER_UNFIT", message, virtual_tokens=tokens, context_tokens=context_tokens)
+        self._bank.add(digest, adapter)
+        return tokens
+
+    def remove(self, digest: str) -> None:
+        self._bank.remove(digest)
+
+    def read(self, row: Row, start: int, stop: int) -> Tensor:
+        """Reads prompt tokens [start, stop) of a row; the logits after the last one, (V,)."""
+        digest = row.request.adapter_digest
+        if start == 0:
+            row.cache = cache_with(self._bank.opening(digest))
+        self._bank.select([digest])
+        return self._forward.prefill(row.request.prompt_ids[start:stop], row.cache)
+
+    def join(self, row: Row) -> None:
+        """From now on a row whose prompt was read decodes with the others."""
+        self.cache.join(row.cache)
+        self.rows.append(row)
+
+    def decode(self) -> Tensor:
+        """One more token read by every row; the logits after each, (B, V)."""
+        self._bank.select([row.request.adapter_digest for row in self.rows])
+        return self._forward.decode([row.last_token for row in self.rows], self.cache)
+
+    def drop_done(self) -> None:
+        for place in reversed([place for place, row in enumerate(self.rows) if row.is_done]):
+            self.cache.leave(place)
+            self.rows[place] = self.rows[-1]
+            self.rows.pop()
+
+    def last_states(self, rows: Sequence[Sequence[int]], digest: str) -> Tensor:
+        """Hidden states behind the last token of each text, (B, H), all with the same adapter."""
+        self._bank.select([digest] * len(rows))
+        return self._forward.last_states(rows, self._bank.opening(digest))
+
+    def close(self) -> None:
+        """Takes the hooks off the model."""
+        self._bank.clear()
+        self.rows = []
+
+
+def free(model: nn.Module) -> None:
+    """Gives the weights back now, whoever still holds a reference to the model; tensors of other models stay."""
+    model.to("meta")

@@ -1,0 +1,150 @@
+"""Which weights an adapter runs on: the base's, shared with many, or weights of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+from transformers import PreTrainedModel
+
+from feinschliff.formats.adaptations import Qlora
+from feinschliff.inference.engines.deck import Deck, free
+from feinschliff.inference.engines.parts import Adapter
+from feinschliff.inference.engines.reading import read_adapter, unfit
+from feinschliff.inference.engines.row import Row
+from feinschliff.inference.engines.weights import as_quantised, shell_of, with_own_weights
+from feinschliff.kit.errors import WrongState
+from feinschliff.lm import heads
+from feinschliff.lm.adaptations.saved import kind_of, read_settings
+from feinschliff.lm.quantised import Quantisation
+
+_BASE = ""
+_OWN_WEIGHTS = ("full", "last_layers")
+_MODEL_CONFIG = "config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Home:
+    """Where the rows of an adapter run, the positions they have in use before their first token, and their head."""
+
+    deck: str
+    virtual_tokens: int = 0
+    head: heads.Head | None = None
+
+
+class Decks:
+    """All weights of one engine, each with its rows. Changed between two steps only; `prepare` may run beside them."""
+
+    def __init__(self, model: PreTrainedModel, *, context_tokens: int) -> None:
+        self._plain = shell_of(model)  # never run, so that its copies have no hooks
+        self._decks: dict[str, Deck] = {_BASE: Deck(model)}
+        self._homes: dict[str, _Home] = {}
+        self._context_tokens = context_tokens
+
+    def __iter__(self) -> Iterator[Deck]:
+        return iter(self._decks.values())
+
+    def __contains__(self, digest: str) -> bool:
+        return digest in self._homes
+
+    @property
+    def digests(self) -> frozenset[str]:
+        return frozenset(self._homes)
+
+    @property
+    def allocated_bytes(self) -> int:
+        return sum(deck.cache.allocated_bytes for deck in list(self._decks.values()))
+
+    def of(self, row: Row) -> Deck:
+        return self.holding(row.request.adapter_digest)
+
+    def holding(self, digest: str) -> Deck:
+        """The weights that an adapter is beside; the base for none."""
+        return self._decks[self._homes[digest].deck if digest else _BASE]
+
+    def virtual_tokens(self, digest: str) -> int:
+        """Positions of the context that rows of this adapter have in use before their first token."""
+        home = self._homes.get(digest)
+        return home.virtual_tokens if home else 0
+
+    def head(self, digest: str) -> heads.Head | None:
+        """What judges the last token of a text in place of the next token; None where the adapter has none."""
+        home = self._homes.get(digest)
+        return home.head if home else None
+
+    def judge(self, rows: Sequence[Sequence[int]], digest: str) -> list[list[float]]:
+        """What the adapter's head says of each text: a probability for each class, or one number."""
+        head = self._homes[digest].head
+        assert head is not None, "who asks has looked for a head"
+        scores_NC = head(self.holding(digest).last_states(rows, digest))
+        if head.facts.kind == "regress":
+            return [[number] for number in head.values(scores_NC).tolist()]
+        return cast(list[list[float]], head.logprobs(scores_NC).double().exp().tolist())
+
+    def prepare(self, digest: str, folder: Path) -> Callable[[], None]:
+        """Reads what a folder holds; what is given back puts it into use.
+
+        Raises:
+            WrongState: ADAPTER_UNSUPPORTED, ADAPTER_UNFIT, ADAPTER_CORRUPT.
+        """
+        kind, head = _kind(folder), _head(folder, self._plain)
+        if kind in _OWN_WEIGHTS:
+            own = Deck(with_own_weights(shell_of(self._plain), folder, kind))
+            return lambda: self._add(digest, Adapter(), head, digest, lambda: own)
+        adapter = read_adapter(folder, self._plain)
+        if kind != "qlora":
+            return lambda: self._add(digest, adapter, head, _BASE, lambda: self._decks[_BASE])
+        settings = read_settings(folder, Qlora)
+        quantisation = Quantisation(settings.quantisation, settings.double_quantisation)
+        name = f"{quantisation.kind}{' double' if quantisation.double else ''}"
+        made = None if name in self._decks else self._quantised(quantisation)
+        return lambda: self._add(digest, adapter, head, name, lambda: made or self._quantised(quantisation))
+
+    def remove(self, digest: str) -> None:
+        """Takes an adapter out; weights that nobody runs on any more are freed. One that is not there is ignored."""
+        home = self._homes.pop(digest, None)
+        if home is None:
+            return
+        deck = self._decks[home.deck]
+        deck.remove(digest)
+        if home.deck != _BASE and not deck.adapters:
+            del self._decks[home.deck]
+            free(deck.model)
+
+    def close(self) -> None:
+        self._homes.clear()
+        for deck in self._decks.values():
+            deck.close()
+            free(deck.model)
+        free(self._plain)
+
+    def _quantised(self, quantisation: Quantisation) -> Deck:
+        return Deck(as_quantised(shell_of(self._plain), quantisation))
+
+    def _add(self, digest: str, adapter: Adapter, head: heads.Head | None, name: str, make: Callable[[], Deck]) -> None:
+        if digest in self._homes:
+            return
+        deck = self._decks.get(name) or make()
+        tokens = deck.add(digest, adapter, context_tokens=self._context_tokens)
+        self._decks[name] = deck
+        self._homes[digest] = _Home(name, tokens, head)
+
+
+def _kind(folder: Path) -> str:
+    """The adaptation that wrote a folder; an imported model that says nothing is a whole one."""
+    found = kind_of(folder)
+    return "full" if found == "unknown" and (folder / _MODEL_CONFIG).is_file() else found
+
+
+def _head(folder: Path, model: PreTrainedModel) -> heads.Head | None:
+    if heads.read_facts(folder) is None:
+        return None
+    head = heads.load(folder).to(model.device).requires_grad_(False)
+    wanted = (head.facts.outputs, int(model.config.get_text_config().hidden_size))
+    if tuple(head.weight_CH.shape) != wanted:
+        raise unfit(f"The head is {tuple(head.weight_CH.shape)}; the base takes {wanted}.", head=head.facts.kind)
+    if not bool(head.weight_CH.isfinite().all()):
+        raise WrongState("ADAPTER_CORRUPT", "The head's numbers are not finite.", head=head.facts.kind)
+    return head

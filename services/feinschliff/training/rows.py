@@ -1,0 +1,282 @@
+"""What the rows of a job come to as tokens, by a fair sample of them and by the very code that trains on them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from feinschliff.formats.optimisation import Optimisation
+from feinschliff.formats.records import Record
+from feinschliff.formats.steps import rows_drawn, steps_of
+from feinschliff.kit.errors import Invalid
+from feinschliff.lm.chat import Encoded
+from feinschliff.lm.encoding import RowEncoder
+
+ROWS_MAX = 2000
+"""Rows looked at in all; the mean of so many lengths is known to within a few percent."""
+
+TEXT_BYTES_MAX = 6 * 1024 * 1024
+"""Text looked at in all: some seconds on one core."""
+
+BLOCK_ROWS = 64
+DRAWS_MAX = 400
+
+
+class Drawn(NamedTuple):
+    """Rows of one split, and how many there are."""
+
+    records: Sequence[Record]
+    rows: int
+
+
+class RowSource(Protocol):
+    """Where rows are read."""
+
+    def draw(self, dataset_version: str, splits: Sequence[str], rows_max: int) -> Drawn:
+        """All rows of the splits, or a random choice of them, the same one for the same call."""
+        ...
+
+
+class Line(NamedTuple):
+    """A row that is not as it should be."""
+
+    line: int
+    tokens: int = 0
+    reason: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was seen of one source.
+
+    Args:
+        rows: of the source, in all. seen: rows looked at.
+        lengths: tokens that each row, or each sequence of joined rows, brings into a forward pass.
+        labels: those of them that are learned.
+    """
+
+    dataset_version: str
+    weight: float
+    rows: int
+    seen: int
+    lengths: tuple[int, ...]
+    labels: tuple[int, ...]
+    unanswered: tuple[Line, ...] = ()
+    long: tuple[Line, ...] = ()
+    refused: tuple[Line, ...] = ()
+
+    @property
+    def sampled(self) -> bool:
+        return self.seen < self.rows
+
+    @property
+    def rows_kept(self) -> int:
+        """Rows, or sequences, that the source has for training."""
+        if not self.sampled:
+            return len(self.lengths)
+        return round(self.rows * len(self.lengths) / self.seen) if self.seen else 0
+
+    @property
+    def rows_per_epoch(self) -> int:
+        return rows_drawn(self.rows_kept, self.weight)
+
+    def of_all(self, count: int) -> int:
+        """So many of the rows seen, as a number of all rows."""
+        return round(count * self.rows / self.seen) if self.seen else 0
+
+
+@dataclass(frozen=True)
+class Work:
+    """All passes over the data.
+
+    Args:
+        tokens_per_row, labels_per_row: means over an epoch.
+    """
+
+    rows_per_epoch: int
+    steps: int
+    rows: int
+    tokens_per_row: float
+    labels_per_row: float
+
+    @property
+    def tokens(self) -> int:
+        return round(self.rows * self.tokens_per_row)
+
+    @property
+    def labels(self) -> int:
+        return round(self.rows * self.labels_per_row)
+
+
+@dataclass(frozen=True)
+class Largest:
+    """The largest forward pass: what it usually is in the largest of all, and its bounds; and how many a step has."""
+
+    tokens: int = 0
+    tokens_low: int = 0
+    tokens_high: int = 0
+    labels: int = 0
+    row_tokens: int = 0
+    rows: int = 0
+    passes: int = 0
+
+
+@dataclass
+class _Seen:
+    rows: list[Encoded] = field(default_factory=list)
+    unanswered: list[Line] = field(default_factory=list)
+    long: list[Line] = field(default_factory=list)
+    refused: list[Line] = field(default_factory=list)
+
+
+def fair_part(records: Sequence[Record], text_bytes_max: int = TEXT_BYTES_MAX) -> Sequence[Record]:
+    """All records, or where they hold too much text a random choice of them, the same one each time."""
+    sizes = [len(record.to_json_line()) for record in records]
+    if sum(sizes) <= text_bytes_max:
+        return records
+    order = random.Random(0).sample(range(len(records)), len(records))
+    chosen: list[Record] = []
+    used = 0
+    for place in order:
+        used += sizes[place]
+        if chosen and used > text_bytes_max:
+            break
+        chosen.append(records[place])
+    return chosen
+
+
+def look(
+    encoder: RowEncoder,
+    records: Sequence[Record],
+    optimisation: Optimisation,
+    *,
+    dataset_version: str,
+    rows: int,
+    weight: float = 1.0,
+) -> Looked:
+    """What the trainer would make of these rows, which stand for `rows` of them."""
+    seen = _Seen()
+    for start in range(0, len(records), BLOCK_ROWS):
+        block = records[start : start + BLOCK_ROWS]
+        for record, row in zip(block, _encoded(encoder, block, seen), strict=True):
+            if row is not None:
+                _sort(encoder, record, row, optimisation, seen)
+    kept = list(encoder.joined(seen.rows, optimisation.max_row_tokens)) if encoder.joins else seen.rows
+    return Looked(
+        dataset_version=dataset_version,
+        weight=weight,
+        rows=rows,
+        seen=len(records),
+        lengths=tuple(len(row.token_ids) - 1 for row in kept),
+        labels=tuple(sum(row.is_answer[1:]) for row in kept),
+        unanswered=tuple(seen.unanswered),
+        long=tuple(seen.long),
+        refused=tuple(seen.refused),
+    )
+
+
+def work_of(sources: Sequence[Looked], optimisation: Optimisation) -> Work:
+    """Steps and tokens of all epochs, by the trainer's own rule."""
+    rows_per_epoch = sum(source.rows_per_epoch for source in sources)
+    if not rows_per_epoch:
+        return Work(0, 0, 0, 0.0, 0.0)
+    steps = steps_of(rows_per_epoch, optimisation)
+    epochs, rest = divmod(steps, -(-rows_per_epoch // optimisation.batch_size))
+    rows = epochs * rows_per_epoch + min(rest * optimisation.batch_size, rows_per_epoch)
+    shares = [source.rows_per_epoch / rows_per_epoch for source in sources]
+    return Work(
+        rows_per_epoch,
+        steps,
+        rows,
+        sum(share * _mean(source.lengths) for share, source in zip(shares, sources, strict=True)),
+        sum(share * _mean(source.labels) for share, source in zip(shares, sources, strict=True)),
+    )
+
+
+def largest(sources: Sequence[Looked], optimisation: Optimisation, steps: int) -> Largest:
+    """The largest forward pass of a job, by drawing batches as the trainer does and cutting them as it does.
+
+    Only so many steps are drawn as there are, at most `DRAWS_MAX`: the longest rows seldom meet in one batch.
+    """
+    lengths = np.asarray([length for source in sources for length in source.lengths], dtype=np.int64)
+    labels = np.asarray([count for source in sources for count in source.labels], dtype=np.int64)
+    if not len(lengths):
+        return Largest()
+    weights = np.concatenate(
+        [np.full(len(one.lengths), one.rows_per_epoch / max(1, len(one.lengths))) for one in sources]
+    )
+    if not weights.sum():
+        return Largest()
+    size, limit = min(optimisation.batch_size, round(weights.sum())), optimisation.micro_batch_tokens
+    drawn = _batches(lengths, weights / weights.sum(), size, min(max(1, steps), DRAWS_MAX))
+    if optimisation.order == "by_length":
+        drawn.append(np.argsort(lengths, kind="stable")[-size:])
+    cut = [_passes(lengths[batch], labels[batch], limit) for batch in drawn]
+    passes = [max(one) for one in cut]
+    longest = int(lengths.max())
+    bound = min(int(np.sort(lengths)[-size:].sum()), max(limit, longest))
+    return Largest(
+        tokens=max(one[0] for one in passes),
+        tokens_low=int(np.median([one[0] for one in passes])),
+        tokens_high=max(bound, *(one[0] for one in passes)),
+        labels=max(one[1] for one in passes),
+        row_tokens=longest,
+        rows=max(one[2] for one in passes),
+        passes=max(len(one) for one in cut),
+    )
+
+
+def _batches(lengths: np.ndarray, chances: np.ndarray, size: int, count: int) -> list[np.ndarray]:
+    dice, again = np.random.default_rng(0), bool(size > np.count_nonzero(chances))
+    return [dice.choice(len(lengths), size=size, p=chances, replace=again) for _ in range(count)]
+
+
+def _passes(lengths: np.ndarray, labels: np.ndarray, limit: int) -> list[tuple[int, int, int]]:
+    """Tokens, labels and rows of each forward pass of a step: rows in turn, as many as fit, and always one."""
+    passes: list[tuple[int, int, int]] = []
+    tokens, learned, rows = 0, 0, 0
+    for length, label in zip(lengths.tolist(), labels.tolist(), strict=True):
+        if rows and tokens + length > limit:
+            passes.append((tokens, learned, rows))
+            tokens, learned, rows = 0, 0, 0
+        tokens, learned, rows = tokens + length, learned + label, rows + 1
+    return [*passes, (tokens, learned, rows)]
+
+
+def _encoded(encoder: RowEncoder, block: Sequence[Record], seen: _Seen) -> list[Encoded | None]:
+    try:
+        return list(encoder.encode(block))
+    except Invalid:
+        return [_encoded_alone(encoder, record, seen) for record in block]
+
+
+def _encoded_alone(encoder: RowEncoder, record: Record, seen: _Seen) -> Encoded | None:
+    try:
+        return encoder.encode([record])[0]
+    except Invalid as refusal:
+        seen.refused.append(Line(record.line, reason=refusal.reason, message=refusal.message))
+        return None
+
+
+def _sort(encoder: RowEncoder, record: Record, row: Encoded, optimisation: Optimisation, seen: _Seen) -> None:
+    """Among those that are learned from, or among those that the trainer refuses, cuts or leaves out."""
+    if not any(row.is_answer[1:]):
+        seen.unanswered.append(Line(record.line))
+        return
+    if encoder.joins or encoder.tokens(row) <= optimisation.max_row_tokens:
+        seen.rows.append(row)
+        return
+    seen.long.append(Line(record.line, tokens=encoder.tokens(row)))
+    if optimisation.on_long_row != "drop":
+        cut = encoder.cut(row, optimisation.max_row_tokens)
+        if any(cut.is_answer[1:]):
+            seen.rows.append(cut)
+
+
+def _mean(values: Sequence[int]) -> float:
+    return sum(values) / len(values) if values else 0.0

@@ -1,0 +1,106 @@
+"""A plan's memory goes the way that memory goes: more of what is more, less where something is frozen or made anew."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from feinschliff.artifacts.bases import DEFAULT_BASE
+from feinschliff.artifacts.directory import DirectoryStore
+from feinschliff.artifacts.outlines import outline
+from feinschliff.formats.recipe import Recipe
+from feinschliff.training.architecture import Architecture, architecture_of, trained_parameters
+from feinschliff.training.memory import COMPONENTS, Load, Part, Site, parts
+
+LOAD = Load(tokens=1500, row_tokens=250, labels=800, tokens_low=1200, tokens_high=2048, rows=1000, rows_tokens=200_000)
+KINDS: list[dict[str, Any]] = [
+    {"kind": kind}
+    for kind in ("lora", "dora", "qlora", "full", "last_layers", "ia3", "bottleneck", "prompt", "p_tuning", "prefix")
+]
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Architecture:
+    folder = tmp_path_factory.mktemp("outline")
+    seen = outline(DEFAULT_BASE, DirectoryStore(folder), folder, offline=True, local=True)
+    assert seen is not None
+    return architecture_of(seen)
+
+
+def of(base: Architecture, load: Load = LOAD, precision: Any = "bf16", **changes: Any) -> dict[str, Part]:
+    data = [{"dataset_version": "projects/p/datasets/d/versions/1"}]
+    recipe = Recipe.model_validate({"base_model": DEFAULT_BASE, "data": data, **changes})
+    trained = trained_parameters(base, recipe)
+    return {part.component: part for part in parts(base, recipe, load, Site(precision), trained=trained)}
+
+
+def peak(found: dict[str, Part]) -> int:
+    return sum(part.expected for part in found.values())
+
+
+@pytest.mark.parametrize("adaptation", KINDS, ids=lambda one: str(one["kind"]))
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_every_part_is_told_with_its_range(smollm2: Architecture, adaptation: dict[str, Any], precision: str) -> None:
+    found = of(smollm2, precision=precision, adaptation=adaptation)
+    assert tuple(found) == COMPONENTS
+    for part in found.values():
+        assert 0 <= part.low <= part.expected <= part.high
+
+
+def test_more_tokens_need_more(smollm2: Architecture) -> None:
+    once = replace(LOAD, passes=2)
+    twice = replace(once, tokens=3000, tokens_low=2400, tokens_high=4096)
+    assert of(smollm2, twice)["activations"].expected == pytest.approx(2 * of(smollm2, once)["activations"].expected)
+
+
+def test_gradients_of_one_pass_come_as_activations_go(smollm2: Architecture) -> None:
+    one = of(smollm2, precision="fp32", adaptation={"kind": "full"})
+    several = of(smollm2, replace(LOAD, passes=2), precision="fp32", adaptation={"kind": "full"})
+    assert several["gradients"].expected == one["gradients"].expected
+    assert peak(several) > peak(one)
+
+
+def test_activations_made_anew_are_not_kept(smollm2: Architecture) -> None:
+    less = of(smollm2, optimisation={"gradient_checkpointing": True})
+    assert less["activations"].expected < of(smollm2)["activations"].expected / 3
+
+
+def test_below_the_lowest_layer_that_learns_nothing_is_kept(smollm2: Architecture) -> None:
+    two = of(smollm2, adaptation={"kind": "last_layers", "layers": 2})
+    four = of(smollm2, adaptation={"kind": "last_layers", "layers": 4})
+    assert two["activations"].expected < four["activations"].expected < of(smollm2)["activations"].expected
+
+
+def test_adam_remembers_two_numbers_a_weight_in_fp32_or_eight_bits(smollm2: Architecture) -> None:
+    trained = 4_884_480
+    assert of(smollm2)["optimiser"].expected == 8 * trained
+    assert of(smollm2, optimisation={"optimiser": "adamw_8bit"})["optimiser"].expected == 2 * trained
+    assert of(smollm2)["trained_weights"].expected == 4 * trained
+
+
+def test_a_quantised_base_is_smaller(smollm2: Architecture) -> None:
+    weights = [
+        of(smollm2, precision="fp32", adaptation=one)["weights"].expected
+        for one in (
+            {"kind": "qlora", "double_quantisation": True},
+            {"kind": "qlora"},
+            {"kind": "qlora", "quantisation": "int8"},
+            {"kind": "lora"},
+        )
+    ]
+    assert weights == sorted(weights)
+    assert weights[1] < weights[3] / 2
+
+
+def test_a_full_training_needs_more_than_an_adapter(smollm2: Architecture) -> None:
+    full = of(smollm2, precision="fp32", adaptation={"kind": "full"})
+    assert peak(full) > peak(of(smollm2, precision="fp32")) + 8 * 100_000_000
+
+
+def test_the_logits_of_a_large_vocabulary_are_bounded(smollm2: Architecture) -> None:
+    many = of(smollm2, replace(LOAD, labels=100_000))["logits"].expected
+    assert many < 500 * 1024**2
+    classes = of(smollm2, objective={"kind": "classify", "labels": ["a", "b"]})
+    assert classes["logits"].expected == 0
