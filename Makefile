@@ -82,8 +82,8 @@ monitoring: setup-dev ## write the chart's dashboards, rules and alerts anew fro
 unit: setup-dev ## rules, losses, graders, decisions; no sockets
 	$(PARALLEL) tests/unit
 
-contract: setup-dev ## one suite per promise, on the real parts; one after the other, for they share ports and channels
-	$(BIN)/pytest tests/contract
+contract: setup-dev ## one suite per promise, on the real parts
+	$(PARALLEL) tests/contract
 
 chart: setup-dev ## render, validate and check the Helm chart with every set of values
 	$(BIN)/pytest tests/contract/chart

@@ -150,6 +150,11 @@ spec:
     {{- include "feinschliff.egress.hub" .root | nindent 4 }}
     {{- end }}
     {{- include "feinschliff.egress.traces" .root | nindent 4 }}
+    {{- if .pod.trains }}
+    {{- with .root.Values.networkPolicy.trackers }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+    {{- end }}
     {{- if .pod.profiles }}
     {{- include "feinschliff.outside" .root.Values.networkPolicy.apiServer | nindent 4 }}
     {{- end }}

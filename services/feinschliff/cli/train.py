@@ -27,6 +27,10 @@ PRECISIONS = {
     "bf16": pb.TrainingRecipe.PRECISION_BF16,
     "fp32": pb.TrainingRecipe.PRECISION_FP32,
 }
+SHARINGS = {
+    "replicated": pb.TrainingRecipe.SHARING_REPLICATED,
+    "sharded": pb.TrainingRecipe.SHARING_SHARDED,
+}
 OBJECTIVES = [field.name for field in pb.TrainingRecipe.DESCRIPTOR.oneofs_by_name["objective"].fields]
 LOW_RANK = ("lora", "dora", "qlora")
 ADAPTATIONS = [field.name for field in pb.TrainingRecipe.DESCRIPTOR.oneofs_by_name["adaptation"].fields]
@@ -54,6 +58,9 @@ class Wish:
     objective: str = "sft"
     auto: tuple[str, ...] = ()
     trackers: tuple[str, ...] = ()
+    nodes: int | None = None
+    processes_per_node: int | None = None
+    sharing: str = ""
 
 
 def train(
@@ -78,6 +85,13 @@ def train(
     patience: Annotated[int, typer.Option(help="Validations without gain before stopping; 0: never.")] = 0,
     precision: Annotated[str, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")] = "auto",
     seed: Annotated[int | None, typer.Option(help="Same seed, data and recipe: same weights. Default 0.")] = None,
+    nodes: Annotated[int | None, typer.Option(help="Machines that train together. Default 1.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Processes on each machine. Default 1; on GPU machines one per GPU.")
+    ] = None,
+    sharing: Annotated[
+        str, typer.Option(help=f"What they do with the weights; one of {', '.join(SHARINGS)}. Default replicated.")
+    ] = "",
     output_model: Annotated[str, typer.Option(help="Model that the version is added to. Default: the job's id.")] = "",
     suffix: Annotated[str, typer.Option(help="Free text in the public name of the result.")] = "",
     job_id: Annotated[str, typer.Option("--id", help="Last part of the job's name; the service makes one.")] = "",
@@ -90,9 +104,12 @@ def train(
     """Train a model on one or several versions of datasets."""
     if precision not in PRECISIONS:
         raise typer.BadParameter(f"{precision!r} is none of {', '.join(PRECISIONS)}", param_hint="--precision")
+    if sharing and sharing not in SHARINGS:
+        raise typer.BadParameter(f"{sharing!r} is none of {', '.join(SHARINGS)}", param_hint="--sharing")
     wish = Wish(
         epochs, steps, batch_size, learning_rate, rank, alpha, max_row_tokens, patience, precision, seed,
         output_model, suffix, adaptation, layers, objective, tuple(auto or ()), tuple(tracker or ()),
+        nodes, processes, sharing,
     )  # fmt: skip
     _refuse_foreign(wish)
     session = open_session(project, as_json)
@@ -221,6 +238,9 @@ def recipe_of(dataset_versions: list[str], wish: Wish, *, base: str, from_versio
         validation=pb.Validation(patience=wish.patience),
         precision=PRECISIONS[wish.precision],
         seed=wish.seed,
+        nodes=wish.nodes,
+        processes_per_node=wish.processes_per_node,
+        sharing=SHARINGS.get(wish.sharing, pb.TrainingRecipe.SHARING_UNSPECIFIED),
         output_model=wish.output_model,
         suffix=wish.suffix,
         auto=wish.auto,
@@ -245,7 +265,7 @@ def recipe_of(dataset_versions: list[str], wish: Wish, *, base: str, from_versio
 
 
 def _refuse_foreign(wish: Wish) -> None:
-    """Raises typer.BadParameter for a word that is no objective or adaptation, and for what another adaptation is told by."""
+    """Raises typer.BadParameter for words that are no objective or adaptation, and for another adaptation's options."""
     if wish.objective not in OBJECTIVES:
         raise typer.BadParameter(f"{wish.objective!r} is none of {', '.join(OBJECTIVES)}", param_hint="--objective")
     if wish.adaptation not in ADAPTATIONS:

@@ -178,6 +178,7 @@ class Engine(Protocol):
 
         Raises:
             WrongState: ADAPTER_NOT_LOADED, NOT_A_CLASSIFIER.
+            Internal: GENERATION_FAILED.
             Unavailable: ENGINE_CLOSED.
         """
         ...

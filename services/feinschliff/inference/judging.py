@@ -50,14 +50,15 @@ def refuse_lengths(lengths: Sequence[int], context_tokens: int) -> None:
         )
 
 
-def passes(lengths: Sequence[int], tokens_max: int = PASS_TOKENS_MAX) -> list[list[int]]:
+def passes(lengths: Sequence[int], tokens_max: int = PASS_TOKENS_MAX, *, virtual_tokens: int = 0) -> list[list[int]]:
     """Which texts are read together, by place: those of like length, so that little is filled up.
 
-    Every pass holds one text, or as many as fit `tokens_max` when each is as long as the longest.
+    Every pass holds one text, or as many as fit `tokens_max` when each is as long as the longest, with what an adapter
+    puts before it: that takes room in the cache for every text.
     """
     found: list[list[int]] = []
     for place in sorted(range(len(lengths)), key=lambda place: (lengths[place], place)):
-        if found and (len(found[-1]) + 1) * lengths[place] <= tokens_max:
+        if found and (len(found[-1]) + 1) * (virtual_tokens + lengths[place]) <= tokens_max:
             found[-1].append(place)
         else:
             found.append([place])

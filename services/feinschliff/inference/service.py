@@ -84,7 +84,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             lengths = [len(row) for row in rows]
             judging.refuse_lengths(lengths, granted.context_tokens)
             judged: dict[int, list[float]] = {}
-            for places in judging.passes(lengths):
+            for places in judging.passes(lengths, virtual_tokens=engine.virtual_tokens(digest)):
                 found = await offload(engine.judge, [rows[place] for place in places], digest)
                 judged.update(zip(places, found, strict=True))
         self._answers.count_read(sum(lengths))

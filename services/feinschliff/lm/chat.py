@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -51,10 +52,16 @@ class Chat:
     tokenizer: ChatTokenizer
     template: str
     generation_stop_ids: tuple[int, ...] = ()
+    day: date | None = None
 
     @classmethod
     def of(
-        cls, tokenizer: ChatTokenizer, *, generation_stop_ids: Iterable[int] = (), template_needed: bool = True
+        cls,
+        tokenizer: ChatTokenizer,
+        *,
+        generation_stop_ids: Iterable[int] = (),
+        template_needed: bool = True,
+        day: date | None = None,
     ) -> Chat:
         """The chat of a base.
 
@@ -62,6 +69,8 @@ class Chat:
             tokenizer: transformers' fast one or a `PlainTokenizer`, with a chat template.
             generation_stop_ids: stop ids that the model's own generation settings name.
             template_needed: False lets a base without a template take plain texts; conversations are refused then.
+            day: for templates that name the date, so that rows have the same tokens whenever they are encoded; None:
+                the moment of each rendering.
 
         Raises:
             Invalid: CHAT_TEMPLATE_MISSING.
@@ -71,11 +80,16 @@ class Chat:
             template = template.get("default")
         if not template and template_needed:
             raise _template_missing()
-        return cls(tokenizer, template or "", tuple(sorted(set(generation_stop_ids))))
+        return cls(tokenizer, template or "", tuple(sorted(set(generation_stop_ids))), day)
 
     @cached_property
     def template_hash(self) -> str:
         return "sha256:" + hashlib.sha256(self.template.encode()).hexdigest()
+
+    @property
+    def template_day(self) -> date | None:
+        """The day, where the template asks for it; None: tokens do not depend on it, or it is not fixed."""
+        return self.day if "strftime_now" in self.template else None
 
     @cached_property
     def tokenizer_hash(self) -> str:
@@ -182,6 +196,7 @@ class Chat:
                 tools=self._codec.guard(list(tools)) if tools else None,
                 add_generation_prompt=prompt,
                 special_tokens=self.tokenizer.special_tokens_map,
+                day=self.day,
             )
         except (TemplateError, TypeError) as error:
             raise Invalid(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -83,11 +83,3 @@ class _Given(nn.Module):
         if self._states_TH.shape != hidden_states.shape[1:]:
             raise RuntimeError(f"{tuple(self._states_TH.shape)} states for {tuple(hidden_states.shape)} inputs")
         return self._states_TH[None]
-
-
-def has_dropout(modules: Iterable[nn.Module]) -> bool:
-    """Whether a module draws random numbers in training, so that its output is no function of its input."""
-    return any(
-        (isinstance(module, nn.Dropout) and module.p > 0) or getattr(module, "attention_dropout", 0)
-        for module in modules
-    )

@@ -10,7 +10,9 @@ from __future__ import annotations
 import ctypes
 import logging
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 BLOCK = 64
 SCALES_BLOCK = 256
 INT8_MAX = 127
+
+PIECE_WEIGHTS = 64 * 1024
+"""Widened at a time on a CPU, 256 KiB in fp32; a multiple of the blocks' sizes."""
 
 
 class Quantisation(NamedTuple):
@@ -46,7 +51,11 @@ def wanted_by(adaptation: object) -> Quantisation | None:
 
 
 class QuantisedLinear(nn.Linear):
-    """A frozen linear layer; `weight` is widened anew whenever it is asked for, and never kept."""
+    """A frozen linear layer; `weight` is widened anew whenever it is asked for, and never kept.
+
+    Products on a CPU borrow one place in memory for all their widened weights: a tensor of its own for each would lie
+    between activations that stay, and leave holes in the heap.
+    """
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, quantisation: Quantisation) -> None:
         nn.Module.__init__(self)
@@ -63,12 +72,51 @@ class QuantisedLinear(nn.Linear):
     @property
     def weight(self) -> Tensor:  # type: ignore[override]
         """(O, I) in the precision that the weight had; a new tensor each time."""
-        parts = {name: cast(Tensor, getattr(self, name)) for name in self._names}
-        return WIDEN[self.quantisation.kind](parts, torch.Size((self.out_features, self.in_features)), self.dtype)
+        return self._widened_into(torch.empty(self._shape, dtype=self.dtype, device=self._device))
+
+    def borrow_weight(self) -> Tensor:
+        """The same numbers for one product; on a CPU they are overwritten when this thread borrows the next."""
+        if self._device.type != "cpu":
+            return self.weight
+        return self._widened_into(_BORROWED.place(self._shape, self.dtype))
 
     def forward(self, x: Tensor) -> Tensor:
         product: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
         return product if self.bias is None else product + self.bias
+
+    @property
+    def _shape(self) -> torch.Size:
+        return torch.Size((self.out_features, self.in_features))
+
+    @property
+    def _device(self) -> torch.device:
+        return cast(Tensor, self.codes).device
+
+    def _widened_into(self, out_OI: Tensor) -> Tensor:
+        parts = {name: cast(Tensor, getattr(self, name)) for name in self._names}
+        WIDEN[self.quantisation.kind](parts, out_OI)
+        return out_OI
+
+
+class _Borrowed(threading.local):
+    """For each precision the memory of the largest weight that this thread has borrowed."""
+
+    def __init__(self) -> None:
+        self._rooms: dict[torch.dtype, Tensor] = {}
+
+    def place(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        room = self._rooms.get(dtype)
+        if room is None or room.numel() < shape.numel():
+            room = self._rooms[dtype] = torch.empty(shape.numel(), dtype=dtype)
+        return room[: shape.numel()].view(shape)
+
+
+_BORROWED = _Borrowed()
+
+
+def weight_for_product(layer: nn.Linear) -> Tensor:
+    """A layer's weight for one product at once; not to be kept."""
+    return layer.borrow_weight() if isinstance(layer, QuantisedLinear) else layer.weight
 
 
 def quantise(model: PreTrainedModel, quantisation: Quantisation) -> None:
@@ -141,11 +189,11 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: QuantisedLinear) -> Tensor:
         ctx.layer = layer
-        return F.linear(x, layer.weight)
+        return F.linear(x, layer.borrow_weight())
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad @ ctx.layer.weight, None
+        return grad @ ctx.layer.borrow_weight(), None
 
 
 def _plain(layer: QuantisedLinear) -> nn.Linear:
@@ -175,24 +223,28 @@ def _pack_nf4(weight_OI: Tensor, quantisation: Quantisation) -> dict[str, Tensor
     }
 
 
-def _widen_nf4(parts: dict[str, Tensor], shape: torch.Size, dtype: torch.dtype) -> Tensor:
+def _widen_nf4(parts: dict[str, Tensor], out_OI: Tensor) -> None:
     from bitsandbytes.functional import QuantState, dequantize_4bit
 
-    outer = None
-    if "scales_codes" in parts:
-        outer = QuantState(  # type: ignore[no-untyped-call]
-            absmax=parts["scales_of_scales"], code=parts["scales_codes"], blocksize=SCALES_BLOCK, dtype=torch.float32
+    scales, codes, out = _scales_nf4(parts), parts["codes"].view(-1), out_OI.view(-1)
+    for start, stop in _pieces(out, PIECE_WEIGHTS):
+        blocks = slice(start // BLOCK, -(stop // -BLOCK))
+        state = QuantState(  # type: ignore[no-untyped-call]
+            absmax=scales[blocks], shape=(stop - start,), blocksize=BLOCK, quant_type="nf4", dtype=out.dtype
         )
-    state = QuantState(  # type: ignore[no-untyped-call]
-        absmax=parts["scales"],
-        shape=shape,
-        blocksize=BLOCK,
-        quant_type="nf4",
-        dtype=dtype,
-        offset=parts.get("scales_offset"),
-        state2=outer,
+        out[start:stop] = dequantize_4bit(codes[start // 2 : stop // 2, None], state).view(-1)
+
+
+def _scales_nf4(parts: dict[str, Tensor]) -> Tensor:
+    """In fp32, of one block of weights each."""
+    from bitsandbytes.functional import QuantState, dequantize_blockwise
+
+    if "scales_codes" not in parts:
+        return parts["scales"]
+    outer = QuantState(  # type: ignore[no-untyped-call]
+        absmax=parts["scales_of_scales"], code=parts["scales_codes"], blocksize=SCALES_BLOCK, dtype=torch.float32
     )
-    return dequantize_4bit(parts["codes"], state)
+    return dequantize_blockwise(parts["scales"], outer) + parts["scales_offset"]
 
 
 def _pack_int8(weight_OI: Tensor, quantisation: Quantisation) -> dict[str, Tensor]:
@@ -200,12 +252,19 @@ def _pack_int8(weight_OI: Tensor, quantisation: Quantisation) -> dict[str, Tenso
     return {"codes": torch.round(weight_OI / scales_O1).to(torch.int8), "scales": scales_O1}
 
 
-def _widen_int8(parts: dict[str, Tensor], shape: torch.Size, dtype: torch.dtype) -> Tensor:
-    return (parts["codes"] * parts["scales"]).to(dtype)
+def _widen_int8(parts: dict[str, Tensor], out_OI: Tensor) -> None:
+    for start, stop in _pieces(out_OI, max(1, PIECE_WEIGHTS // out_OI.shape[1])):
+        out_OI[start:stop] = parts["codes"][start:stop] * parts["scales"][start:stop]
+
+
+def _pieces(out: Tensor, size: int) -> Iterator[tuple[int, int]]:
+    """Bounds along the first axis; all at once but on a CPU."""
+    ends = range(0, len(out), size) if out.device.type == "cpu" else range(1)
+    return pairwise((*ends, len(out)))
 
 
 PACK: dict[str, Callable[[Tensor, Quantisation], dict[str, Tensor]]] = {"nf4": _pack_nf4, "int8": _pack_int8}
-WIDEN: dict[str, Callable[[dict[str, Tensor], torch.Size, torch.dtype], Tensor]] = {
+WIDEN: dict[str, Callable[[dict[str, Tensor], Tensor], None]] = {
     "nf4": _widen_nf4,
     "int8": _widen_int8,
 }

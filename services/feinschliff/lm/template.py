@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -27,12 +27,14 @@ def render(
     tools: Sequence[Object] | None,
     add_generation_prompt: bool,
     special_tokens: Mapping[str, str],
+    day: date | None = None,
 ) -> str:
     """The template's text.
 
     Args:
         source: Jinja, untrusted: it runs in a sandbox.
         special_tokens: `bos_token`, `eos_token` and so on, which templates may name.
+        day: what a template that asks for the time is told, at 0 o'clock; None: now.
 
     Raises:
         TemplateError: the template rejects the messages, or is none.
@@ -43,6 +45,7 @@ def render(
         tools=tools,
         documents=None,
         add_generation_prompt=add_generation_prompt,
+        strftime_now=lambda form: (day or datetime.now()).strftime(form),
         **special_tokens,
     )
 
@@ -59,7 +62,6 @@ def _environment() -> ImmutableSandboxedEnvironment:
     )
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
     environment.globals["dict"] = _Dict()
     environment.globals["namespace"] = _Namespace
     return environment

@@ -51,7 +51,7 @@ def read_form(name: str, settings: bytes) -> Form:
     Raises:
         WrongState: ADAPTER_NOT_COMBINABLE for anything but plain low-rank adapters of one rank.
     """
-    said: dict[str, Any] = orjson.loads(settings)
+    said = _object(name, settings)
     targets = said.get("target_modules")
     problems = {
         f"it is of the kind {said.get('peft_type')}": said.get("peft_type") != "LORA",
@@ -65,7 +65,10 @@ def read_form(name: str, settings: bytes) -> Form:
     for problem, is_one in problems.items():
         if is_one:
             raise not_combinable(name, problem)
-    return Form(name, int(said["r"]), float(said["lora_alpha"]), bool(said["use_rslora"]), tuple(targets or ()), said)
+    rank, alpha = said.get("r"), said.get("lora_alpha")
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+        raise not_combinable(name, f"its rank is {rank!r} and its alpha {alpha!r}")
+    return Form(name, rank, float(alpha), bool(said.get("use_rslora")), tuple(targets or ()), said)
 
 
 def refuse_unlike(forms: Sequence[Form], method: Method) -> None:
@@ -121,6 +124,16 @@ def not_combinable(name: str, why: str) -> WrongState:
         model_version=name,
         why=why,
     )
+
+
+def _object(name: str, settings: bytes) -> dict[str, Any]:
+    try:
+        said = orjson.loads(settings)
+    except orjson.JSONDecodeError as error:
+        raise not_combinable(name, f"its settings are no JSON ({error})") from error
+    if not isinstance(said, dict):
+        raise not_combinable(name, "its settings are no JSON object")
+    return said
 
 
 class _Weights:

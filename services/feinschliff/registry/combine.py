@@ -7,6 +7,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,7 @@ class Combinations:
                 {"method": wish.method, "density": wish.density, "adapters": _described(wish, versions)},
                 kind="export",
             )
+        work.hold()  # one that was cancelled while its files were stored becomes no version
         self._register(work, versions, manifest, weights_digest)
 
     def _fetched(self, version: Version, folder: Path, work: _Work) -> Path:
@@ -182,7 +184,8 @@ class _Work:
             log.info("the export was cancelled, or somebody else took it over")
         except Unavailable as refusal:
             log.warning("the export has to wait: %s", refusal.message, extra={"reason": refusal.reason})
-            self._exports.put_back(self.export)
+            with suppress(Conflict):
+                self._exports.put_back(self.export)
         except Refusal as refusal:
             self._fail(refusal.reason, refusal.message, list(refusal.advice))
         except Exception:
@@ -192,8 +195,12 @@ class _Work:
     def tick(self, done: int, total: int) -> None:
         """Raises Conflict where the export is no longer ours."""
         if time.monotonic() - self._ticked >= TICK_SECONDS or done == total > 0:
-            self.export = self._exports.keep(self.export, done=done, total=total)
-            self._ticked = time.monotonic()
+            self.hold(done=done, total=total)
+
+    def hold(self, **progress: int) -> None:
+        """Raises Conflict where the export is no longer ours."""
+        self.export = self._exports.keep(self.export, **progress)
+        self._ticked = time.monotonic()
 
     def _fail(self, reason: str, message: str, advice: list[str]) -> None:
         failure = {"reason": reason, "message": message, "advice": advice, "retryable": False}

@@ -21,6 +21,7 @@ QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED = "queued", "running", "succeeded"
 FINAL = (SUCCEEDED, FAILED, CANCELLED)
 LEASE_SECONDS = 60.0  # how long an export stays with a copy of the room that is silent
 RETRY_SECONDS = 5.0  # after something did not answer
+WORKERS_LOST_MAX = 3  # one that kills the room each time, such as by its size, must not do so for ever
 
 
 class Exports:
@@ -84,16 +85,24 @@ class Exports:
             return store.exports_due(session, (QUEUED, RUNNING), self._clock.now())
 
     def take(self, name: str) -> Export | None:
-        """The export, to be worked at until its lease ends; None where somebody else was quicker."""
+        """The export, to be worked at until its lease ends; None where somebody else was quicker.
+
+        One whose workers fell silent too often ends here.
+        """
         now = self._clock.now()
         try:
             with self._database.transaction() as session:
                 export = _export(session, name)
                 if export.state in FINAL or export.lease_until > now:
                     return None
-                return store.save(session, export, state=RUNNING, lease_until=now + timedelta(seconds=LEASE_SECONDS))
+                lost = export.workers_lost + (export.state == RUNNING)
+                if lost < WORKERS_LOST_MAX:
+                    until = now + timedelta(seconds=LEASE_SECONDS)
+                    return store.save(session, export, state=RUNNING, lease_until=until, workers_lost=lost)
+            self.end(export, FAILED, workers_lost=lost, failure=_abandoned(lost))
         except Conflict:
-            return None
+            pass
+        return None
 
     def keep(self, export: Export, **changes: Any) -> Export:
         """Notes progress and prolongs the lease.
@@ -122,6 +131,15 @@ class Exports:
     def _told(self, export: Export) -> None:
         self._metrics.counter("feinschliff_registry_exports_finished_total").labels(export.state).inc()
         self._wake.notify()
+
+
+def _abandoned(lost: int) -> dict[str, Any]:
+    return {
+        "reason": "EXPORT_ABANDONED",
+        "message": f"{lost} copies of the registry vanished while they worked at it, perhaps for want of memory.",
+        "advice": ["Combine fewer or smaller adapters, or give the registry more memory."],
+        "retryable": False,
+    }
 
 
 def _export(session: Session, name: str) -> Export:

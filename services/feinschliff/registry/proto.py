@@ -15,6 +15,7 @@ from feinschliff.registry.store import Alias, AliasMove, Export, Model
 from feinschliff.v1 import common_pb2
 from feinschliff.v1 import registry_pb2 as pb
 
+_METHODS = {number: name.removeprefix("METHOD_").lower() for name, number in pb.CombineAdaptersRequest.Method.items()}
 OWN_COLUMNS: tuple[Any, ...] = (
     "name",
     "state",
@@ -142,7 +143,7 @@ def to_combination(request: pb.CombineAdaptersRequest) -> Wish:
     method = request.method or pb.CombineAdaptersRequest.METHOD_LINEAR
     return Wish(
         [Part(one.model_version, one.weight if one.HasField("weight") else 1.0) for one in request.adapters],
-        pb.CombineAdaptersRequest.Method.Name(method).removeprefix("METHOD_").lower(),
+        _METHODS.get(method, str(method)),
         request.density if request.HasField("density") else DENSITY_DEFAULT,
     )
 

@@ -103,6 +103,7 @@ EXPORTS = Table(
     Column("result_version", String(220), nullable=False),
     Column("failure", Json, nullable=False),
     Column("finished", UtcDateTime),
+    Column("workers_lost", Integer, nullable=False),
     Column("version", Integer, nullable=False),
 )
 
@@ -195,7 +196,11 @@ class Edge:
 
 @dataclass(frozen=True)
 class Export:
-    """A model being written in another form; `wish` is how, `files` what came of it, by name."""
+    """A model being written in another form; `wish` is how, `files` what came of it, by name.
+
+    Args:
+        workers_lost: how often who worked at it fell silent.
+    """
 
     name: str
     model: str
@@ -212,6 +217,7 @@ class Export:
     result_version: str = ""
     failure: Mapping[str, Any] = field(default_factory=dict)
     finished: datetime | None = None
+    workers_lost: int = 0
     version: int = 1
 
 

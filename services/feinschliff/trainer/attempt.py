@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping
 
@@ -42,7 +41,8 @@ def run(a: Attempt) -> None:
     """
     started = time.monotonic()
     a.post(Progress(stage="loading"))
-    saved = patiently(lambda: a.checkpoints.newest(a.scratch.new_folder()), a.stop)
+    folder = a.scratch.new_folder()
+    saved = patiently(lambda: a.checkpoints.newest(folder), a.stop)
     a.crew.begin_at(saved.step if saved is not None else 0)
     if saved is not None:
         take_over_reports(a, saved)
@@ -135,12 +135,10 @@ def save(a: Attempt, loaded: Loaded, training: Training, state: TrainState) -> N
         return
 
     def write() -> Manifest:
-        folder = a.scratch.new_folder()
-        training.learner.save(folder, base_model=loaded.base.uri)
-        reports = a.outbox.unacknowledged()
-        manifest = a.checkpoints.commit(folder, state, loaded.conditions, optimiser, reports)
-        shutil.rmtree(folder)
-        return manifest
+        with a.scratch.folder() as folder:
+            training.learner.save(folder, base_model=loaded.base.uri)
+            reports = a.outbox.unacknowledged()
+            return a.checkpoints.commit(folder, state, loaded.conditions, optimiser, reports)
 
     begun = time.monotonic()
     with span("saving a checkpoint", step=state.step):
@@ -172,22 +170,22 @@ def commit(a: Attempt, loaded: Loaded, training: Training, state: TrainState, *,
         return
 
     def write() -> Manifest:
-        folder = a.scratch.new_folder()
-        training.learner.save(folder, base_model=loaded.base.uri)
-        return commit_result(
-            a.store,
-            a.runfile.prefix,
-            folder,
-            base=loaded.base,
-            chat=loaded.chat,
-            state=state,
-            best_step=best_step,
-            epochs=training.course.epochs_after(state.step),
-            probes=probes,
-            files=files_of(a, training, state, best_step),
-            seconds=seconds,
-            energy=a.energy(),
-        )
+        with a.scratch.folder() as folder:
+            training.learner.save(folder, base_model=loaded.base.uri)
+            return commit_result(
+                a.store,
+                a.runfile.prefix,
+                folder,
+                base=loaded.base,
+                chat=loaded.chat,
+                state=state,
+                best_step=best_step,
+                epochs=training.course.epochs_after(state.step),
+                probes=probes,
+                files=files_of(a, training, state, best_step),
+                seconds=seconds,
+                energy=a.energy(),
+            )
 
     with span("committing the result"):
         patiently(write, a.stop)

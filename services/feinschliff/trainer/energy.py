@@ -79,7 +79,7 @@ class Meter:
     def _processor(self) -> Energy | None:
         cpu, busy = self._cpu_seconds(), busy_seconds(self._proc_stat)
         if self._counters and busy is not None and self._busy_last is not None:
-            used = sum(counter.joules_since_last() for counter in self._counters)
+            used = self._joules_of_packages()
             all_seconds = busy - self._busy_last
             share = min(1.0, (cpu - self._cpu_last) / all_seconds) if all_seconds > 0 else 0.0
             self._package_joules += used * share
@@ -88,6 +88,13 @@ class Meter:
         if not self._core_watts:
             return None
         return Energy((cpu - self._cpu_first) * self._core_watts, "model")
+
+    def _joules_of_packages(self) -> float:
+        """Since the last time; nothing more from counters that have become unreadable."""
+        try:
+            return sum(counter.joules_since_last() for counter in self._counters)
+        except (OSError, ValueError):
+            return 0.0
 
     def _accelerator(self) -> Energy | None:
         now = self._gpu.joules()

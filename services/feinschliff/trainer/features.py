@@ -23,7 +23,7 @@ from feinschliff.formats.adaptations import LastLayers
 from feinschliff.formats.recipe import Recipe
 from feinschliff.lm.adaptations.last_layers import layers_of
 from feinschliff.lm.flat import FlatBatch, hidden_states, rows_apart
-from feinschliff.lm.lower import Below, has_dropout, upper_left_out
+from feinschliff.lm.lower import Below, upper_left_out
 from feinschliff.trainer.learner import Learner
 from feinschliff.trainer.order import Course
 
@@ -54,8 +54,7 @@ def frozen_layers(learner: Learner, recipe: Recipe, course: Course) -> int:
     lower = list(stack)[: len(stack) - recipe.adaptation.layers]
     frozen: list[nn.Module] = [*lower, model.get_input_embeddings()]
     learning = any(weight.requires_grad for module in frozen for weight in module.parameters())
-    dropping = has_dropout(part for module in lower for part in module.modules())
-    if not lower or learning or dropping or not _exchangeable(model, stack, len(lower)):
+    if not lower or learning or not _exchangeable(model, stack, len(lower)) or _draws(model, stack, len(lower)):
         return 0
     return len(lower)
 
@@ -144,7 +143,7 @@ def _alone(token_ids_T: Tensor) -> FlatBatch:
 
 def _exchangeable(model: PreTrainedModel, stack: nn.ModuleList, layers: int) -> bool:
     """Show on a short row that the model's layers can be run in two parts without a changed bit."""
-    batch = _alone(torch.arange(3, 3 + PROOF_TOKENS, device=model.device))
+    batch = _alone(_proof_tokens(model))
     try:
         with torch.no_grad(), rows_apart(model):
             whole = hidden_states(model, batch)
@@ -154,6 +153,26 @@ def _exchangeable(model: PreTrainedModel, stack: nn.ModuleList, layers: int) -> 
         logger.info("frozen layers are run in every pass", extra={"why": str(error)})
         return False
     return torch.equal(whole, parted)
+
+
+def _draws(model: PreTrainedModel, stack: nn.ModuleList, layers: int) -> bool:
+    """Whether anything up to these layers draws random numbers in training, embeddings included."""
+    devices = [model.device] if model.device.type == "cuda" else []
+    was_training = model.training
+    with torch.random.fork_rng(devices), rows_apart(model):
+        before = _random_states(devices)
+        model.train()
+        lower_states(model, stack, layers, _proof_tokens(model))
+        model.train(was_training)
+        return any(not torch.equal(*pair) for pair in zip(before, _random_states(devices), strict=True))
+
+
+def _random_states(devices: list[torch.device]) -> list[Tensor]:
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
+
+
+def _proof_tokens(model: PreTrainedModel) -> Tensor:
+    return torch.arange(3, 3 + PROOF_TOKENS, device=model.device)
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

@@ -23,6 +23,7 @@ import orjson
 from pydantic import ValidationError
 
 from feinschliff.artifacts.commit import sha256_of
+from feinschliff.formats import records
 from feinschliff.formats.base import Stored
 from feinschliff.formats.optimisation import Optimisation
 from feinschliff.formats.runfile import DataPart
@@ -93,6 +94,7 @@ def name_for(part: DataPart, encoder: RowEncoder, settings: Optimisation) -> str
         "tokenizer": encoder.chat.tokenizer_hash,
         "template": encoder.chat.template_hash,
         "special_tokens": dict(encoder.chat.tokenizer.special_tokens_map),
+        "day": encoder.chat.template_day and encoder.chat.template_day.isoformat(),
         "objective": encoder.objective.model_dump(mode="json"),
         "head": encoder.facts and encoder.facts.model_dump(mode="json"),
         "limits": settings.model_dump(include={"max_row_tokens", "on_long_row"}),
@@ -104,7 +106,7 @@ def name_for(part: DataPart, encoder: RowEncoder, settings: Optimisation) -> str
 @lru_cache(maxsize=1)
 def _code() -> list[str]:
     """Hashes of the code and versions of the libraries that make tokens."""
-    files = [Path(str(module.__file__)) for module in (chat, encoding, template, tokens, data, rows_table)]
+    files = [Path(str(module.__file__)) for module in (chat, encoding, template, tokens, records, data, rows_table)]
     hashes = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     return hashes + [importlib.metadata.version(name) for name in ("tokenizers", "jinja2")]
 

@@ -204,8 +204,12 @@ def _memory() -> int:
 
 
 def _device_memory() -> int:
-    """Bytes that this process holds on its GPU; 0 without one, and before torch is in use."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
+    """Bytes that this process holds on its GPU; 0 without one, and before torch is in use.
+
+    Another thread may be importing torch just now: then its module is there, and not yet what it holds.
+    """
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    is_initialized = getattr(cuda, "is_initialized", None)
+    if cuda is None or is_initialized is None or not is_initialized():
         return 0
-    return int(torch.cuda.memory_reserved())
+    return int(cuda.memory_reserved())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -132,7 +133,8 @@ def load(a: Attempt, saved: Saved | None) -> Loaded:
     a.stop.check()
     tokenizer = load_tokenizer(folder)
     template_needed = isinstance(a.recipe.objective, Sft)
-    chat = Chat.of(tokenizer, generation_stop_ids=stop_ids_of(folder), template_needed=template_needed)
+    day = conditions.day if conditions else day_of(a.crew)
+    chat = Chat.of(tokenizer, generation_stop_ids=stop_ids_of(folder), template_needed=template_needed, day=day)
     start = start_of(a, saved)
     a.post(Progress(stage="encoding"))
     with span("encoding"):
@@ -144,12 +146,18 @@ def load(a: Attempt, saved: Saved | None) -> Loaded:
     prove_plain_head(model)
     a.stop.check()
     return Loaded(
-        Conditions(threads=threads, precision=precision, base_digest=files.digest),
+        Conditions(threads=threads, precision=precision, base_digest=files.digest, day=day),
         LoadedBase(files.uri, files.digest, folder, precision, model, tokenizer),
         encoder,
         data,
         start,
     )
+
+
+def day_of(crew: Crew) -> date:
+    """Today, as the first process has it: all have to encode the same tokens."""
+    (number,) = crew.sum([date.today().toordinal() if crew.is_first else 0])
+    return date.fromordinal(int(number))
 
 
 def start_of(a: Attempt, saved: Saved | None) -> Start | None:

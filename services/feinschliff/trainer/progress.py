@@ -135,6 +135,9 @@ class Reporter:
                 return self._send(batch)
             except Refusal as refusal:
                 return self._on_refusal(refusal, batch)
+            except Exception:  # a thread that must not die: the reports stay and are sent again
+                logger.exception("reporting failed", extra={"waiting": len(batch)})
+                return False
 
     def _send(self, batch: Sequence[Posted]) -> bool:
         fail("report.before_send")

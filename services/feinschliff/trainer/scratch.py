@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -27,6 +29,15 @@ class Scratch:
         folder = self._folder / str(self._count)
         folder.mkdir()
         return folder
+
+    @contextmanager
+    def folder(self) -> Iterator[Path]:
+        """One that goes with the block: what is tried again and again must not pile up."""
+        folder = self.new_folder()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def close(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -40,6 +40,7 @@ class Sharded:
 
     def gather(self, model: PreTrainedModel) -> None:
         """Put the weights together in this process's memory."""
+        self._whole = {}  # never two of them
         self._whole = whole(own_weights.tensors_of(model), keeps=self._keeps)
 
     def save(self, model: PreTrainedModel, folder: Path, *, base_model: str) -> None:

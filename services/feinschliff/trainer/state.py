@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from datetime import date
 
 import numpy as np
 from pydantic import Field
@@ -101,6 +102,7 @@ class Conditions(Stored):
     threads: int = Field(ge=1)
     precision: str
     base_digest: str
+    day: date | None = Field(None, description="What templates that name the date are told; None: the moment.")
 
 
 def metrics_csv(history: tuple[MetricsRow, ...]) -> bytes:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from feinschliff.formats.adaptations import default_learning_rate
 from feinschliff.formats.auto import (
     ADVISED_ADAPTER_RATES,
@@ -16,6 +18,7 @@ from feinschliff.formats.auto import (
     epochs_for,
 )
 from feinschliff.formats.recipe import Recipe
+from feinschliff.formats.steps import steps_of
 from feinschliff.kit.errors import FieldViolation, Invalid
 from feinschliff.training.architecture import Architecture, low_rank_of
 
@@ -90,6 +93,9 @@ def settled(recipe: Recipe, inputs: Mapping[str, Any], look_into: Callable[[str]
     Args:
         inputs: of the job: `base_model`, and `datasets` with rows, tokens and weight of each.
         look_into: how a base is built; asked only where a rule wants to know.
+
+    Raises:
+        Invalid: RECIPE_INVALID, see `resolved`.
     """
     if not recipe.auto:
         return recipe
@@ -99,7 +105,11 @@ def settled(recipe: Recipe, inputs: Mapping[str, Any], look_into: Callable[[str]
 
 
 def resolved(recipe: Recipe, facts: Facts) -> Recipe:
-    """The recipe with every number of its `auto` chosen; the paths stay, to say which were chosen."""
+    """The recipe with every number of its `auto` chosen; the paths stay, to say which were chosen.
+
+    Raises:
+        Invalid: RECIPE_INVALID where what was chosen does not go with what was set.
+    """
     for path, rule in RULES.items():
         if path in recipe.auto:
             recipe = _with(recipe, path, rule.choose(facts, recipe))
@@ -123,9 +133,7 @@ def _learning_rate(facts: Facts, recipe: Recipe) -> float:
 
 def _warmup_fraction(facts: Facts, recipe: Recipe) -> float:
     settings = recipe.optimisation
-    steps = max(1, math.ceil(settings.epochs * math.ceil(facts.rows / settings.batch_size)))
-    steps = min(steps, settings.steps_max) if settings.steps_max else steps
-    return min(WARMUP_FRACTION, 2 / (1 - settings.adam_beta2) / steps)
+    return min(WARMUP_FRACTION, 2 / (1 - settings.adam_beta2) / steps_of(facts.rows, settings))
 
 
 def _every_epochs(facts: Facts, recipe: Recipe) -> float:
@@ -211,7 +219,14 @@ def _with(recipe: Recipe, path: str, number: float) -> Recipe:
     for folder in rest[:-1]:
         target = target[folder]
     target[rest[-1]] = int(number) if isinstance(target[rest[-1]], int) else number
-    return Recipe.model_validate(values)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        why = "; ".join(problem["msg"] for problem in error.errors())
+        message = f"{path} was chosen to be {number:g}, which does not go with the rest of the recipe: {why}."
+        fields = [FieldViolation(f"training_job.recipe.{path}", message, "RECIPE_INVALID")]
+        advice = [f"Set {path}, or change what it does not go with."]
+        raise Invalid("RECIPE_INVALID", message, fields=fields, advice=advice) from None
 
 
 def _is_set(values: Mapping[str, Any], path: str) -> bool:

@@ -122,7 +122,13 @@ def _same(one: Recipe, other: Recipe) -> bool:
 
 
 def _similar(one: Recipe, other: Recipe) -> bool:
-    return (one.adaptation.kind, one.objective.kind) == (other.adaptation.kind, other.objective.kind)
+    return (one.adaptation.kind, one.objective.kind, one.nodes, one.processes_per_node, one.sharing) == (
+        other.adaptation.kind,
+        other.objective.kind,
+        other.nodes,
+        other.processes_per_node,
+        other.sharing,
+    )
 
 
 _LIKENESS: tuple[tuple[str, Callable[[Recipe, Recipe], bool], float], ...] = (

@@ -56,10 +56,10 @@ class TrackerRules:
             self._check_secret(tracker.wandb.credentials_secret, profile, f"{path}.wandb.credentials_secret")
 
     def _check_address(self, uri: str, path: str) -> None:
-        if urlsplit(uri).scheme not in ("http", "https") or not urlsplit(uri).hostname:
-            message = f"{uri!r} is no http or https address of a tracking server."
-            fields = [FieldViolation(path, message, "TRACKER_ADDRESS_INVALID")]
-            raise Invalid("TRACKER_ADDRESS_INVALID", message, fields=fields, tracking_uri=uri)
+        wrong = _wrong_address(uri)
+        if wrong:
+            fields = [FieldViolation(path, wrong, "TRACKER_ADDRESS_INVALID")]
+            raise Invalid("TRACKER_ADDRESS_INVALID", wrong, fields=fields)
         if self.offline and not is_inside(uri):
             message = f"{uri!r} is outside, and nothing may leave this installation; name a server of your own network."
             fields = [FieldViolation(path, message, "TRACKER_OUTSIDE")]
@@ -77,6 +77,19 @@ class TrackerRules:
         if self.secrets_folder is not None:
             return (self.secrets_folder / name).is_dir()
         return name in profile.secrets
+
+
+def _wrong_address(uri: str) -> str:
+    """Why it is no address of a tracking server; empty where it is one. A password in it is not repeated."""
+    try:
+        parts = urlsplit(uri)
+        if "@" in parts.netloc:
+            return "The address holds a name or a password; name a secret that has them."
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return ""
+    except ValueError:
+        pass  # brackets without an address in them, or a port that is no number of a port
+    return f"{uri!r} is no http or https address of a tracking server."
 
 
 def secrets_of(recipe: Recipe, profile: Profile) -> tuple[str, ...]:

@@ -35,12 +35,16 @@ GOALS = (
     Goal("banking77", "real_tokens_per_second", "trl", ">=", 2.2),
 )
 LIMIT_SHARE = 0.6
+QLORA_LOSS_MAX = 1.05
 EPOCH_GOALS = {"last_layers": 2.5, "head": 10.0}
 
 
 def lines(results: Path, section: str, precision: str) -> Iterator[Line]:
     """The lines of a section from all runs that are kept."""
     if section == "limit":
+        return
+    if section == "qlora":
+        yield from _qlora(results, precision)
         return
     if section == "frozen":
         yield from _frozen(results, precision)
@@ -90,6 +94,25 @@ def _frozen(results: Path, precision: str) -> Iterator[Line]:
             yield _number(bench, "feinschliff, nothing kept", "real_tokens_per_second", plain.tokens_per_second)
         ratio = statistics.median(later) / statistics.median(first)
         yield _goal(bench, f"later epochs / first epoch >= {bound}", ratio, ratio >= bound)
+
+
+def _qlora(results: Path, precision: str) -> Iterator[Line]:
+    bench, known = f"training.qlora.gsm8k.{precision}", {}
+    for what in ("lora", "qlora"):
+        runs = _runs(results, f"qlora.{precision}.{what}.")
+        if not runs:
+            return
+        losses = [run.validation_loss for run in runs if run.validation_loss is not None]
+        known[what] = {**numbers(runs), "validation_loss": losses}
+        for metric, values in known[what].items():
+            yield _number(bench, f"feinschliff, {what}", metric, values, runs=len(runs))
+    ours, theirs = (
+        {metric: statistics.median(values) for metric, values in known[what].items()} for what in ("qlora", "lora")
+    )
+    memory = ours["peak_rss_mib"] / theirs["peak_rss_mib"]
+    yield _goal(bench, f"peak_rss_mib / lora {precision} < 1.0", memory, memory < 1.0)
+    loss = ours["validation_loss"] / theirs["validation_loss"]
+    yield _goal(bench, f"validation_loss / lora {precision} <= {QLORA_LOSS_MAX}", loss, loss <= QLORA_LOSS_MAX)
 
 
 def _held(bench: str, goal: Goal, known: Mapping[str, Mapping[str, Sequence[float]]]) -> Line:

@@ -32,6 +32,7 @@ class Measured(BaseModel):
     losses: list[float]
     cpu_seconds: float
     load_average: float
+    validation_loss: float | None = None
 
 
 class Ended(NamedTuple):

@@ -43,12 +43,23 @@ def recipe_of(base: str, precision: str, **changes: Any) -> Recipe:
 
 
 def train(
-    name: str, recipe: Recipe, about: Mapping[str, Any], store: Path, work: Path, home: Path, *, seconds_max: float
+    name: str,
+    recipe: Recipe,
+    about: Mapping[str, Any],
+    store: Path,
+    work: Path,
+    home: Path,
+    *,
+    seconds_max: float,
+    validated: bool = False,
 ) -> tuple[Ended, list[Step], float]:
     """How the process ended, its steps, and when the first one began."""
     part = DataPart(dataset_version=DATASET, prefix=DATASET, sha256=about["digest"], splits=["train"])
     job = JOB.format(name=name)
-    runfile = Runfile(job=job, attempt=1, recipe=recipe, base_model=recipe.base_model, train=[part], prefix=job)
+    held_out = [part.model_copy(update={"splits": ["validation"]})] if validated else []
+    runfile = Runfile(
+        job=job, attempt=1, recipe=recipe, base_model=recipe.base_model, train=[part], validation=held_out, prefix=job
+    )
     paths = {kind: work / f"{name}.{kind}" for kind in ("runfile", "reports", "log")}
     paths["reports"].unlink(missing_ok=True)
     paths["runfile"].write_text(runfile.model_dump_json(), "utf-8")
@@ -61,8 +72,18 @@ def train(
 
 
 def _steps(reports: Path) -> tuple[list[Step], float]:
-    posted = [Posted.model_validate_json(line) for line in reports.read_bytes().splitlines()]
-    steps = [(one.time.timestamp(), one.report) for one in posted if isinstance(one.report, Metrics)]
+    metrics = _metrics(reports)
+    steps = [(time, report) for time, report in metrics if report.phase == "train"]
     end, first = steps[0]
     seconds = first.values["tokens"] / first.values["tokens_per_second"]
     return [Step(time, one.values["loss"], int(one.values["tokens"])) for time, one in steps], end - seconds
+
+
+def validation_loss(reports: Path) -> float:
+    """Of the last validation."""
+    return [report.values["loss"] for _, report in _metrics(reports) if report.phase == "validation"][-1]
+
+
+def _metrics(reports: Path) -> list[tuple[float, Metrics]]:
+    posted = [Posted.model_validate_json(line) for line in reports.read_bytes().splitlines()]
+    return [(one.time.timestamp(), one.report) for one in posted if isinstance(one.report, Metrics)]

@@ -21,6 +21,7 @@ from tests.bench.training.rows import chat_rows
 
 DATASET = "projects/bench/datasets/rows/versions/1"
 ROW_TOKENS_MAX = 512
+VALIDATION_ROWS = 16
 
 
 def main() -> None:
@@ -38,13 +39,18 @@ def main() -> None:
     records = list(chat_rows(options.workload, options.data, options.rows * 2))
     encoded = Chat.of(load_tokenizer(base)).encode(records)
     fitting = [pair for pair in zip(records, encoded, strict=True) if len(pair[1].token_ids) <= ROW_TOKENS_MAX]
-    write(options.out, store, base, fitting[: options.rows])
+    held_out = [record for record, _ in fitting[options.rows :][:VALIDATION_ROWS]]
+    write(options.out, store, base, fitting[: options.rows], held_out)
 
 
-def write(out: Path, store: DirectoryStore, base: Path, rows: Sequence[tuple[Record, Encoded]]) -> None:
+def write(
+    out: Path, store: DirectoryStore, base: Path, rows: Sequence[tuple[Record, Encoded]], held_out: Sequence[Record]
+) -> None:
     """The rows for us, as tokens for a peer that takes tokens, and as conversations for one that does not."""
     lines = b"".join(record.to_json_line() for record, _ in rows)
-    manifest = commit(store, DATASET, {"train.jsonl": lines}, {}, kind="dataset")
+    validation = b"".join(record.to_json_line() for record in held_out)
+    files = {"train.jsonl": lines, "validation.jsonl": validation}
+    manifest = commit(store, DATASET, files, {}, kind="dataset")
     tokens = [
         {
             "input_ids": row.token_ids,

@@ -25,10 +25,12 @@ from tests.bench.training.rows import is_made_up
 
 PRECISIONS = ("bf16", "fp32")
 SUBJECTS = ("feinschliff", *peers.PEERS)
-SECTIONS = ("limit", "gsm8k", "banking77", "frozen")
+SECTIONS = ("limit", "gsm8k", "banking77", "frozen", "qlora")
 # What BANKING77 is for: short rows; the goal is held against TRL alone.
 BANKING77_SUBJECTS = ("feinschliff", "trl")
 FROZEN_EPOCHS = 3
+QLORA_STEPS = 12
+QLORA = {"kind": "qlora", "lora": {"rank": 16, "alpha": 32}}
 LAST_LAYERS = {"adaptation": {"kind": "last_layers", "layers": 2, "train_head": False}}
 HEAD = {"adaptation": {"kind": "last_layers", "layers": 0}, "objective": {"kind": "classify"}}
 
@@ -74,9 +76,9 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
     for section in options.only:
         for precision in options.precision:
-            {"limit": limit, "gsm8k": side_by_side, "banking77": side_by_side, "frozen": frozen}[section](
-                bench, section, precision
-            )
+            {"limit": limit, "gsm8k": side_by_side, "banking77": side_by_side, "frozen": frozen, "qlora": qlora}[
+                section
+            ](bench, section, precision)
             for line in goals.lines(bench.results, section, precision):
                 say(**line)
 
@@ -124,6 +126,28 @@ def frozen(bench: Bench, section: str, precision: str) -> None:
             name = f"frozen.{precision}.{what}.{way}"
             recipe = ours.recipe_of(about["base"], precision, optimisation={"epochs": epochs}, **changes)
             bench.once(name, partial(_ours, bench, name, folder, about, recipe))
+
+
+def qlora(bench: Bench, section: str, precision: str) -> None:
+    """LoRA over a base in 4 bits beside LoRA over the whole one, on long rows; in fp32 alone, where memory is short."""
+    if precision != "fp32":
+        return
+    folder, about = bench.rows("gsm8k", QLORA_STEPS * 8)
+    bench.forget("qlora.")
+    for number in range(bench.options.rounds):
+        for what, adaptation in (("lora", ours.LORA), ("qlora", QLORA)):
+            name = f"qlora.{precision}.{what}.{number}"
+            recipe = ours.recipe_of(about["base"], precision, adaptation=adaptation, optimisation={"epochs": 1})
+            bench.once(name, partial(_validated, bench, name, folder, about, recipe))
+
+
+def _validated(bench: Bench, name: str, folder: Path, about: Mapping[str, Any], recipe: Recipe) -> Measured:
+    seconds, home = bench.options.seconds_max, bench.options.home
+    ended, steps, begin = ours.train(
+        name, recipe, about, folder / "store", folder, home, seconds_max=seconds, validated=True
+    )
+    loss = ours.validation_loss(folder / f"{name}.reports")
+    return measured(ended, steps, first_begin=begin).model_copy(update={"validation_loss": loss})
 
 
 def limit(bench: Bench, section: str, precision: str) -> None:

@@ -46,6 +46,14 @@ def test_a_trainer_reaches_training_and_the_store_alone() -> None:
     assert [*calls_in_code("trainer")] == [("trainer", "training")]
 
 
+@pytest.mark.parametrize(("name", "pod"), [("minimal", "trainer"), ("process", "training")])
+def test_trackers_are_reached_from_where_training_runs_and_from_nowhere_else(name: str, pod: str) -> None:
+    rule = {"to": [{"ipBlock": {"cidr": "10.9.0.0/16"}}], "ports": [{"port": 5000}]}
+    policies = of_kind(render({"networkPolicy": {"trackers": [rule]}}, name=name), "NetworkPolicy")
+    reaching = [one["metadata"]["name"] for one in policies if rule in one["spec"].get("egress", [])]
+    assert reaching == [f"check-feinschliff-{pod}"]
+
+
 def test_in_one_pod_rooms_call_each_other_and_inference_calls_in() -> None:
     reached = allowed(render(name="compact"))
     assert {

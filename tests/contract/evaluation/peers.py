@@ -116,11 +116,15 @@ class Ingestion(ingestion_pb2_grpc.DatasetServiceServicer):
 
 @dataclass
 class Inference(inference_pb2_grpc.InferenceServiceServicer):
-    """Answers by `reply`; while `gate` is shut, calls hang. Remembers what was asked."""
+    """Answers by `reply`; while `gate` is shut, calls hang. Remembers what was asked.
+
+    `shut_at`: the gate shuts by itself as so many calls have come; 0: never.
+    """
 
     reply: Reply = right_answer
     version: str = "projects/default/models/router/versions/1"
     gate: threading.Event = field(default_factory=threading.Event)
+    shut_at: int = 0
     requests: list[inference_pb2.ChatRequest] = field(default_factory=list)
     running: int = 0
     most_running: int = 0
@@ -132,6 +136,8 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer):
     def Chat(self, request: inference_pb2.ChatRequest, context: grpc.ServicerContext) -> inference_pb2.ChatResponse:
         with self.lock:
             self.requests.append(request)
+            if len(self.requests) == self.shut_at:
+                self.gate.clear()
             self.running += 1
             self.most_running = max(self.most_running, self.running)
         try:

@@ -41,10 +41,9 @@ async def check_each_row_once(room: Room, run: str, rows: int = 12) -> None:
 async def test_a_stopped_room_hands_its_run_to_the_next_which_goes_on(other_room: MakeRoom, peers: Peers) -> None:
     first = other_room()
     await first.start()
-    peers.inference.reply = wrong_for(1, 10)
+    peers.inference.reply, peers.inference.shut_at = wrong_for(1, 10), 5
     run = await first.run((await first.eval(exact(), fuzzy())).name, concurrency=2)
     await first.done(run.name, 3)
-    peers.inference.gate.clear()
     await calls(peers, 2)
     before = {item.line: item for item in await first.items(run.name)}
     await first.stop()

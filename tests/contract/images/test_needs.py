@@ -19,7 +19,6 @@ COMES_WITH = {"pydantic-core": "pydantic", "starlette": "fastapi", "urllib3": "m
 LOADED_BY_OTHERS = {
     "psycopg": "SQLAlchemy loads the driver that a URL names",
     "gguf": "transformers reads GGUF files with it",
-    "accelerate": "peft needs it",
 }
 IMPORTS = textwrap.dedent(
     """

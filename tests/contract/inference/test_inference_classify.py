@@ -9,7 +9,7 @@ import torch
 
 from feinschliff.formats.heads import HeadFacts
 from feinschliff.formats.objectives import Classify
-from feinschliff.kit.errors import Invalid, Refusal, WrongState
+from feinschliff.kit.errors import Internal, Invalid, Refusal, WrongState
 from feinschliff.lm.chat import Chat
 from feinschliff.lm.encoding import RowEncoder
 from feinschliff.lm.heads import Head
@@ -150,6 +150,15 @@ async def test_texts_that_cannot_be_judged_are_refused_by_their_place(
     assert [one.field for one in many.fields] == ["texts"]
     wrong = await refused(site, version, ["x"], top=-1)
     assert [one.field for one in wrong.fields] == ["top"]
+
+
+async def test_a_head_whose_numbers_overflow_judges_nothing(site: Site, tiny_model: Path, tmp_path: Path) -> None:
+    made, head = make(tiny_model, tmp_path / "made", "lora", ONE_OF)
+    Head(ONE_OF, head.weight_CH.detach().sign() * 3e38).save(made.folder)
+    version = site.register(made.folder)
+    await site.create(routes={"a": version})
+    refusal = await refused(site, version, ["hello"])
+    assert (type(refusal), refusal.reason) == (Internal, "GENERATION_FAILED")
 
 
 async def test_a_head_that_does_not_fit_its_base_is_refused(site: Site, tiny_model: Path, tmp_path: Path) -> None:

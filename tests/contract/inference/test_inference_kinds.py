@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from feinschliff.artifacts.bases import BaseFiles
-from feinschliff.inference.engine import Engine, GenerationRequest
+from feinschliff.inference.engine import Engine, Finish, GenerationRequest
 from feinschliff.inference.engines import ENGINES, EngineOptions
 from feinschliff.inference.engines.decks import Decks
 from feinschliff.inference.engines.row import Row
@@ -141,6 +141,46 @@ def test_versions_on_the_same_rounded_base_share_it(tiny_model: Path, made: dict
     waiting()
     assert torch.equal(logits(decks, "four", prompt(3, 30)), logits(decks, "four", prompt(3, 30)))
     assert set(decks) == {decks.holding(one) for one in ("", "three", "four")}
+
+
+@torch.inference_mode()
+def test_rows_that_left_some_weights_make_room_for_rows_on_others(tiny_model: Path, made: dict[str, Made]) -> None:
+    decks = Decks(load_model(tiny_model, precision="fp32"), context_tokens=512)
+    decks.prepare("full", made["full"].folder)()
+    stays, *leave = [joined(decks, "", 400 if seed else 20, seed) for seed in range(6)]
+    bytes_max = decks.allocated_bytes
+    comes = joined(decks, "full", 20, 7)
+    for row in leave:
+        row.finish(Finish.CANCELLED)
+    for deck in decks:
+        deck.drop_done()
+    assert decks.allocated_bytes > bytes_max
+    decks.keep_within(bytes_max)
+    assert decks.allocated_bytes < bytes_max / 3
+    for row in (stays, comes):
+        ids, said = [*row.request.prompt_ids, row.last_token], decks.of(row).decode()[0]
+        assert torch.allclose(said, logits(decks, row.request.adapter_digest, ids), atol=1e-4)
+
+
+def joined(decks: Decks, name: str, length: int, seed: int) -> Row:
+    """A row whose prompt was read, among those that decode."""
+    row = Row.of(GenerationRequest(prompt(seed, length), name), lambda event: None, decode=str, stop_ids=())
+    row.last_token = int(decks.of(row).read(row, 0, length).argmax())
+    decks.of(row).join(row)
+    return row
+
+
+@torch.inference_mode()
+def test_a_selection_that_failed_is_none(tiny_model: Path, made: dict[str, Made]) -> None:
+    decks = Decks(load_model(tiny_model, precision="fp32"), context_tokens=512)
+    for name in ("lora", "dora"):
+        decks.prepare(name, made[name].folder)()
+    expected = logits(decks, "dora", prompt(3, 30))
+    logits(decks, "lora", prompt(3, 30))
+    with pytest.raises(KeyError):
+        decks.holding("").last_states([[1]], "late")
+    decks.prepare("late", made["dora"].folder)()
+    assert torch.equal(logits(decks, "late", prompt(3, 30)), expected)
 
 
 @pytest.mark.parametrize("name", ["prompt", "p_tuning", "prefix", "prefix-network"])

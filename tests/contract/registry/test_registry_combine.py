@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from feinschliff.artifacts.commit import commit, fetch, read_manifest
 from feinschliff.artifacts.directory import DirectoryStore
+from feinschliff.artifacts.store import OCTETS, Stored
 from feinschliff.kit.clock import ManualClock
 from feinschliff.kit.db import Database
 from feinschliff.kit.errors import Invalid, NotFound, Refusal, Unavailable, WrongState
@@ -49,9 +50,14 @@ class Cut(BaseException):
 
 
 class Flaky(DirectoryStore):
-    """A store that does not answer while it is `down`."""
+    """A store that does not answer while it is `down`; what happens while it takes a file can be said."""
 
     down = False
+    before_upload: Callable[[], object] = staticmethod(lambda: None)
+
+    def upload(self, path: Path, key: str, *, media_type: str = OCTETS) -> Stored:
+        self.before_upload()
+        return super().upload(path, key, media_type=media_type)
 
     def get_bytes(self, key: str, limit_bytes: int = 16 * 1024 * 1024) -> bytes:
         if self.down:
@@ -182,6 +188,8 @@ def test_the_answer_is_the_contracts(registry: Registry) -> None:
     wish = to_combination(request)
     assert wish == Wish([Part(one, 1.0), Part(two, -0.25)], "ties", 0.75)
     assert to_combination(pb.CombineAdaptersRequest()).method == "linear"
+    newer = to_combination(pb.CombineAdaptersRequest(adapters=request.adapters, method=99))  # type: ignore[arg-type]
+    refused(Invalid, "COMBINATION_INVALID", lambda: registry.combinations.ask(MODEL, newer, ONCE))
     queued = to_export(registry.combinations.ask(MODEL, wish, ONCE))
     assert (queued.state, queued.format) == (pb.Export.STATE_QUEUED, pb.Export.FORMAT_ADAPTER)
     registry.combinations.turn()
@@ -281,6 +289,18 @@ def test_a_silent_worker_is_followed_by_another_and_nothing_is_made_twice(regist
     assert registry.models.get(MODEL).version_count == 1
 
 
+def test_one_whose_workers_vanish_again_and_again_ends(registry: Registry) -> None:
+    wish = Wish([Part(registry.adapter("one", 1.0)), Part(registry.adapter("two", 3.0))])
+    name = registry.combinations.ask(MODEL, wish, ONCE).name
+    for _ in range(exports.WORKERS_LOST_MAX):
+        assert registry.exports.take(name) is not None
+        registry.clock.advance(exports.LEASE_SECONDS + 1)
+    registry.combinations.turn()
+    ended = registry.exports.get(name)
+    assert (ended.state, ended.failure["reason"]) == (exports.FAILED, "EXPORT_ABANDONED")
+    assert registry.exports.due() == []
+
+
 def test_one_that_was_cut_before_its_end_gives_the_same_version(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,6 +352,15 @@ def test_a_store_that_is_down_only_delays(registry: Registry) -> None:
     registry.clock.advance(exports.RETRY_SECONDS)
     registry.combinations.turn()
     assert registry.exports.get(name).state == exports.SUCCEEDED
+
+
+def test_one_that_is_cancelled_while_its_files_are_stored_becomes_no_version(registry: Registry) -> None:
+    wish = Wish([Part(registry.adapter("one", 1.0)), Part(registry.adapter("two", 3.0))])
+    name = registry.combinations.ask(MODEL, wish, ONCE).name
+    registry.store.before_upload = lambda: registry.exports.cancel(name)
+    registry.combinations.turn()
+    assert registry.exports.get(name).state == exports.CANCELLED
+    refused(NotFound, "MODEL_NOT_FOUND", lambda: registry.models.get(MODEL))
 
 
 def test_a_cancelled_one_leaves_nothing_and_a_finished_one_cannot_be(registry: Registry) -> None:

@@ -29,10 +29,8 @@ from feinschliff.lm.flat import rows_apart
 from feinschliff.lm.load import load_model, load_tokenizer
 from feinschliff.trainer.learner import HEAD, Learner
 from feinschliff.trainer.method import METHODS
-from tests.contract.trainer.test_adaptations import _as_it_was, history, work
+from tests.contract.trainer.test_adaptations import history, work
 from tests.support.trainer import COLOURS, JOB, Workshop, rows, rows_for
-
-__all__ = ["_as_it_was"]
 
 OBJECTIVES: dict[str, Objective] = {
     "classify": Classify(),

@@ -15,6 +15,7 @@ from feinschliff.artifacts.commit import commit
 from feinschliff.artifacts.directory import DirectoryStore
 from feinschliff.formats.report import Failure
 from feinschliff.trainer.__main__ import Wiring, attempt
+from feinschliff.trainer.energy import Meter
 from feinschliff.trainer.failures import RULES
 from feinschliff.trainer.progress import Asked, Posted
 from feinschliff.trainer.settings import TrainerSettings
@@ -83,7 +84,9 @@ def test_what_the_machine_did_is_told_to_the_service_and_is_no_fault_of_the_data
 ) -> None:
     link, store = Listener(), FailingStore(one.store_folder, error)
 
-    exit_code = attempt(Wiring(one.runfile(), store, link), TrainerSettings(home=tmp_path / "home"), Stop())
+    exit_code = attempt(
+        Wiring(one.runfile(), store, link, Meter(core_watts=10.0)), TrainerSettings(home=tmp_path / "home"), Stop()
+    )
 
     assert exit_code == 1
     assert link.failure is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -36,15 +35,6 @@ from tests.support.trainer import JOB, Workshop, rows
 TWO_EPOCHS = {"epochs": 2, "batch_size": 4, "learning_rate": 5e-3, "warmup_fraction": 0.0, "schedule": "constant"}
 LAST = {"adaptation": {"kind": "last_layers", "layers": 1}}
 HEAD = {"adaptation": {"kind": "last_layers", "layers": 0}, "objective": {"kind": "classify"}}
-
-
-@pytest.fixture(autouse=True)
-def _as_it_was() -> Iterator[None]:
-    """Attempts set threads and kernels of the whole process."""
-    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(deterministic)
 
 
 class Recorder(Outbox):
@@ -110,11 +100,11 @@ def test_kept_or_not_and_interrupted_or_not_the_result_has_the_same_bytes(
     tmp_path: Path, tiny_model: Path, computed: list[int], recipe: dict[str, object]
 ) -> None:
     kept, _ = work(workshop(tmp_path / "kept", tiny_model, **recipe))
-    # 18 training rows, 4 validation rows and the proof, each once.
-    assert len(computed) == 18 + 4 + 1
+    # 18 training rows, 4 validation rows and the row of both proofs.
+    assert len(computed) == 18 + 4 + 2
     computed.clear()
     again, _ = work(workshop(tmp_path / "again", tiny_model, **recipe), mib_max=0)
-    assert len(computed) == 2 * (18 + 4) + 1
+    assert len(computed) == 2 * (18 + 4) + 2
     cut = workshop(tmp_path / "cut", tiny_model, **recipe)
     work(cut, until_step=7)
     resumed, _ = work(cut, attempt=2)
@@ -234,6 +224,20 @@ def test_layers_that_draw_random_numbers_are_not_kept(tiny_model: Path) -> None:
     layers_of(model)[0].self_attn.attention_dropout = 0.1
     learner = Learner(adapt, adapt.attach(model, recipe.adaptation, seed=0))
     assert frozen_layers(learner, recipe, course()) == 0
+
+
+@pytest.mark.parametrize("where", ["embeddings", "inside"])
+def test_a_dropout_of_any_kind_below_is_noticed(tiny_model: Path, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, adapt = recipe_of({"kind": "last_layers", "layers": 1}), ADAPTATIONS["last_layers"]
+    model = load_model(tiny_model, precision="fp32")
+    dropping = model.get_input_embeddings() if where == "embeddings" else layers_of(model)[0].mlp
+    plain = dropping.forward
+    monkeypatch.setattr(
+        dropping, "forward", lambda x: nn.functional.dropout(plain(x), 0.001, training=dropping.training)
+    )
+    learner = Learner(adapt, adapt.attach(model, recipe.adaptation, seed=0))
+    assert frozen_layers(learner, recipe, course()) == 0
+    assert not model.training
 
 
 def test_layers_that_cannot_be_run_apart_are_not_kept(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

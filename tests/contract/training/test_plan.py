@@ -213,6 +213,14 @@ def test_time_and_price_come_from_earlier_jobs(place: Place) -> None:
     assert place.plan(execution_profile="tight").duration is None, "another machine is another speed"
 
 
+def test_several_processes_are_not_taken_for_as_fast_as_one(place: Place) -> None:
+    finish(place, seconds=60, tokens_per_second=1000.0)
+    one, two = place.plan(), place.plan(processes_per_node=2)
+    assert one.duration is not None
+    assert two.duration is not None
+    assert (one.duration.speed.kind, two.duration.speed.kind) == ("same", "base")
+
+
 def test_another_adaptation_is_reckoned_by_its_work(place: Place) -> None:
     finish(place, seconds=60, tokens_per_second=1000.0, adaptation=Full(train_embeddings=True))
     alike, other = place.plan(adaptation=Full(train_embeddings=True)), place.plan(adaptation=LastLayers(layers=1))

@@ -24,6 +24,9 @@ def test_a_recipe_says_only_what_was_wished() -> None:
     said = {field.name for field, _ in recipe.optimisation.ListFields()}
     assert said == set()
     assert not recipe.HasField("seed")
+    assert not recipe.HasField("nodes")
+    assert not recipe.HasField("processes_per_node")
+    assert not recipe.sharing
     assert not recipe.lora.HasField("rank")
 
 
@@ -42,6 +45,9 @@ def test_every_wish_reaches_the_recipe() -> None:
         output_model="intents",
         suffix="v1",
         auto=("validation.rows_max",),
+        nodes=2,
+        processes_per_node=4,
+        sharing="sharded",
     )
     assert recipe_of([VERSION, VERSION], wish, base="b:x") == training.TrainingRecipe(
         base_model="b:x",
@@ -57,6 +63,9 @@ def test_every_wish_reaches_the_recipe() -> None:
         output_model="intents",
         suffix="v1",
         auto=["validation.rows_max"],
+        nodes=2,
+        processes_per_node=4,
+        sharing=training.TrainingRecipe.SHARING_SHARDED,
     )
 
 

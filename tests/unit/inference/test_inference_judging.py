@@ -20,6 +20,10 @@ def test_every_text_is_read_once_and_passes_stay_within_their_limit(lengths: lis
         assert len(together) == 1 or len(together) * max(lengths[place] for place in together) <= limit
 
 
+def test_what_stands_before_every_text_counts_against_a_pass() -> None:
+    assert [len(together) for together in passes([3] * 50, 200, virtual_tokens=7)] == [20, 20, 10]
+
+
 def test_texts_of_like_length_are_read_together() -> None:
     assert passes([100, 3, 90, 4, 5], 200) == [[1, 3, 4], [2, 0]]
 

@@ -90,6 +90,21 @@ def test_a_product_and_its_gradient_are_those_of_the_widened_weight(way: Quantis
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_borrowed_weight_is_the_widened_one_in_the_place_of_the_last(way: Quantisation, dtype: torch.dtype) -> None:
+    torch.manual_seed(2)
+    many_pieces, last_block_short = (
+        QuantisedLinear(torch.randn(*shape).to(dtype), None, way) for shape in ((300, 576), (5, 34))
+    )
+    first = many_pieces.borrow_weight()
+    assert torch.equal(first, many_pieces.weight)
+    second = last_block_short.borrow_weight()
+    assert torch.equal(second, last_block_short.weight)
+    assert second.data_ptr() == first.data_ptr()
+    assert many_pieces.weight.data_ptr() != first.data_ptr()
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_gradients_are_those_of_plain_lora_on_the_widened_base(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date, datetime
 from typing import Any
 
 import pytest
@@ -46,6 +47,13 @@ def test_text_is_that_of_transformers(name: str, prompt: bool, tools: list[dict[
     theirs = render_jinja_template(conversations=[TURNS], chat_template=TEMPLATES[name], **given)[0]
     ours = render(TEMPLATES[name], TURNS, tools=tools, add_generation_prompt=prompt, special_tokens=SPECIAL)
     assert ours == theirs[0] if isinstance(theirs, list) else ours == theirs
+
+
+def test_a_fixed_day_is_what_a_template_is_told() -> None:
+    asked = {"tools": None, "add_generation_prompt": False, "special_tokens": SPECIAL}
+    source = "{{ strftime_now('%d %b %Y %H:%M') }}"
+    assert render(source, TURNS, day=date(2024, 7, 26), **asked) == "26 Jul 2024 00:00"
+    assert render("{{ strftime_now('%Y') }}", TURNS, **asked) == str(datetime.now().year)
 
 
 def test_a_template_may_refuse() -> None:

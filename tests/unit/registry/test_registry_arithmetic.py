@@ -171,6 +171,9 @@ def settings(**changes: object) -> bytes:
         {"bias": "all"},
         {"layers_to_transform": [1]},
         {"target_modules": ".*q"},
+        {"r": None},
+        {"r": 0},
+        {"lora_alpha": "many"},
     ],
 )
 def test_what_is_no_plain_low_rank_adapter_is_refused(changes: dict[str, object]) -> None:
@@ -178,6 +181,19 @@ def test_what_is_no_plain_low_rank_adapter_is_refused(changes: dict[str, object]
     with pytest.raises(WrongState) as refused:
         read_form("a", settings(**changes))
     assert refused.value.reason == "ADAPTER_NOT_COMBINABLE"
+
+
+@pytest.mark.parametrize("text", [b"{", b"[]"])
+def test_settings_that_are_none_are_refused(text: bytes) -> None:
+    with pytest.raises(WrongState) as refused:
+        read_form("a", text)
+    assert refused.value.reason == "ADAPTER_NOT_COMBINABLE"
+
+
+def test_settings_older_than_rslora_are_read() -> None:
+    older = orjson.loads(settings())
+    del older["use_rslora"]
+    assert read_form("a", orjson.dumps(older)).scale == 2
 
 
 def test_other_ranks_shapes_and_tensors_are_refused(tmp_path: Path) -> None:

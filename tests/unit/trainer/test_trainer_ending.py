@@ -93,6 +93,19 @@ def test_leftovers_of_a_killed_attempt_go_when_the_next_begins(tmp_path: Path) -
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_tried_again_and_again_does_not_pile_up(tmp_path: Path) -> None:
+    scratch = Scratch("job-1", tmp_path)
+
+    def act() -> None:
+        with scratch.folder() as folder:
+            (folder / "weights").write_text("x")
+            raise down()
+
+    with pytest.raises(Unavailable):
+        patiently(act, Stop(), give_up_seconds=0.1)
+    assert not list(tmp_path.glob("*/*"))
+
+
 def test_a_start_without_work_names_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -94,6 +94,17 @@ def test_counters_that_only_root_reads_are_none(machine: Machine) -> None:
     assert meter.read() == Energy(4.0, "model")
 
 
+def test_counters_that_become_unreadable_count_no_further(machine: Machine) -> None:
+    machine.counter("package-0", 1_000_000)
+    meter = machine.meter()
+    machine.counter("package-0", 5_000_000)
+    machine.cpu_seconds += 20
+    machine.busy(120)
+    assert meter.read() == Energy(4.0, "rapl")
+    (machine.powercap / "intel-rapl:0" / "energy_uj").unlink()
+    assert meter.read() == Energy(4.0, "rapl")
+
+
 def test_a_gpu_counts_from_its_first_use_and_processes_count_alike(machine: Machine) -> None:
     meter = machine.meter(processes=2)
     assert meter.read() == Energy(0.0, "model")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,14 @@ def test_the_name_tells_what_rows_depend_on(tiny_model: Path, workshop: MakeWork
     ]
     assert name() == name(same) == name(epochs=7.0, learning_rate=1e-5)
     assert len({name(), *others}) == 6
+
+    plain = name()
+    chat = replace(chat, day=date(2024, 7, 26))
+    assert name() == plain, "the template does not ask for the day"
+    chat = replace(chat, template=chat.template + "{{ strftime_now('%d') }}")
+    first = name()
+    chat = replace(chat, day=date(2024, 7, 27))
+    assert name() != first
 
 
 def test_a_second_job_on_the_same_rows_encodes_none_and_ends_alike(

@@ -214,3 +214,11 @@ def test_a_plan_advises_a_rate_and_knows_how_many_layers_there_are() -> None:
     assert codes(recipe("full", update_schedule={"gradual_unfreezing": {"layers_by_epoch": [1, 5]}})) == {
         "LAYERS_TOO_MANY": "update_schedule.gradual_unfreezing.layers_by_epoch"
     }
+
+
+def test_a_number_that_does_not_go_with_what_was_set_is_refused_by_its_path() -> None:
+    asked = recipe("last_layers", auto=["last_layers.layers"], update_schedule={"gradual_unfreezing": {}})
+    with pytest.raises(Invalid, match="nothing to add") as refused:
+        resolved(asked, Facts(100, base=base(layers=4)))
+    assert refused.value.reason == "RECIPE_INVALID"
+    assert refused.value.fields[0].field == "training_job.recipe.last_layers.layers"

@@ -63,10 +63,20 @@ def test_a_secret_has_a_plain_name(name: str) -> None:
         recipe({"mlflow": {**MLFLOW, "credentials_secret": name}})
 
 
-@pytest.mark.parametrize("uri", ["databricks", "file:/tmp/runs", "sqlite:///x.db", "https://"])
+@pytest.mark.parametrize(
+    "uri", ["databricks", "file:/tmp/runs", "sqlite:///x.db", "https://", "http://[x", "http://x:99999"]
+)
 def test_an_address_is_one_of_a_server(uri: str) -> None:
     asked = {"mlflow": {"tracking_uri": uri, "experiment": "routing"}}
     assert refusal(TrackerRules(), BARE, asked)[:2] == (Invalid, "TRACKER_ADDRESS_INVALID")
+
+
+def test_an_address_holds_no_password_and_none_is_repeated() -> None:
+    asked = recipe({"mlflow": {"tracking_uri": "https://me:geheim@mlflow.example.com", "experiment": "routing"}})
+    with pytest.raises(Invalid) as refused:
+        TrackerRules().check(asked, BARE)
+    assert refused.value.reason == "TRACKER_ADDRESS_INVALID"
+    assert "geheim" not in f"{refused.value.message}{refused.value.metadata}{refused.value.fields}"
 
 
 def test_an_offline_installation_sends_nothing_outside() -> None:

@@ -69,7 +69,6 @@ class AdapterBank:
         """From now on row i of the batch gets the adapter `rows[i]`, or none where that is empty."""
         if tuple(rows) == self._rows:
             return
-        self._rows = tuple(rows)
         in_use: dict[_Place, dict[str, Part]] = {}
         for digest in dict.fromkeys(rows):
             if digest:
@@ -77,6 +76,7 @@ class AdapterBank:
                 for place in _places(adapter):
                     in_use.setdefault(place, {})[digest] = adapter.parts[place.module]
         self._sides = {place: side_by_side(parts, rows) for place, parts in in_use.items()}
+        self._rows = tuple(rows)  # last: a selection that failed is none
 
     def _hook(self, place: _Place) -> RemovableHandle:
         def before(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:

@@ -59,6 +59,15 @@ class BatchCache(Cache):
         if not self.lengths:
             self._keys, self._values = [], []
 
+    def fit(self) -> None:
+        """Gives back the room of rows that left, and of positions that no row that is left needs."""
+        if not self.lengths:
+            return
+        rows, _, positions, _ = self._keys[0].shape
+        used_rows, used_positions = len(self.lengths), max(self.lengths) + 1
+        if (rows, positions) != (used_rows, _stepped(used_positions)):
+            self._resize(used_rows, used_positions)
+
     def begin_step(self) -> None:
         """Makes room for one more position in every row."""
         self._grow(len(self.lengths), max(self.lengths) + 1)
@@ -87,15 +96,17 @@ class BatchCache(Cache):
         have_rows, _, have_positions, _ = self._keys[0].shape
         if rows <= have_rows and positions <= have_positions:
             return
-        used_rows, used_positions = len(self.lengths), max(self.lengths, default=0)
-        new_rows, new_positions = max(rows, used_rows), max(positions, used_positions)
+        self._resize(max(rows, len(self.lengths)), max(positions, *self.lengths, 0))
 
-        def grown(old: Tensor) -> Tensor:
-            new = _zeros_like(old, new_rows, new_positions)
+    def _resize(self, rows: int, positions: int) -> None:
+        used_rows, used_positions = len(self.lengths), max(self.lengths, default=0)
+
+        def resized(old: Tensor) -> Tensor:
+            new = _zeros_like(old, rows, positions)
             new[:used_rows, :, :used_positions] = old[:used_rows, :, :used_positions]
             return new
 
-        self._keys, self._values = [grown(old) for old in self._keys], [grown(old) for old in self._values]
+        self._keys, self._values = [resized(old) for old in self._keys], [resized(old) for old in self._values]
 
 
 class MaskMaker:
@@ -142,5 +153,8 @@ def parts_of(cache: DynamicCache, side: Literal["keys", "values"]) -> list[Tenso
 def _zeros_like(tensor: Tensor, rows: int, positions: int) -> Tensor:
     """Room for so many rows and at least so many positions."""
     _, heads, _, size = tensor.shape
-    stepped = -(-positions // _CAPACITY_STEP) * _CAPACITY_STEP
-    return tensor.new_zeros(rows, heads, stepped, size)
+    return tensor.new_zeros(rows, heads, _stepped(positions), size)
+
+
+def _stepped(positions: int) -> int:
+    return -(-positions // _CAPACITY_STEP) * _CAPACITY_STEP

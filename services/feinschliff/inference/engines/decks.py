@@ -15,7 +15,7 @@ from feinschliff.inference.engines.parts import Adapter
 from feinschliff.inference.engines.reading import read_adapter, unfit
 from feinschliff.inference.engines.row import Row
 from feinschliff.inference.engines.weights import as_quantised, shell_of, with_own_weights
-from feinschliff.kit.errors import WrongState
+from feinschliff.kit.errors import Internal, WrongState
 from feinschliff.lm import heads
 from feinschliff.lm.adaptations.saved import kind_of, read_settings
 from feinschliff.lm.quantised import Quantisation
@@ -57,6 +57,12 @@ class Decks:
     def allocated_bytes(self) -> int:
         return sum(deck.cache.allocated_bytes for deck in list(self._decks.values()))
 
+    def keep_within(self, bytes_max: int) -> None:
+        """One bound holds for all caches: the room that rows of one deck left is given back for those of another."""
+        if sum(bool(deck.rows) for deck in self) > 1 and self.allocated_bytes > bytes_max:
+            for deck in self:
+                deck.cache.fit()
+
     def of(self, row: Row) -> Deck:
         return self.holding(row.request.adapter_digest)
 
@@ -75,10 +81,17 @@ class Decks:
         return home.head if home else None
 
     def judge(self, rows: Sequence[Sequence[int]], digest: str) -> list[list[float]]:
-        """What the adapter's head says of each text: a probability for each class, or one number."""
+        """What the adapter's head says of each text: a probability for each class, or one number.
+
+        Raises:
+            Internal: GENERATION_FAILED for numbers that are not finite.
+        """
         head = self._homes[digest].head
         assert head is not None, "who asks has looked for a head"
         scores_NC = head(self.holding(digest).last_states(rows, digest))
+        if not bool(scores_NC.isfinite().all()):
+            message = "The engine failed on the way: the model's numbers are not finite."
+            raise Internal("GENERATION_FAILED", message, adapter=digest)
         if head.facts.kind == "regress":
             return [[number] for number in head.values(scores_NC).tolist()]
         return cast(list[list[float]], head.logprobs(scores_NC).double().exp().tolist())

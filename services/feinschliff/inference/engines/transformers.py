@@ -74,6 +74,7 @@ class TransformersEngine:
         limits = Limits(options.rows_max, options.queue_max, cells_max, options.prefill_tokens_per_step)
         self._batcher: Batcher[Row] = Batcher(limits)
         self._commands: deque[Callable[[], None]] = deque()
+        self._judgements: deque[Callable[[], None]] = deque()
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -105,16 +106,16 @@ class TransformersEngine:
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
 
     def load_adapter(self, digest: str, folder: Path) -> None:
-        self._between_steps(self._decks.prepare(digest, folder))
+        self._between_steps(self._decks.prepare(digest, folder), self._commands)
 
     def unload_adapter(self, digest: str) -> None:
         def remove() -> None:
             with self._changed:
                 if any(row.request.adapter_digest == digest for row in self._batcher):
                     raise WrongState("ADAPTER_IN_USE", f"Requests still run on {digest}.", adapter=digest)
-            self._decks.remove(digest)
+                self._decks.remove(digest)
 
-        self._between_steps(remove)
+        self._between_steps(remove, self._commands)
 
     def adapters(self) -> frozenset[str]:
         return self._decks.digests
@@ -132,10 +133,13 @@ class TransformersEngine:
         return [encoder.text_ids(text) for text in texts]
 
     def judge(self, rows: Sequence[Sequence[int]], digest: str) -> list[list[float]]:
-        self._refuse_missing(digest)
-        if self._decks.head(digest) is None:
-            raise WrongState("NOT_A_CLASSIFIER", f"Adapter {digest} has no head that judges texts.", model=digest)
-        return self._between_steps(lambda: self._decks.judge(rows, digest))
+        def act() -> list[list[float]]:
+            self._refuse_missing(digest)
+            if self._decks.head(digest) is None:
+                raise WrongState("NOT_A_CLASSIFIER", f"Adapter {digest} has no head that judges texts.", model=digest)
+            return self._decks.judge(rows, digest)
+
+        return self._between_steps(act, self._judgements)
 
     def generate(self, request: GenerationRequest, emit: Emit) -> Abort:
         row = Row.of(request, emit, decode=self.decode, stop_ids=self._chat.stop_token_ids)
@@ -189,7 +193,7 @@ class TransformersEngine:
         if digest and digest not in self._decks:
             raise WrongState("ADAPTER_NOT_LOADED", f"Adapter {digest} is not loaded.", adapter=digest)
 
-    def _between_steps(self, act: Callable[[], T]) -> T:
+    def _between_steps(self, act: Callable[[], T], queue: deque[Callable[[], None]]) -> T:
         """Runs `act` on the engine's thread while no step runs."""
         done: Future[T] = Future()
 
@@ -201,7 +205,7 @@ class TransformersEngine:
 
         with self._changed:
             self._refuse_closed()
-            self._commands.append(command)
+            queue.append(command)
             self._changed.notify()
         return done.result()
 
@@ -225,8 +229,9 @@ class TransformersEngine:
                 for command in self._taken_commands():
                     command()
                 self._step()
-            for command in self._taken_commands():
-                command()
+            while commands := self._taken_commands():
+                for command in commands:
+                    command()
         with self._changed:
             for row in self._batcher:
                 row.finish(Finish.CANCELLED)
@@ -234,12 +239,17 @@ class TransformersEngine:
 
     def _wait_for_work(self) -> bool:
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or self._commands or not self._batcher.is_idle)
+            self._changed.wait_for(lambda: self._is_closed or self._has_work)
             return not self._is_closed
 
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._commands or self._judgements) or not self._batcher.is_idle
+
     def _taken_commands(self) -> list[Callable[[], None]]:
+        """What changes what is loaded, all of it, and one pass over texts: more would hold up those who chat."""
         with self._changed:
-            commands = list(self._commands)
+            commands = [*self._commands, *([self._judgements.popleft()] if self._judgements else [])]
             self._commands.clear()
         return commands
 
@@ -279,11 +289,13 @@ class TransformersEngine:
         self._say([row], logits_V[None])
         if not row.is_done:
             deck.join(row)
+            self._decks.keep_within(self._options.kv_cache_bytes_max)
         row.forget_cache()
 
     def _decode(self, deck: Deck) -> None:
         self._options.on_batch(len(deck.rows))
         self._say(deck.rows, deck.decode())
+        self._decks.keep_within(self._options.kv_cache_bytes_max)
 
     def _say(self, rows: Sequence[Row], logits_BV: Tensor) -> None:
         is_usable = logits_BV.amax(-1).isfinite().tolist()

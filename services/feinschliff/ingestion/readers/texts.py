@@ -48,7 +48,7 @@ class TextReader:
 
 
 class ClassificationReader:
-    """`{"text", "label"}` or `{"text", "labels": [...]}`; numbers and booleans are taken by their JSON text."""
+    """`{"text", "label"}` or `{"text", "labels": [...]}`; whole numbers and booleans are taken by their JSON text."""
 
     name: ClassVar[str] = "classification"
     family: ClassVar[str] = "classification"

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from feinschliff.lm.adaptations.pefts import LoraLinear, PeftModel
-from feinschliff.lm.quantised import QuantisedLinear
+from feinschliff.lm.quantised import QuantisedLinear, weight_for_product
 
 
 def use_fused_products(model: PeftModel, adapter: str) -> None:
@@ -53,7 +53,7 @@ class _LoraProduct(torch.autograd.Function):
         x_TI = x.reshape(-1, x.shape[-1])
         a_RI, b_OR = a_RI.to(x.dtype), b_OR.to(x.dtype)
         down_TR = x_TI @ a_RI.T
-        y_TO = F.linear(x_TI, base.weight, base.bias)
+        y_TO = F.linear(x_TI, weight_for_product(base), base.bias)
         y_TO.addmm_(down_TR, b_OR.T, alpha=scale)
         ctx.save_for_backward(x_TI, a_RI, b_OR, down_TR)
         ctx.base, ctx.scale, ctx.shape = base, scale, x.shape
@@ -68,7 +68,7 @@ class _LoraProduct(torch.autograd.Function):
         grad_b_OR = (grad_TO.T @ down_TR).mul_(ctx.scale)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = (grad_TO @ ctx.base.weight).addmm_(grad_down_TR, a_RI).view(ctx.shape)
+            grad_x = (grad_TO @ weight_for_product(ctx.base)).addmm_(grad_down_TR, a_RI).view(ctx.shape)
         return grad_x, None, grad_a_RI.float(), grad_b_OR.float(), None
 
 
