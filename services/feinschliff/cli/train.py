@@ -86,12 +86,8 @@ def train(
     precision: Annotated[str, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")] = "auto",
     seed: Annotated[int | None, typer.Option(help="Same seed, data and recipe: same weights. Default 0.")] = None,
     nodes: Annotated[int | None, typer.Option(help="Machines that train together. Default 1.")] = None,
-    processes: Annotated[
-        int | None, typer.Option(help="Processes on each machine. Default 1; on GPU machines one per GPU.")
-    ] = None,
-    sharing: Annotated[
-        str, typer.Option(help=f"What they do with the weights; one of {', '.join(SHARINGS)}. Default replicated.")
-    ] = "",
+    processes: Annotated[int | None, typer.Option(help="On each machine. Default 1; with GPUs one per GPU.")] = None,
+    sharing: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(SHARINGS)}. Default replicated.")] = "",
     output_model: Annotated[str, typer.Option(help="Model that the version is added to. Default: the job's id.")] = "",
     suffix: Annotated[str, typer.Option(help="Free text in the public name of the result.")] = "",
     job_id: Annotated[str, typer.Option("--id", help="Last part of the job's name; the service makes one.")] = "",
@@ -102,10 +98,6 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a model on one or several versions of datasets."""
-    if precision not in PRECISIONS:
-        raise typer.BadParameter(f"{precision!r} is none of {', '.join(PRECISIONS)}", param_hint="--precision")
-    if sharing and sharing not in SHARINGS:
-        raise typer.BadParameter(f"{sharing!r} is none of {', '.join(SHARINGS)}", param_hint="--sharing")
     wish = Wish(
         epochs, steps, batch_size, learning_rate, rank, alpha, max_row_tokens, patience, precision, seed,
         output_model, suffix, adaptation, layers, objective, tuple(auto or ()), tuple(tracker or ()),
@@ -265,7 +257,11 @@ def recipe_of(dataset_versions: list[str], wish: Wish, *, base: str, from_versio
 
 
 def _refuse_foreign(wish: Wish) -> None:
-    """Raises typer.BadParameter for words that are no objective or adaptation, and for another adaptation's options."""
+    """Raises typer.BadParameter for words that name no choice, and for another adaptation's options."""
+    if wish.precision not in PRECISIONS:
+        raise typer.BadParameter(f"{wish.precision!r} is none of {', '.join(PRECISIONS)}", param_hint="--precision")
+    if wish.sharing and wish.sharing not in SHARINGS:
+        raise typer.BadParameter(f"{wish.sharing!r} is none of {', '.join(SHARINGS)}", param_hint="--sharing")
     if wish.objective not in OBJECTIVES:
         raise typer.BadParameter(f"{wish.objective!r} is none of {', '.join(OBJECTIVES)}", param_hint="--objective")
     if wish.adaptation not in ADAPTATIONS:
