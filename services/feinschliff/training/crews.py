@@ -19,7 +19,8 @@ def placed(recipe: Recipe, profile: Profile) -> Recipe:
         Invalid: NODES_TOO_MANY, PROCESSES_TOO_MANY, SHARING_UNSUITED.
     """
     if "processes_per_node" not in recipe.model_fields_set and profile.gpus > 1:
-        recipe = recipe.model_copy(update={"processes_per_node": profile.processes_limit})
+        processes = min(profile.gpus, profile.processes_limit)
+        recipe = recipe.model_copy(update={"processes_per_node": processes})
     _refuse_beyond("nodes", recipe.nodes, profile.nodes_max, "NODES_TOO_MANY", "machines", profile)
     here = recipe.processes_per_node
     _refuse_beyond(

@@ -26,6 +26,7 @@ def recipe(**values: Any) -> Recipe:
         (Profile(name="gpus", gpus=4), 4),
         (Profile(name="many", gpus=64), 16),
         (Profile(name="half", gpus=4, processes_max=2), 2),
+        (Profile(name="wide", gpus=4, processes_max=16), 4),
     ],
 )
 def test_a_machine_has_a_process_for_each_gpu(profile: Profile, limit: int) -> None:
