@@ -26,13 +26,19 @@ def recipe(**values: Any) -> Recipe:
         (Profile(name="gpus", gpus=4), 4),
         (Profile(name="many", gpus=64), 16),
         (Profile(name="half", gpus=4, processes_max=2), 2),
-        (Profile(name="wide", gpus=4, processes_max=16), 4),
     ],
 )
 def test_a_machine_has_a_process_for_each_gpu(profile: Profile, limit: int) -> None:
     assert profile.processes_limit == limit
     assert placed(recipe(), profile).processes_per_node == limit
     assert placed(recipe(processes_per_node=1), profile).processes_per_node == 1, "said aloud"
+
+
+def test_a_profile_that_allows_more_processes_still_gives_each_gpu_one() -> None:
+    profile = Profile(name="wide", gpus=4, processes_max=16)
+
+    assert placed(recipe(), profile).processes_per_node == 4
+    assert placed(recipe(processes_per_node=16), profile).processes_per_node == 16
 
 
 def test_without_gpus_nobody_gets_processes_that_were_not_asked_for() -> None:
