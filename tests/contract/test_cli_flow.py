@@ -19,7 +19,7 @@ JOB_SECONDS_MAX = 200.0
 
 @pytest.fixture(scope="module")
 def cli(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
-    made = Cli(tmp_path_factory.mktemp("flow"))
+    made = Cli(tmp_path_factory.mktemp("flow"), seconds_max=JOB_SECONDS_MAX)
     try:
         made("up", "--detach")
         yield made
@@ -49,7 +49,7 @@ def base(tiny_model: Path) -> str:
 @pytest.fixture(scope="module")
 def trained(cli: Cli, data: str, base: str) -> Any:
     """A job that was interrupted by `down` and went on at the next `up`."""
-    words = ("--epochs", "15", "--batch-size", "4", "--learning-rate", "1e-3", "--output-model", "intents")
+    words = ("--epochs", "6", "--batch-size", "4", "--learning-rate", "1e-3", "--output-model", "intents")
     job = cli.json("train", data, "--base", base, *words, "--suffix", "flow")
     name = job["name"].rsplit("/", 1)[1]
     eventually(lambda: steps_of(cli, name) >= 5, JOB_SECONDS_MAX, "the fifth step")
@@ -75,7 +75,7 @@ def test_a_job_goes_on_where_it_was_when_the_platform_went_down(trained: Any) ->
 
 
 def test_a_plan_tells_what_the_job_came_to(cli: Cli, trained: Any, data: str, base: str) -> None:
-    words = ("plan", data, "--base", base, "--epochs", "15", "--batch-size", "4", "--learning-rate", "1e-3")
+    words = ("plan", data, "--base", base, "--epochs", "6", "--batch-size", "4", "--learning-rate", "1e-3")
     plan, made = cli.json(*words), trained["job"]["metrics"]
     assert (plan["steps"], plan["train_tokens"]) == (made["steps_total"], made["trained_tokens"])
     assert (plan["fits"], plan["speed_samples"]) == (True, 1)

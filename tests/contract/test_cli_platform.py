@@ -33,9 +33,10 @@ _INHERITED = ("PATH", "LANG", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY
 
 @dataclass
 class Cli:
-    """The command line in a home of its own, on free ports."""
+    """The command line in a home of its own, on free ports; `seconds_max` is what one command may take."""
 
     home: Path
+    seconds_max: float = 120
 
     def environment(self, **more: str) -> dict[str, str]:
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
@@ -44,7 +45,7 @@ class Cli:
     def run(self, *words: str, **more: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "feinschliff.cli", *words]
         told = self.environment(**more)
-        return subprocess.run(command, env=told, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, env=told, capture_output=True, text=True, timeout=self.seconds_max, check=False)
 
     def __call__(self, *words: str, expect: int = 0, **more: str) -> subprocess.CompletedProcess[str]:
         done = self.run(*words, **more)

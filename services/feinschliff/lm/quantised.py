@@ -107,7 +107,8 @@ class _Borrowed(threading.local):
     def place(self, shape: torch.Size, dtype: torch.dtype) -> Tensor:
         room = self._rooms.get(dtype)
         if room is None or room.numel() < shape.numel():
-            room = self._rooms[dtype] = torch.empty(shape.numel(), dtype=dtype)
+            with torch.inference_mode(mode=False):  # whoever borrows first: others may want gradients beside it
+                room = self._rooms[dtype] = torch.empty(shape.numel(), dtype=dtype)
         return room[: shape.numel()].view(shape)
 
 

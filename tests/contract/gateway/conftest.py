@@ -25,8 +25,9 @@ def started() -> Iterator[Callable[..., Gateway]]:
         gateway.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _shared() -> Iterator[Gateway]:
+    """Of one file: what other files do to the process's own channels must not reach it."""
     shared = Gateway()
     yield shared
     shared.stop()

@@ -50,6 +50,17 @@ def settings_of(way: Quantisation, *, dropout: float = 0.0) -> Qlora:
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
+def test_a_weight_borrowed_to_answer_can_be_borrowed_to_train(way: Quantisation) -> None:
+    layer = QuantisedLinear(torch.randn(2, 1_100_000), None, way)  # larger than any that was borrowed before
+    with torch.inference_mode():
+        layer.borrow_weight()
+    x = torch.randn(1, layer.in_features, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad[0], layer.weight.sum(0))
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
 def test_widened_weights_are_near_and_take_fewer_bits(way: Quantisation) -> None:
     torch.manual_seed(0)
     weight = torch.randn(256, 512)

@@ -1,16 +1,20 @@
 """Connections: how SQLite and PostgreSQL must be opened so that both keep the same promises."""
 
+import sqlite3
+import time
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from feinschliff.kit.errors import StartError
 
 BUSY_TIMEOUT_SECONDS = 10.0
+SWITCH_SECONDS = 0.01  # between two tries to make a new file write ahead
 POOL_SIZE, POOL_OVERFLOW = 5, 10  # x 5 rooms stays below PostgreSQL's usual 100 connections
 FILE_POOL_SIZE, FILE_POOL_OVERFLOW = 8, 56  # a connection to a file costs little; threads should never wait for one
 POOL_TIMEOUT_SECONDS = 10
@@ -66,17 +70,31 @@ def _sqlite_engine(url: URL, busy_timeout_seconds: float) -> Engine:
         pool_timeout=POOL_TIMEOUT_SECONDS,
         connect_args={"timeout": busy_timeout_seconds, "check_same_thread": False},
     )
-    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "connect", partial(_prepare_sqlite, busy_timeout_seconds))
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def _prepare_sqlite(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+def _prepare_sqlite(busy_timeout_seconds: float, connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # we send BEGIN ourselves
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    _write_ahead(cursor, busy_timeout_seconds)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _write_ahead(cursor: DBAPICursor, busy_timeout_seconds: float) -> None:
+    """The first switch of a new file is refused at once while another connection makes it; no busy time-out helps."""
+    until = time.monotonic() + busy_timeout_seconds
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+        time.sleep(SWITCH_SECONDS)
 
 
 def _begin_sqlite(connection: Connection) -> None:
