@@ -89,7 +89,7 @@ chart: setup-dev ## render, validate and check the Helm chart with every set of 
 	$(BIN)/pytest tests/contract/chart
 
 e2e: setup-dev ## all services as processes, the data's whole way
-	$(BIN)/pytest tests/e2e
+	$(PARALLEL) tests/e2e
 
 chaos: setup-dev ## kill, cut and delay while work runs (long)
 	$(BIN)/pytest tests/chaos -m chaos
