@@ -34,6 +34,7 @@ SHARINGS = {
 OBJECTIVES = [field.name for field in pb.TrainingRecipe.DESCRIPTOR.oneofs_by_name["objective"].fields]
 LOW_RANK = ("lora", "dora", "qlora")
 ADAPTATIONS = [field.name for field in pb.TrainingRecipe.DESCRIPTOR.oneofs_by_name["adaptation"].fields]
+DEFAULT_ADAPTATION = "lora"
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="`ftjob-...`, or a whole name.")]
 
 
@@ -53,7 +54,7 @@ class Wish:
     seed: int | None = None
     output_model: str = ""
     suffix: str = ""
-    adaptation: str = "lora"
+    adaptation: str = ""
     layers: int | None = None
     objective: str = "sft"
     auto: tuple[str, ...] = ()
@@ -72,7 +73,9 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Rows per step. Default 8.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Highest rate. Default: by what learns.")] = None,
     objective: Annotated[str, typer.Option(help=f"What is learned; one of {', '.join(OBJECTIVES)}.")] = "sft",
-    adaptation: Annotated[str, typer.Option(help=f"What learns; one of {', '.join(ADAPTATIONS)}.")] = "lora",
+    adaptation: Annotated[
+        str, typer.Option(help=f"What learns: {', '.join(ADAPTATIONS)}. Default lora, or what --from-version has.")
+    ] = "",
     rank: Annotated[int | None, typer.Option(help="Rank of a lora or dora adapter. Default 16.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Scale of a lora or dora adapter. Default 32.")] = None,
     layers: Annotated[int | None, typer.Option(help="With last_layers: how many, from the top. Default 2.")] = None,
@@ -239,8 +242,11 @@ def recipe_of(dataset_versions: list[str], wish: Wish, *, base: str, from_versio
     )
     getattr(recipe, wish.objective).SetInParent()
     recipe.trackers.extend(map(trackers.tracker_of, wish.trackers))
-    getattr(recipe, wish.adaptation).SetInParent()
-    match wish.adaptation:
+    says_nothing = wish.adaptation == "" and wish.rank is wish.alpha is None
+    kind = "" if from_version and says_nothing else wish.adaptation or DEFAULT_ADAPTATION
+    if kind:
+        getattr(recipe, kind).SetInParent()
+    match kind:
         case "lora":
             recipe.lora.MergeFrom(pb.LoraAdaptation(rank=wish.rank, alpha=wish.alpha))
         case "dora":
@@ -264,9 +270,9 @@ def _refuse_foreign(wish: Wish) -> None:
         raise typer.BadParameter(f"{wish.sharing!r} is none of {', '.join(SHARINGS)}", param_hint="--sharing")
     if wish.objective not in OBJECTIVES:
         raise typer.BadParameter(f"{wish.objective!r} is none of {', '.join(OBJECTIVES)}", param_hint="--objective")
-    if wish.adaptation not in ADAPTATIONS:
+    if wish.adaptation not in ("", *ADAPTATIONS):
         raise typer.BadParameter(f"{wish.adaptation!r} is none of {', '.join(ADAPTATIONS)}", param_hint="--adaptation")
-    if wish.adaptation not in LOW_RANK and not (wish.rank is wish.alpha is None):
+    if wish.adaptation not in ("", *LOW_RANK) and not (wish.rank is wish.alpha is None):
         raise typer.BadParameter(f"only {', '.join(LOW_RANK)} have a rank and an alpha", param_hint="--rank, --alpha")
     if wish.adaptation != "last_layers" and wish.layers is not None:
         raise typer.BadParameter("only last_layers counts layers", param_hint="--layers")

@@ -39,7 +39,6 @@ def to_recipe(
     recipe = pb.TrainingRecipe(
         data=[pb.DataSource(dataset_version=training, validation_dataset_version=validation)],
         sft=pb.SftObjective(),
-        lora=pb.LoraAdaptation(),
         optimisation=pb.Optimisation(
             epochs=hyper.n_epochs, batch_size=hyper.batch_size, learning_rate=hyper.learning_rate
         ),
@@ -50,6 +49,7 @@ def to_recipe(
         recipe.from_model_version = start.model_version
     else:
         recipe.base_model = start.base_uri
+        recipe.lora.SetInParent()
     return recipe
 
 

@@ -20,8 +20,9 @@ from feinschliff.formats.report import Result
 from feinschliff.kit.client import sync_channel
 from feinschliff.kit.errors import FieldViolation, Refusal, from_rpc_error
 from feinschliff.kit.metrics import Metrics
-from feinschliff.training.jobs import DatasetFacts, VersionFacts
-from feinschliff.training.proto import RECIPE_PATH, from_recipe
+from feinschliff.training.continued import VersionFacts
+from feinschliff.training.jobs import DatasetFacts
+from feinschliff.training.proto import RECIPE_PATH, from_recipe, to_adaptation
 from feinschliff.training.rows import Drawn
 from feinschliff.training.store import Job
 from feinschliff.v1 import common_pb2, ingestion_pb2, ingestion_pb2_grpc, registry_pb2, registry_pb2_grpc
@@ -90,7 +91,7 @@ class RegistryClient:
             base_model=found.base_model,
             base_digest=found.base_digest,
             adapter_prefix=parse_s3(found.adapter.uri)[1],
-            adaptation=found.recipe.WhichOneof("adaptation") or "",
+            adaptation=to_adaptation(found.recipe),
         )
 
     def register(self, job: Job, manifest: Manifest, adapter: common_pb2.ArtifactRef) -> str:

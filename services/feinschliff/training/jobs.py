@@ -26,6 +26,7 @@ from feinschliff.kit.watch import Wake
 from feinschliff.training import store
 from feinschliff.training.architecture import Architecture
 from feinschliff.training.auto import settled
+from feinschliff.training.continued import VersionFacts, continued
 from feinschliff.training.crews import placed
 from feinschliff.training.fitting import refuse_empty, refuse_unfit
 from feinschliff.training.life import FINAL, MOVES, State, Verb, asked
@@ -51,17 +52,6 @@ class DatasetFacts:
     rows_by_split: Mapping[str, int]
     format: str = ""  # of its rows: `chat`; empty: not known
     train_tokens: int = 0  # reckoned from those of all splits; 0: not counted
-
-
-@dataclass(frozen=True)
-class VersionFacts:
-    """What a job needs to know of the model version that it continues."""
-
-    name: str
-    base_model: str
-    base_digest: str
-    adapter_prefix: str
-    adaptation: str = ""  # the recipe's name of what made it; empty: not known, such as an import
 
 
 class Datasets(Protocol):
@@ -131,14 +121,16 @@ class Jobs:
                 REQUEST_ID_REUSED;
                 NODES_TOO_MANY, PROCESSES_TOO_MANY, SHARING_UNSUITED.
             NotFound: the data set or model version.
-            WrongState: DATASET_NOT_READY, MEMORY_INSUFFICIENT.
+            WrongState: DATASET_NOT_READY, MEMORY_INSUFFICIENT, ADAPTATION_DIFFERS.
             AlreadyExists: JOB_EXISTS.
         """
         names.parse(PROJECT, order.parent, field="parent")
         profile = self._profile(order.recipe.execution_profile)
         self._check_trackers(order.recipe, profile)
-        inputs = self._inputs(order.recipe)
-        recipe = settled(placed(order.recipe, profile), inputs, self._look_into)
+        start = self._start(order.recipe)
+        recipe = continued(order.recipe, start) if start else order.recipe
+        inputs = self._inputs(recipe, start)
+        recipe = settled(placed(recipe, profile), inputs, self._look_into)
         now = self._clock.now()
         uid = self._new_id("ftjob-")
         name = names.build(JOB, project=order.parent.split("/")[1], training_job=order.job_id or uid)
@@ -244,17 +236,18 @@ class Jobs:
             refusal.fields = (FieldViolation(path, refusal.message, refusal.reason),)
             raise
 
-    def _inputs(self, recipe: Recipe) -> dict[str, Any]:
+    def _start(self, recipe: Recipe) -> VersionFacts | None:
+        """The version that the job continues; None where it starts from a base, which is looked at."""
         if bool(recipe.base_model) == bool(recipe.from_model_version):
             message = "Name either base_model or from_model_version."
             fields = [FieldViolation("training_job.recipe.base_model", message, "RECIPE_INVALID")]
             raise Invalid("RECIPE_INVALID", message, fields=fields)
-        start = self._models.version(recipe.from_model_version) if recipe.from_model_version else None
-        if start is not None:
-            _refuse_another_adaptation(start, recipe)
-        base_model = start.base_model if start else recipe.base_model
-        if start is None:
-            self._check_base(base_model)
+        if recipe.from_model_version:
+            return self._models.version(recipe.from_model_version)
+        self._check_base(recipe.base_model)
+        return None
+
+    def _inputs(self, recipe: Recipe, start: VersionFacts | None) -> dict[str, Any]:
         train, validation, facts = [], [], []
         for index, source in enumerate(recipe.data):
             path = f"training_job.recipe.data[{index}].dataset_version"
@@ -265,7 +258,7 @@ class Jobs:
             refuse_unfit(facts[-1].name, facts[-1].format, recipe.objective.kind, path)
             refuse_empty(facts[-1].name, facts[-1].rows_by_split, "train", path)
         return {
-            "base_model": base_model,
+            "base_model": start.base_model if start else recipe.base_model,
             "base_digest": start.base_digest if start else "",
             "initial_adapter_prefix": start.adapter_prefix if start else "",
             "parent_version": start.name if start else "",
@@ -304,20 +297,6 @@ class Jobs:
                 dataset_version=name,
             )
         return facts
-
-
-def _refuse_another_adaptation(start: VersionFacts, recipe: Recipe) -> None:
-    wanted = recipe.adaptation.kind
-    if start.adaptation not in ("", wanted):
-        message = f"{start.name} was made by `{start.adaptation}`; it cannot be trained on as `{wanted}`."
-        raise WrongState(
-            "ADAPTATION_DIFFERS",
-            message,
-            advice=["Ask for the version's own adaptation, or start from the base model."],
-            fields=[FieldViolation("training_job.recipe.from_model_version", message, "ADAPTATION_DIFFERS")],
-            found=start.adaptation,
-            wanted=wanted,
-        )
 
 
 def move(

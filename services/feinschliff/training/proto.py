@@ -10,8 +10,9 @@ from typing import Any
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from feinschliff.formats.adaptations import Adaptation
 from feinschliff.formats.recipe import SERVED, Recipe
 from feinschliff.formats.report import Failure
 from feinschliff.kit.errors import FieldViolation, Invalid, Unserved
@@ -26,6 +27,7 @@ from feinschliff.v1 import training_pb2 as pb
 TOLD = {"machine_seconds", "energy_joules", "carbon_grams", "price", "currency"}  # of what a job has used
 RECIPE_PATH = "training_job.recipe"
 KINDS = ("objective", "adaptation")
+_ADAPTATION: TypeAdapter[Adaptation] = TypeAdapter(Adaptation)
 KNOWN_VALUES = frozenset(
     {"step", "steps_total", "epoch", "loss", "validation_loss", "best_validation_loss", "learning_rate"}
     | {"tokens_per_second", "gradient_norm", "trained_tokens"}
@@ -53,6 +55,14 @@ def to_recipe(message: pb.TrainingRecipe) -> Recipe:
         return Recipe.model_validate(values)
     except ValidationError as error:
         raise _refused(error) from None
+
+
+def to_adaptation(message: pb.TrainingRecipe) -> Adaptation | None:
+    """The adaptation of a stored recipe; None where it names none."""
+    chosen = _chosen(message, "adaptation")
+    if chosen is None:
+        return None
+    return _ADAPTATION.validate_python({"kind": chosen, **_plain(getattr(message, chosen))})
 
 
 def from_recipe(recipe: Recipe) -> pb.TrainingRecipe:

