@@ -131,6 +131,9 @@ Adaptation = Annotated[
     Lora | Dora | Qlora | Full | LastLayers | Bottleneck | Ia3 | Prompt | PTuning | Prefix, Field(discriminator="kind")
 ]
 
+RECOMPUTED = frozenset({"qlora"})
+"""Adaptations that compute activations twice unless told otherwise: little memory is what they are for."""
+
 LEARNING_RATE = 2e-4
 """For adapters, as in Dettmers et al. 2023 (arXiv:2305.14314); good ones lie between 1e-4 and 2e-4."""
 

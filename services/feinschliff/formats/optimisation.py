@@ -34,7 +34,9 @@ class Optimisation(Stored):
     order: Literal["shuffled", "by_length", "as_given"] = "shuffled"
     neftune_alpha: float = Field(0.0, ge=0, le=100, description="Jain et al. 2023, arXiv:2310.05914: 5 to 15; 0: none.")
     optimiser: Literal["adamw", "adamw_8bit"] = "adamw"
-    gradient_checkpointing: bool = Field(False, description="Activations are computed twice instead of kept.")
+    gradient_checkpointing: bool = Field(
+        False, description="Activations are computed twice instead of kept. Not set: by the adaptation, see Recipe."
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Optimisation:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from feinschliff.formats.adaptations import Adaptation, Lora, default_learning_rate
+from feinschliff.formats.adaptations import RECOMPUTED, Adaptation, Lora, default_learning_rate
 from feinschliff.formats.base import Stored
 from feinschliff.formats.objectives import Objective, Sft
 from feinschliff.formats.optimisation import Optimisation, UpdateSchedule, refuse_unfit_schedule
@@ -138,8 +138,14 @@ class Recipe(Stored):
 
     @field_validator("optimisation")
     @classmethod
-    def _with_learning_rate(cls, given: Optimisation, info: ValidationInfo) -> Optimisation:
-        """What nobody set is settled once, when the recipe is made: a stored one always says its rate."""
-        if "learning_rate" in given.model_fields_set or "adaptation" not in info.data:
+    def _with_defaults_of_adaptation(cls, given: Optimisation, info: ValidationInfo) -> Optimisation:
+        """What nobody set is settled once, when the recipe is made, and still counts as not set."""
+        if "adaptation" not in info.data:
             return given
-        return given.model_copy(update={"learning_rate": default_learning_rate(info.data["adaptation"].kind)})
+        kind = info.data["adaptation"].kind
+        defaults = {
+            "learning_rate": default_learning_rate(kind),
+            "gradient_checkpointing": kind in RECOMPUTED,
+        }
+        settled = {name: value for name, value in defaults.items() if name not in given.model_fields_set}
+        return Optimisation.model_construct(given.model_fields_set, **{**dict(given), **settled})

@@ -30,7 +30,7 @@ def recompute_activations(model: PreTrainedModel) -> None:
         raise Invalid(
             "ARCHITECTURE_UNSUPPORTED",
             "The layers of this base cannot be run a second time, so gradient_checkpointing has no meaning for it.",
-            advice=["Leave gradient_checkpointing unset, and lower micro_batch_tokens instead."],
+            advice=["Set gradient_checkpointing to false, and lower micro_batch_tokens instead."],
             why="no layers that can be recomputed",
         )
     run = partial(checkpoint, use_reentrant=False)

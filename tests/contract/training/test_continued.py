@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from feinschliff.formats.adaptations import Adaptation, Dora, LastLayers, Lora, LowRank
+from feinschliff.formats.adaptations import Adaptation, Dora, LastLayers, Lora, LowRank, Qlora
 from feinschliff.formats.recipe import Optimisation, Recipe
 from feinschliff.kit.errors import WrongState
 from feinschliff.training.proto import from_recipe, to_adaptation, to_recipe
@@ -19,14 +19,15 @@ def recipe_of(**more: Any) -> Recipe:
     return Recipe.model_validate({"from_model_version": VERSION, "data": [{"dataset_version": DATASET}], **more})
 
 
-@pytest.mark.parametrize("own", [Lora(rank=4, alpha=9), Dora(lora=LowRank(rank=2)), LastLayers(layers=3)])
+@pytest.mark.parametrize("own", [Lora(rank=4, alpha=9), Dora(lora=LowRank(rank=2)), LastLayers(layers=3), Qlora()])
 @pytest.mark.parametrize("names_it", [False, True])
 def test_what_is_not_asked_for_is_the_versions(training: Training, own: Adaptation, names_it: bool) -> None:
     training.models.adaptation = own
-    asked = recipe_of(adaptation={"kind": own.kind}) if names_it else recipe_of()
+    asked = recipe_of(optimisation={"epochs": 2}, **({"adaptation": {"kind": own.kind}} if names_it else {}))
     job = training.jobs.create(training.order(recipe=asked))
     assert (job.recipe.adaptation, job.inputs["parent_version"]) == (own, VERSION)
-    assert job.recipe.optimisation.learning_rate == recipe_of(adaptation=own.model_dump()).optimisation.learning_rate
+    of_its_own = recipe_of(optimisation={"epochs": 2}, adaptation=own.model_dump())
+    assert job.recipe.optimisation == of_its_own.optimisation
 
 
 def test_everything_else_is_as_it_was_asked_for(training: Training) -> None:

@@ -38,6 +38,14 @@ def test_a_rate_that_was_set_stays_even_where_it_is_the_default_of_another(kind:
     assert made.optimisation.learning_rate == 2e-4
 
 
+@pytest.mark.parametrize(("kind", "recomputes"), [("qlora", True), ("lora", False), ("full", False)])
+def test_only_what_is_for_little_memory_computes_activations_twice_unasked(kind: str, recomputes: bool) -> None:
+    assert recipe(adaptation={"kind": kind}).optimisation.gradient_checkpointing is recomputes
+    for asked in (True, False):
+        made = recipe(adaptation={"kind": kind}, optimisation={"gradient_checkpointing": asked})
+        assert made.optimisation.gradient_checkpointing is asked
+
+
 def test_a_stored_recipe_says_its_rate() -> None:
     made = recipe(adaptation={"kind": "full"})
 

@@ -60,16 +60,19 @@ class _LoraProduct(torch.autograd.Function):
         return y_TO.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None, Tensor | None, Tensor | None, None]:
         x_TI, a_RI, b_OR, down_TR = ctx.saved_tensors
+        wants_x, _, wants_a, wants_b, _ = ctx.needs_input_grad  # a schedule may rest A or B for a while
         grad_TO = grad.reshape(-1, grad.shape[-1])
         grad_down_TR = (grad_TO @ b_OR).mul_(ctx.scale)
-        grad_a_RI = grad_down_TR.T @ x_TI
-        grad_b_OR = (grad_TO.T @ down_TR).mul_(ctx.scale)
-        grad_x = None
-        if ctx.needs_input_grad[0]:
+        grad_x, grad_a_RI, grad_b_OR = None, None, None
+        if wants_a:
+            grad_a_RI = (grad_down_TR.T @ x_TI).float()
+        if wants_b:
+            grad_b_OR = (grad_TO.T @ down_TR).mul_(ctx.scale).float()
+        if wants_x:
             grad_x = (grad_TO @ weight_for_product(ctx.base)).addmm_(grad_down_TR, a_RI).view(ctx.shape)
-        return grad_x, None, grad_a_RI.float(), grad_b_OR.float(), None
+        return grad_x, None, grad_a_RI, grad_b_OR, None
 
 
 def _fusible(module: LoraLinear, adapter: str) -> bool:
