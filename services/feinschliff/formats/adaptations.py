@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from feinschliff.formats.base import Stored
 
@@ -22,8 +22,10 @@ class LowRank(Stored):
     dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: list[str] = Field(default_factory=list, description="Empty: all linear layers but the head.")
     use_rslora: bool = Field(False, description="Scale by alpha / sqrt(rank) (Kalajdzievski 2023).")
-    start: Literal["random", "pissa", "olora"] = Field(
-        "random", description="`pissa`: Meng et al. 2024, arXiv:2404.02948; `olora`: Büyükakyüz 2024, arXiv:2406.01775."
+    start: Literal["random", "pissa", "olora", "qera"] = Field(
+        "random",
+        description="`pissa`: Meng et al. 2024, arXiv:2404.02948; `olora`: Büyükakyüz 2024, arXiv:2406.01775; `qera`: "
+        "Zhang et al. 2024, arXiv:2410.06040, with qlora alone, whose default it is.",
     )
 
 
@@ -31,6 +33,12 @@ class Lora(LowRank):
     """Low-rank adapters, nothing else."""
 
     kind: Literal["lora"] = "lora"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Lora:
+        if self.start == "qera":
+            raise ValueError("start qera makes up for rounding, and this base is not rounded; take another start")
+        return self
 
 
 class Dora(Stored):
@@ -50,16 +58,22 @@ class Qlora(Stored):
     """Low-rank adapters over a base kept in 4 or 8 bits (Dettmers et al. 2023, arXiv:2305.14314)."""
 
     kind: Literal["qlora"] = "qlora"
-    lora: LowRank = LowRank()
+    lora: LowRank = Field(LowRank(), validate_default=True)
     quantisation: Literal["nf4", "int8"] = "nf4"
     double_quantisation: bool = Field(False, description="Quantise the constants as well; only with nf4.")
+
+    @field_validator("lora")
+    @classmethod
+    def _from_what_rounding_took(cls, given: LowRank) -> LowRank:
+        """Unless it is told otherwise."""
+        return given.settled(start="qera")
 
     @model_validator(mode="after")
     def _consistent(self) -> Qlora:
         if self.double_quantisation and self.quantisation != "nf4":
             raise ValueError("double_quantisation is for nf4")
-        if self.lora.start != "random":
-            raise ValueError("a quantised base has no singular directions to start from; take start random")
+        if self.lora.start in ("pissa", "olora"):
+            raise ValueError("a quantised base has no directions to start from; take start qera or random")
         return self
 
 

@@ -143,9 +143,4 @@ class Recipe(Stored):
         if "adaptation" not in info.data:
             return given
         kind = info.data["adaptation"].kind
-        defaults = {
-            "learning_rate": default_learning_rate(kind),
-            "gradient_checkpointing": kind in RECOMPUTED,
-        }
-        settled = {name: value for name, value in defaults.items() if name not in given.model_fields_set}
-        return Optimisation.model_construct(given.model_fields_set, **{**dict(given), **settled})
+        return given.settled(learning_rate=default_learning_rate(kind), gradient_checkpointing=kind in RECOMPUTED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -47,6 +47,18 @@ def load_quantised(
         quantise(model, quantisation)
     nn.Module.to(model, device).requires_grad_(False).train(False)
     return model
+
+
+def plain_weights(folder: Path, names: Iterable[str], device: torch.device) -> Callable[[str], Tensor]:
+    """Reads a layer's weight as it was before it was quantised, in fp32, by the layer's name.
+
+    Where the files name their weights in another way than the model does, the base is held whole for it.
+    """
+    places = _places(folder)
+    if all(f"{name}.weight" in places for name in names):
+        return lambda name: _read(places, f"{name}.weight", torch.float32, device)
+    whole = _whole(folder, torch.float32)
+    return lambda name: cast(Tensor, whole.get_submodule(name).weight).detach().to(device)
 
 
 def _empty(folder: Path, dtype: torch.dtype) -> PreTrainedModel:

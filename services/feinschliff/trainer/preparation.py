@@ -36,6 +36,7 @@ from feinschliff.trainer.learner import Learner
 from feinschliff.trainer.method import METHODS, Method
 from feinschliff.trainer.progress import Outbox
 from feinschliff.trainer.reading import Data, Start, facts_of, load_data
+from feinschliff.trainer.rounding import start_from_rounding, starts_from_rounding
 from feinschliff.trainer.scratch import Scratch
 from feinschliff.trainer.settings import TrainerSettings
 from feinschliff.trainer.state import Conditions
@@ -44,6 +45,7 @@ from feinschliff.trainer.tensorboard import Board
 from feinschliff.trainer.trackers import Trackers
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from transformers import PreTrainedModel
 
 
@@ -198,6 +200,9 @@ def learner_of(a: Attempt, loaded: Loaded) -> Learner:
     """The base with weights that train: saved ones, those of the version to continue, or fresh ones."""
     model, facts = loaded.base.model, loaded.encoder.facts
     adapted = _adapted(a, model, loaded.start)
+    if loaded.start is None and starts_from_rounding(a.recipe):
+        with span("rounding"):
+            start_from_rounding(a, loaded, cast("PeftModel", adapted))
     if facts is None:
         return Learner(a.adaptation, adapted)
     leave_vocabulary_alone(a.adaptation.transformer(adapted))

@@ -52,7 +52,7 @@ def begin(model: PeftModel, kind: str, *, seed: int) -> Starts:
     starts: dict[str, Start] = {}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        for name, layer in _layers(model):
+        for name, layer in lora_layers(model):
             _refuse_narrow(name, layer)
             weight_OI = _weight(layer).float()
             rank, scale = layer.r[TRAINED], layer.scaling[TRAINED]
@@ -65,7 +65,7 @@ def begin(model: PeftModel, kind: str, *, seed: int) -> Starts:
 @torch.no_grad()
 def take_out(model: PeftModel, starts: Starts) -> None:
     """W - s B0 A0 in fp32, rounded to the base's precision; equal starts give equal bits."""
-    for name, layer in _layers(model):
+    for name, layer in lora_layers(model):
         weight = _weight(layer)
         rest_OI = weight.float() - layer.scaling[TRAINED] * (starts[name].b_OR @ starts[name].a_RI)
         weight.copy_(rest_OI)
@@ -83,7 +83,7 @@ def save_difference(model: PeftModel, starts: Starts, settings: Lora, folder: Pa
     config = model.peft_config[TRAINED]
     assert isinstance(config, LoraConfig)
     tensors: dict[str, Tensor] = {}
-    for name, layer in _layers(model):
+    for name, layer in lora_layers(model):
         a_RI, b_OR = _sides(layer)
         tensors[f"{PREFIX}{name}.lora_A.weight"] = torch.cat([a_RI, starts[name].a_RI]).contiguous()
         tensors[f"{PREFIX}{name}.lora_B.weight"] = torch.cat([b_OR, -starts[name].b_OR], dim=1).contiguous()
@@ -100,7 +100,7 @@ def read_difference(model: PeftModel, folder: Path) -> tuple[Starts, Starts]:
     """What the adapters are now, and their start."""
     tensors = load_file(folder / WEIGHTS_NAME)
     now, starts = {}, {}
-    for name, layer in _layers(model):
+    for name, layer in lora_layers(model):
         device = _weight(layer).device
         a_RI, first_a_RI = tensors[f"{PREFIX}{name}.lora_A.weight"].to(device).chunk(2, dim=0)
         b_OR, first_b_OR = tensors[f"{PREFIX}{name}.lora_B.weight"].to(device).chunk(2, dim=1)
@@ -110,7 +110,7 @@ def read_difference(model: PeftModel, folder: Path) -> tuple[Starts, Starts]:
 
 
 def put_all(model: PeftModel, now: Starts) -> None:
-    for name, layer in _layers(model):
+    for name, layer in lora_layers(model):
         put(layer, now[name])
 
 
@@ -128,7 +128,7 @@ def olora(weight_OI: Tensor, rank: int, scale: float) -> Start:
 DECOMPOSITIONS: Mapping[str, Callable[[Tensor, int, float], Start]] = {"pissa": pissa, "olora": olora}
 
 
-def _layers(model: PeftModel) -> Iterator[tuple[str, LoraLinear]]:
+def lora_layers(model: PeftModel) -> Iterator[tuple[str, LoraLinear]]:
     for name, module in model.get_base_model().named_modules():
         if isinstance(module, LoraLinear):
             yield name, module
