@@ -45,6 +45,11 @@ CASES: Mapping[str, Case] = {
     "ia3.fp32": {"precision": "fp32", "adaptation": {"kind": "ia3"}},
     "last_layers.bf16": {"adaptation": {"kind": "last_layers", "layers": 2}},
     "qlora.fp32": {"precision": "fp32", "adaptation": {"kind": "qlora"}},
+    "qlora.fp32.kept": {
+        "precision": "fp32",
+        "adaptation": {"kind": "qlora"},
+        "optimisation": {"gradient_checkpointing": False},
+    },
     "prompt.bf16": {"adaptation": {"kind": "prompt"}},
     "full.fp32": {"precision": "fp32", "adaptation": {"kind": "full"}, "optimisation": {"batch_size": 2}},
 }
