@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from feinschliff.formats.heads import HeadFacts
-from feinschliff.lm.adaptations import Adapt
+from feinschliff.lm.adaptations import Keep
 from feinschliff.lm.flat import FlatBatch, hidden_states
 from feinschliff.lm.heads import Head
 
@@ -23,7 +23,7 @@ HEAD = "head.score.weight"
 class Learner:
     """The adapted base, held together with the adaptation that knows how to keep it."""
 
-    adaptation: Adapt[Any, Any]
+    adaptation: Keep[Any]
     adapted: nn.Module
     head: Head | None = None
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class Sharded:
-    """The adaptation `full` for a model that is cut; see `lm.adaptations.Adapt`.
+    """Keeps a fully trained model that is cut; see `lm.adaptations.Keep`.
 
     `gather` comes before `save` and is called by all processes; only the first keeps what it brings.
     """
@@ -52,15 +52,6 @@ class Sharded:
             for name, tensor in load_model(folder, precision="fp32").state_dict().items():
                 target = targets[name]
                 target.copy_(cut_like(target, tensor) if isinstance(target, DTensor) else tensor)
-
-    def attach(self, model: PreTrainedModel, settings: object, *, seed: int) -> PreTrainedModel:
-        raise NotImplementedError("a model is cut after its weights are there")
-
-    def resume(self, model: PreTrainedModel, folder: Path) -> PreTrainedModel:
-        raise NotImplementedError("a model is cut after its weights are there")
-
-    def merge(self, model: PreTrainedModel) -> PreTrainedModel:
-        raise NotImplementedError("saved weights are whole")
 
     def trained(self, model: PreTrainedModel) -> dict[str, nn.Parameter]:
         return full.trained(model)

@@ -97,8 +97,6 @@ def test_bf16_embeddings_stay_bf16(tiny_model: Path) -> None:
 
 
 def test_learned_vectors_before_the_input_get_none(model: PreTrainedModel) -> None:
-    if "prompt" not in ADAPTATIONS:
-        pytest.skip("no vectors before the input")
     adapt = ADAPTATIONS["prompt"]
     adapted = adapt.attach(model, Prompt(virtual_tokens=3), seed=0)
     batch = flatten(ROWS)

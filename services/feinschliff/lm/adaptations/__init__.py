@@ -25,12 +25,33 @@ if TYPE_CHECKING:
 
 SettingsT = TypeVar("SettingsT", contravariant=True)
 ModelT = TypeVar("ModelT")
+HeldT = TypeVar("HeldT", contravariant=True)
 
 
-class Adapt(Protocol[SettingsT, ModelT]):
+class Keep(Protocol[HeldT]):
+    """What is done with weights that train already. Whatever trains is in fp32."""
+
+    def restore(self, model: HeldT, folder: Path) -> None:
+        """Replace the trained weights by saved ones of the same shape."""
+        ...
+
+    def save(self, model: HeldT, folder: Path, *, base_model: str) -> None:
+        """Write what was trained; equal weights give equal bytes."""
+        ...
+
+    def transformer(self, model: HeldT) -> PreTrainedModel:
+        """What computes: the base with all that trains inside it."""
+        ...
+
+    def trained(self, model: HeldT) -> dict[str, nn.Parameter]:
+        """The weights that train, by a name that stays."""
+        ...
+
+
+class Adapt(Keep[ModelT], Protocol[SettingsT, ModelT]):
     """One kind of adaptation; a module of this package with these functions.
 
-    What `attach` gives belongs to the kind: all else takes it back. Whatever trains is in fp32.
+    What `attach` gives belongs to the kind: all else takes it back.
     """
 
     def attach(self, model: PreTrainedModel, settings: SettingsT, *, seed: int) -> ModelT:
@@ -41,28 +62,12 @@ class Adapt(Protocol[SettingsT, ModelT]):
         """Put saved weights onto the base and let them train on, with the settings they were saved with."""
         ...
 
-    def restore(self, model: ModelT, folder: Path) -> None:
-        """Replace the trained weights by saved ones of the same shape."""
-        ...
-
-    def save(self, model: ModelT, folder: Path, *, base_model: str) -> None:
-        """Write what was trained; equal weights give equal bytes."""
-        ...
-
     def merge(self, model: ModelT) -> PreTrainedModel:
         """A plain model in fp32 that computes the same with nothing beside it, frozen; uses up `model`.
 
         Raises:
             Invalid: MERGE_IMPOSSIBLE where no weights of the base can hold what was trained.
         """
-        ...
-
-    def transformer(self, model: ModelT) -> PreTrainedModel:
-        """What computes: the base with all that trains inside it."""
-        ...
-
-    def trained(self, model: ModelT) -> dict[str, nn.Parameter]:
-        """The weights that train, by a name that stays."""
         ...
 
 
