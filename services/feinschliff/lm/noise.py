@@ -35,7 +35,7 @@ def embedding_noise(model: PreTrainedModel, alpha: float, *, seed: int) -> Itera
     bounds: list[tuple[int, ...]] = []
 
     def remember(module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
-        bounds[:] = [named["row_bounds"]]
+        bounds[:] = [named["runs"].bounds]
 
     def disturb(module: nn.Module, inputs: tuple[Tensor, ...], output_1TH: Tensor) -> Tensor:
         return output_1TH + noise(inputs[0][0], bounds[0], output_1TH.shape[-1], alpha=alpha, seed=seed).to(output_1TH)
@@ -51,9 +51,9 @@ def embedding_noise(model: PreTrainedModel, alpha: float, *, seed: int) -> Itera
             hook.remove()
 
 
-def noise(token_ids_T: Tensor, row_bounds: tuple[int, ...], width: int, *, alpha: float, seed: int) -> Tensor:
+def noise(token_ids_T: Tensor, bounds: tuple[int, ...], width: int, *, alpha: float, seed: int) -> Tensor:
     """The noise of a batch, fp32 on the CPU, (T, H)."""
-    rows = [token_ids_T[start:stop] for start, stop in pairwise(row_bounds)]
+    rows = [token_ids_T[start:stop] for start, stop in pairwise(bounds)]
     return torch.cat([_row_noise(row.tolist(), width, alpha, seed) for row in rows])
 
 

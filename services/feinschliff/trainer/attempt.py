@@ -13,13 +13,13 @@ from feinschliff.formats.manifest import Manifest
 from feinschliff.formats.report import CheckpointReport, GoldenProbe, Notice, Progress
 from feinschliff.kit.spans import span
 from feinschliff.lm.chat import Encoded
-from feinschliff.lm.flat import rows_apart
 from feinschliff.lm.recomputation import recompute_activations
+from feinschliff.lm.rows_attention import rows_apart
 from feinschliff.trainer import optim
 from feinschliff.trainer.checkpoint import Saved
 from feinschliff.trainer.features import Features, frozen_layers
 from feinschliff.trainer.learner import Learner
-from feinschliff.trainer.loop import Training, micro_batches, train
+from feinschliff.trainer.loop import Training, micro_batches, shares_prefixes, train
 from feinschliff.trainer.moving import Moving, moving_of
 from feinschliff.trainer.order import Course
 from feinschliff.trainer.patience import patiently
@@ -104,6 +104,8 @@ def assemble(a: Attempt, loaded: Loaded, learner: Learner) -> Training:
         training.features = Features(training.model, layers, a.scratch.new_folder(), bytes_max=bytes_max)
         message = f"The lowest {layers} layers are frozen: what they make of a row is computed once and kept on disk."
         a.post(Notice(key="frozen_layers", message=message))
+    else:
+        training.shares_prefixes = shares_prefixes(training)
     return training
 
 

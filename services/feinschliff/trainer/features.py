@@ -22,8 +22,11 @@ from torch import Tensor, nn
 from feinschliff.formats.adaptations import LastLayers
 from feinschliff.formats.recipe import Recipe
 from feinschliff.lm.adaptations.last_layers import layers_of
-from feinschliff.lm.flat import FlatBatch, hidden_states, rows_apart
+from feinschliff.lm.flat import FlatBatch, hidden_states
 from feinschliff.lm.lower import Below, upper_left_out
+from feinschliff.lm.randomness import draws
+from feinschliff.lm.rows_attention import rows_apart
+from feinschliff.lm.shared_prefixes import Runs
 from feinschliff.trainer.learner import Learner
 from feinschliff.trainer.order import Course
 
@@ -54,9 +57,10 @@ def frozen_layers(learner: Learner, recipe: Recipe, course: Course) -> int:
     lower = list(stack)[: len(stack) - recipe.adaptation.layers]
     frozen: list[nn.Module] = [*lower, model.get_input_embeddings()]
     learning = any(weight.requires_grad for module in frozen for weight in module.parameters())
-    if not lower or learning or not _exchangeable(model, stack, len(lower)) or _draws(model, stack, len(lower)):
+    if not lower or learning or not _exchangeable(model, stack, len(lower)):
         return 0
-    return len(lower)
+    random = draws(model, lambda: lower_states(model, stack, len(lower), _proof_tokens(model)))
+    return 0 if random else len(lower)
 
 
 class Features:
@@ -85,7 +89,7 @@ class Features:
 
     def __call__(self, batch: FlatBatch) -> FlatBatch:
         """The batch with what the lower layers make of it, so that only the upper ones need to run."""
-        states = [self._states(batch, start, stop) for start, stop in pairwise(batch.row_bounds)]
+        states = [self._states(batch, start, stop) for start, stop in pairwise(batch.runs.bounds)]
         return replace(batch, below=Below(self._stack, self._layers, torch.cat(states)))
 
     def _states(self, batch: FlatBatch, start: int, stop: int) -> Tensor:
@@ -138,7 +142,9 @@ def lower_states(model: PreTrainedModel, stack: nn.ModuleList, layers: int, toke
 
 def _alone(token_ids_T: Tensor) -> FlatBatch:
     places_T = torch.arange(len(token_ids_T), device=token_ids_T.device)
-    return FlatBatch(token_ids_T, places_T, (0, len(token_ids_T)), places_T[:0], token_ids_T[:0])
+    tokens = len(token_ids_T)
+    runs = Runs((0, tokens), ((),))
+    return FlatBatch(token_ids_T, places_T, runs, places_T[:0], token_ids_T[:0], row_tokens=(tokens,), row_labels=(0,))
 
 
 def _exchangeable(model: PreTrainedModel, stack: nn.ModuleList, layers: int) -> bool:
@@ -153,22 +159,6 @@ def _exchangeable(model: PreTrainedModel, stack: nn.ModuleList, layers: int) -> 
         logger.info("frozen layers are run in every pass", extra={"why": str(error)})
         return False
     return torch.equal(whole, parted)
-
-
-def _draws(model: PreTrainedModel, stack: nn.ModuleList, layers: int) -> bool:
-    """Whether anything up to these layers draws random numbers in training, embeddings included."""
-    devices = [model.device] if model.device.type == "cuda" else []
-    was_training = model.training
-    with torch.random.fork_rng(devices), rows_apart(model):
-        before = _random_states(devices)
-        model.train()
-        lower_states(model, stack, layers, _proof_tokens(model))
-        model.train(was_training)
-        return any(not torch.equal(*pair) for pair in zip(before, _random_states(devices), strict=True))
-
-
-def _random_states(devices: list[torch.device]) -> list[Tensor]:
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in devices)]
 
 
 def _proof_tokens(model: PreTrainedModel) -> Tensor:

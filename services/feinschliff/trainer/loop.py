@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,8 +18,11 @@ from feinschliff.formats.recipe import Recipe
 from feinschliff.formats.report import Metrics, Notice, Progress, Report
 from feinschliff.kit.errors import Invalid
 from feinschliff.kit.failpoints import fail
-from feinschliff.lm.flat import FlatBatch
+from feinschliff.lm.chat import Encoded
+from feinschliff.lm.flat import FlatBatch, flatten, hidden_states
 from feinschliff.lm.noise import embedding_noise
+from feinschliff.lm.randomness import draws
+from feinschliff.lm.shared_prefixes import shared
 from feinschliff.trainer import optim
 from feinschliff.trainer.crew import Alone, Crew
 from feinschliff.trainer.learner import Learner
@@ -33,6 +37,9 @@ from feinschliff.trainer.tally import Tally, Tasks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+PROOF_TOKENS = 16
 
 
 def as_it_is(batch: FlatBatch) -> FlatBatch:
@@ -51,7 +58,8 @@ class MicroBatch(NamedTuple):
 class Training:
     """All that the loop works with; `parameters` are the learner's weights that train.
 
-    `features` gives a batch what frozen layers make of it, where that is kept.
+    `features` gives a batch what frozen layers make of it, where that is kept. `shares_prefixes`: tokens that rows of a
+    batch begin with in common are computed once.
     """
 
     recipe: Recipe
@@ -69,6 +77,7 @@ class Training:
     validation_tasks: Tasks = field(default_factory=Tasks)
     crew: Crew = field(default_factory=Alone)
     features: Callable[[FlatBatch], FlatBatch] = as_it_is
+    shares_prefixes: bool = False
     moving: Moving = field(default_factory=AllMove)
     pace: Pace = field(default_factory=Pace)
 
@@ -106,7 +115,7 @@ def take_step(t: Training, state: TrainState) -> TrainState:
     torch.manual_seed(step_seed(t.recipe.seed, state.step, place=t.crew.place))
     t.model.train()
     batches = list(micro_batches(t, t.crew.part_of(t.course.rows_of(state.step), t.rows.tokens_of)))
-    labels, tokens = t.crew.sum([sum(one.batch.labels for one in batches), sum(one.batch.tokens for one in batches)])
+    labels, tokens, computed = t.crew.sum(sizes_of(one.batch for one in batches))
     tally = Tally(t.tasks)
     with at_rest(t.parameters, t.moving.resting(state.step)), noisy(t, state.step):
         for rows, batch in t.crew.share(batches, t.stop):
@@ -130,10 +139,17 @@ def take_step(t: Training, state: TrainState) -> TrainState:
         "learning_rate": rate,
         "gradient_norm": gradient_norm,
         "tokens": float(tokens),
+        "computed_tokens": float(computed),
         "tokens_per_second": t.pace.tokens_per_second,
     }
     post_metrics(t, state, "train", values)
     return state
+
+
+def sizes_of(batches: Iterable[FlatBatch]) -> list[float]:
+    """Labels, tokens of the rows, and tokens that are computed."""
+    sizes = np.asarray([(batch.labels, batch.tokens, batch.computed_tokens) for batch in batches], dtype=float)
+    return [float(size) for size in sizes.reshape(-1, 3).sum(axis=0)]
 
 
 @torch.no_grad()
@@ -191,19 +207,41 @@ def checkpoint_due(t: Training, state: TrainState) -> bool:
     return due or is_best or requested or state.stopped_early or state.step == t.course.steps_total
 
 
+def shares_prefixes(t: Training) -> bool:
+    """Whether the model makes the same of a token in every row that begins like that: no dropout, no noise of a row."""
+    if t.recipe.optimisation.neftune_alpha:
+        return False
+    row = t.rows[0]
+    batch = flatten([Encoded(row.token_ids[:PROOF_TOKENS], row.is_answer[:PROOF_TOKENS])]).to(t.model.device)
+    return not draws(t.model, lambda: hidden_states(t.model, batch))
+
+
 def micro_batches(t: Training, rows: Iterable[int], *, table: Table | None = None) -> Iterator[MicroBatch]:
-    """Rows in order, as many at a time as `micro_batch_tokens` allows, and always one."""
+    """Rows in order, as many at a time as `micro_batch_tokens` allows, and always one.
+
+    Tokens that rows share count once, where they are computed once.
+    """
     source, limit = t.rows if table is None else table, t.recipe.optimisation.micro_batch_tokens
     group: list[int] = []
-    tokens = 0
     for row in rows:
-        if group and tokens + source.tokens_of(row) > limit:
-            yield MicroBatch(group, t.method.collate([source[one] for one in group]))
-            group, tokens = [], 0
+        if group and tokens_together(t, source, [*group, row]) > limit:
+            yield micro_batch(t, source, group)
+            group = []
         group.append(row)
-        tokens += source.tokens_of(row)
     if group:
-        yield MicroBatch(group, t.method.collate([source[one] for one in group]))
+        yield micro_batch(t, source, group)
+
+
+def micro_batch(t: Training, source: Table, rows: list[int]) -> MicroBatch:
+    return MicroBatch(rows, t.method.collate([source[row] for row in rows], share_prefixes=t.shares_prefixes))
+
+
+def tokens_together(t: Training, source: Table, rows: Sequence[int]) -> int:
+    """What a forward pass would compute; not more than the rows' tokens."""
+    tokens = sum(source.tokens_of(row) for row in rows)
+    if not t.shares_prefixes or tokens <= t.recipe.optimisation.micro_batch_tokens:
+        return tokens
+    return shared([source[row].token_ids[:-1] for row in rows]).bounds[-1]
 
 
 def post_metrics(

@@ -20,8 +20,8 @@ ObjectiveT = TypeVar("ObjectiveT", contravariant=True)
 class Method(Protocol[ObjectiveT]):
     """A module of `trainer/methods` with these functions; rows become tokens in `lm.encoding`."""
 
-    def collate(self, rows: Sequence[Encoded]) -> FlatBatch:
-        """Rows as one batch."""
+    def collate(self, rows: Sequence[Encoded], *, share_prefixes: bool = False) -> FlatBatch:
+        """Rows as one batch, see `lm.flat.flatten`."""
         ...
 
     def loss(self, learner: Learner, batch: FlatBatch, objective: ObjectiveT) -> LossTerms:

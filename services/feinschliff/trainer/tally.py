@@ -74,8 +74,7 @@ class Tally:
         )
 
     def _add_by_task(self, terms: LossTerms, batch: FlatBatch, rows: Sequence[int]) -> None:
-        row_of_label = np.searchsorted(batch.row_bounds[1:], batch.label_positions_N.cpu().numpy(), side="right")
-        task_N, tasks = self._tasks.of(rows)[row_of_label], len(self._sums)
+        task_N, tasks = self._tasks.of(rows)[batch.row_of_label_N], len(self._sums)
         losses_N = terms.losses_N.detach().double().cpu().numpy()
         self._sums[:, LOSS] += np.bincount(task_N, weights=losses_N, minlength=tasks)
         self._sums[:, LABELS] += np.bincount(task_N, minlength=tasks)

@@ -26,9 +26,9 @@ from feinschliff.lm.adaptations import ADAPTATIONS
 from feinschliff.lm.adaptations.saved import kind_of
 from feinschliff.lm.chat import Chat, Encoded
 from feinschliff.lm.encoding import RowEncoder
-from feinschliff.lm.flat import rows_apart
 from feinschliff.lm.load import load_model, load_tokenizer, prepare
 from feinschliff.lm.quantised import Quantisation, quantise, widen
+from feinschliff.lm.rows_attention import rows_apart
 from feinschliff.trainer.attempt import run
 from feinschliff.trainer.learner import Learner
 from feinschliff.trainer.method import METHODS

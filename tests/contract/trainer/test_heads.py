@@ -25,8 +25,8 @@ from feinschliff.lm import heads
 from feinschliff.lm.adaptations import ADAPTATIONS
 from feinschliff.lm.chat import Chat
 from feinschliff.lm.encoding import RowEncoder, survey
-from feinschliff.lm.flat import rows_apart
 from feinschliff.lm.load import load_model, load_tokenizer
+from feinschliff.lm.rows_attention import rows_apart
 from feinschliff.trainer.learner import HEAD, Learner
 from feinschliff.trainer.method import METHODS
 from tests.contract.trainer.test_adaptations import history, work

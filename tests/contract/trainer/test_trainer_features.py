@@ -18,8 +18,9 @@ from feinschliff.formats.report import Metrics, Notice, Report
 from feinschliff.lm.adaptations import ADAPTATIONS
 from feinschliff.lm.adaptations.last_layers import layers_of
 from feinschliff.lm.chat import Chat
-from feinschliff.lm.flat import flatten, hidden_states, rows_apart
+from feinschliff.lm.flat import flatten, hidden_states
 from feinschliff.lm.load import load_model, load_tokenizer
+from feinschliff.lm.rows_attention import rows_apart
 from feinschliff.trainer import features
 from feinschliff.trainer.attempt import run
 from feinschliff.trainer.features import Features, frozen_layers
@@ -143,7 +144,7 @@ def batch_of(base: Path) -> Any:
 
 def test_rows_beyond_the_room_are_computed_each_time(tmp_path: Path, tiny_model: Path, computed: list[int]) -> None:
     model, batch = load_model(tiny_model, precision="bf16"), batch_of(tiny_model)
-    row_bytes = [2 * 64 * (stop - start) for start, stop in zip(batch.row_bounds, batch.row_bounds[1:], strict=False)]
+    row_bytes = [2 * 64 * (stop - start) for start, stop in zip(batch.runs.bounds, batch.runs.bounds[1:], strict=False)]
     some = Features(model, 1, tmp_path, bytes_max=sum(row_bytes[:2]))
 
     with rows_apart(model), torch.no_grad():

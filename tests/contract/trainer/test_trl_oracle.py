@@ -21,8 +21,8 @@ from feinschliff.formats.objectives import Sft
 from feinschliff.formats.records import Message, Record
 from feinschliff.lm.adaptations import ADAPTATIONS
 from feinschliff.lm.chat import Chat, Encoded
-from feinschliff.lm.flat import rows_apart
 from feinschliff.lm.load import load_model, load_tokenizer
+from feinschliff.lm.rows_attention import rows_apart
 from feinschliff.trainer.learner import Learner
 from feinschliff.trainer.method import METHODS
 from tests.support.trainer import JOB, Workshop, rows

@@ -16,9 +16,10 @@ from feinschliff.lm.adaptations import dora, full, ia3, last_layers
 from feinschliff.lm.adaptations.lora_product import FusedLoraLinear
 from feinschliff.lm.adaptations.own_weights import trained
 from feinschliff.lm.chat import Encoded
-from feinschliff.lm.flat import flatten, rows_apart
+from feinschliff.lm.flat import flatten
 from feinschliff.lm.load import load_model
 from feinschliff.lm.logprobs import score_labels
+from feinschliff.lm.rows_attention import rows_apart
 
 IDS = torch.tensor([[1, 40, 41, 60, 77, 90, 12, 5]])
 

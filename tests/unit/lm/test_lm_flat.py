@@ -20,10 +20,12 @@ from transformers import (
 )
 
 from feinschliff.kit.errors import Invalid
-from feinschliff.lm import flat
+from feinschliff.lm import rows_attention
 from feinschliff.lm.chat import Encoded
-from feinschliff.lm.flat import flatten, hidden_states, prove_rows_apart, rows_apart
+from feinschliff.lm.flat import flatten, hidden_states, prove_rows_apart
 from feinschliff.lm.logprobs import score_labels
+from feinschliff.lm.rows_attention import rows_apart
+from feinschliff.lm.shared_prefixes import Runs
 
 SMALL: dict[str, Any] = {
     "vocab_size": 128,
@@ -100,7 +102,7 @@ def test_positions_restart_and_labels_stand_before_their_token() -> None:
 
     assert batch.token_ids_T.tolist() == [5, 6, 8]
     assert batch.position_ids_T.tolist() == [0, 1, 0]
-    assert batch.row_bounds == (0, 2, 3)
+    assert batch.runs == Runs((0, 2, 3), ((), ()))
     assert batch.label_positions_N.tolist() == [0, 1, 2]
     assert batch.labels_N.tolist() == [6, 7, 9]
     assert (batch.tokens, batch.labels) == (3, 3)
@@ -110,7 +112,7 @@ def test_products_in_bf16_equal_the_fused_kernel(model: PreTrainedModel, monkeyp
     halved, batch = model.to(torch.bfloat16), flatten([row(1, 40), row(2, 12)])
     with torch.no_grad(), rows_apart(halved):
         products = hidden_states(halved, batch).float()
-        monkeypatch.setattr(flat, "PRODUCT_ROW_TOKENS_MAX", 0)
+        monkeypatch.setattr(rows_attention, "TILE_TOKENS_MAX", 0)
         fused = hidden_states(halved, batch).float()
 
     assert not torch.equal(products, fused), "both ways were taken"

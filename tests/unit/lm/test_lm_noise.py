@@ -12,9 +12,10 @@ from transformers import PreTrainedModel
 from feinschliff.formats.adaptations import Prompt
 from feinschliff.lm.adaptations import ADAPTATIONS
 from feinschliff.lm.chat import Encoded
-from feinschliff.lm.flat import FlatBatch, flatten, hidden_states, rows_apart
+from feinschliff.lm.flat import FlatBatch, flatten, hidden_states
 from feinschliff.lm.load import load_model
 from feinschliff.lm.noise import embedding_noise, noise
+from feinschliff.lm.rows_attention import rows_apart
 
 
 def row(tokens: int, *, first: int = 10) -> Encoded:
@@ -44,7 +45,7 @@ def test_each_rows_noise_is_uniform_within_alpha_over_the_root_of_its_size() -> 
 def test_it_goes_onto_the_embeddings_of_the_tokens(model: PreTrainedModel) -> None:
     batch = flatten(ROWS)
     embeddings = model.get_input_embeddings()
-    expected = embeddings(batch.token_ids_T) + noise(batch.token_ids_T, batch.row_bounds, 64, alpha=5, seed=3)
+    expected = embeddings(batch.token_ids_T) + noise(batch.token_ids_T, batch.runs.bounds, 64, alpha=5, seed=3)
     with torch.no_grad(), rows_apart(model), embedding_noise(model, 5, seed=3):
         seen = embeddings_met(model, batch)
 
@@ -104,7 +105,7 @@ def test_learned_vectors_before_the_input_get_none(model: PreTrainedModel) -> No
     with torch.no_grad(), rows_apart(transformer), embedding_noise(transformer, 5, seed=3):
         seen = embeddings_met(transformer, batch)
 
-    expected = noise(batch.token_ids_T, batch.row_bounds, 64, alpha=5, seed=3)
+    expected = noise(batch.token_ids_T, batch.runs.bounds, 64, alpha=5, seed=3)
     with torch.no_grad():
         plain = transformer.get_input_embeddings()(batch.token_ids_T)
     torch.testing.assert_close(seen - plain, expected)

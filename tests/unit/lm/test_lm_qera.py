@@ -15,9 +15,10 @@ from feinschliff.formats.adaptations import LowRank, Qlora
 from feinschliff.lm.adaptations import qera, qlora
 from feinschliff.lm.adaptations.lora_start import lora_layers
 from feinschliff.lm.chat import Encoded
-from feinschliff.lm.flat import FlatBatch, flatten, hidden_states, rows_apart
+from feinschliff.lm.flat import FlatBatch, flatten, hidden_states
 from feinschliff.lm.load import load_model
 from feinschliff.lm.quantised_load import plain_weights
+from feinschliff.lm.rows_attention import rows_apart
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 

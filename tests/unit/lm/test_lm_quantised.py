@@ -19,10 +19,11 @@ from feinschliff.lm.adaptations import lora, qlora
 from feinschliff.lm.adaptations.lora_product import FusedLoraLinear
 from feinschliff.lm.adaptations.saved import kind_of
 from feinschliff.lm.chat import Encoded
-from feinschliff.lm.flat import flatten, rows_apart
+from feinschliff.lm.flat import flatten
 from feinschliff.lm.load import load_model
 from feinschliff.lm.logprobs import score_labels
 from feinschliff.lm.quantised import Quantisation, QuantisedLinear, quantisation_of, quantise, wanted_by, widen
+from feinschliff.lm.rows_attention import rows_apart
 
 IDS = torch.tensor([[1, 40, 41, 60, 77, 90, 12, 5]])
 WAYS = [Quantisation("nf4"), Quantisation("nf4", double=True), Quantisation("int8")]

@@ -14,10 +14,11 @@ from feinschliff.formats.adaptations import LastLayers, Lora
 from feinschliff.kit.errors import Invalid
 from feinschliff.lm.adaptations import ADAPTATIONS
 from feinschliff.lm.chat import Encoded
-from feinschliff.lm.flat import flatten, rows_apart
+from feinschliff.lm.flat import flatten
 from feinschliff.lm.load import load_model
 from feinschliff.lm.logprobs import score_labels
 from feinschliff.lm.recomputation import recompute_activations
+from feinschliff.lm.rows_attention import rows_apart
 
 ROWS = [Encoded([10 + 3 * k for k in range(tokens)], [True] * tokens) for tokens in (40, 64, 7)]
 ADAPTED: list[Any] = [Lora(rank=4), Lora(rank=4, dropout=0.2), LastLayers(layers=1)]

@@ -17,10 +17,11 @@ from feinschliff.kit.errors import Invalid
 from feinschliff.lm.adaptations import ADAPTATIONS, prefix, prompt
 from feinschliff.lm.adaptations.prompt_files import encoder_of
 from feinschliff.lm.chat import Encoded
-from feinschliff.lm.flat import flatten, hidden_states, rows_apart
+from feinschliff.lm.flat import flatten, hidden_states
 from feinschliff.lm.load import load_model, load_tokenizer
 from feinschliff.lm.logprobs import score_labels
 from feinschliff.lm.recomputation import recompute_activations
+from feinschliff.lm.rows_attention import rows_apart
 
 ROWS = [
     Encoded([1, 40, 41, 60, 77, 90, 12, 5], [False, False, True, True, False, True, True, True]),
@@ -42,6 +43,9 @@ SMALL: dict[str, Any] = {
     "max_position_embeddings": 128,
 }
 
+BEGINNING = list(range(100, 120))
+NOT_LEARNED = [False] * len(BEGINNING)
+
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 
 
@@ -58,9 +62,9 @@ def stirred(adapted: PeftModel) -> PeftModel:
     return adapted
 
 
-def flat_loss(model: PreTrainedModel, rows: list[Encoded]) -> Tensor:
+def flat_loss(model: PreTrainedModel, rows: list[Encoded], *, share_prefixes: bool = False) -> Tensor:
     with rows_apart(model):
-        return -score_labels(model, flatten(rows)).logprobs_N.sum()
+        return -score_labels(model, flatten(rows, share_prefixes=share_prefixes)).logprobs_N.sum()
 
 
 def padded_loss(model: nn.Module, rows: list[Encoded]) -> Tensor:
@@ -89,14 +93,17 @@ def pefts_own(base: PreTrainedModel, kind: str) -> PeftModel:
     return get_peft_model(base, configs[kind])  # type: ignore[return-value]
 
 
+@pytest.mark.parametrize("begins", ["differently", "alike"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_loss_and_gradients_equal_pefts_on_the_padded_batch(tiny_model: Path, kind: str) -> None:
+def test_loss_and_gradients_equal_pefts_on_the_padded_batch(tiny_model: Path, kind: str, begins: str) -> None:
     ours = stirred(attached(load_model(tiny_model, precision="fp32"), kind))
     theirs = pefts_own(load_model(tiny_model, precision="fp32"), kind)
     encoder_of(theirs).load_state_dict(encoder_of(ours).state_dict())
+    alike = begins == "alike"
+    rows = [Encoded([*BEGINNING, *row.token_ids], [*NOT_LEARNED, *row.is_answer]) if alike else row for row in ROWS]
 
-    loss = flat_loss(ours.get_base_model(), ROWS)
-    expected = padded_loss(theirs, ROWS)
+    loss = flat_loss(ours.get_base_model(), rows, share_prefixes=alike)
+    expected = padded_loss(theirs, rows)
     loss.backward()  # type: ignore[no-untyped-call]
     expected.backward()  # type: ignore[no-untyped-call]
 

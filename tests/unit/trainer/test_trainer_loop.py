@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from feinschliff.artifacts.commit import fetch
-from feinschliff.formats.records import Record
+from feinschliff.formats.records import Message, Record
 from feinschliff.formats.report import Metrics, Notice, Result
 from feinschliff.kit.errors import Invalid
 from feinschliff.trainer.loop import refuse_what_is_not_finite, step_seed
@@ -68,6 +68,61 @@ def test_how_a_step_is_cut_into_micro_batches_changes_nothing(workshop: MakeWork
         assert float(one["train_loss"]) == pytest.approx(float(other["train_loss"]), abs=1e-4)
 
 
+SYSTEM = Message(role="system", content="Sort the letters of what you are told and answer in one word. " * 4)
+
+
+def tokens_of(one: Workshop) -> tuple[list[float], list[float]]:
+    """Of each step: tokens that were computed, and tokens of its rows."""
+    steps = [p.report for p in one.reports() if isinstance(p.report, Metrics) and p.report.phase == "train"]
+    return [step.values["computed_tokens"] for step in steps], [step.values["tokens"] for step in steps]
+
+
+def told(records: list[Record]) -> list[Record]:
+    return [one.model_copy(update={"messages": [SYSTEM, *one.messages]}) for one in records]
+
+
+def test_a_system_prompt_is_computed_once_a_batch_and_nothing_else_changes(tmp_path: Path, tiny_model: Path) -> None:
+    together, alone = (Workshop(tmp_path / name, tiny_model, train=told(rows(12)), validation=[]) for name in "ab")
+    together.recipe = {"optimisation": {"epochs": 2, "batch_size": 4, "learning_rate": 0.01}}
+    alone.recipe = {"optimisation": {**together.recipe["optimisation"], "micro_batch_tokens": 16}}
+    together.run()
+    alone.run()
+
+    (computed, of_rows), (each, of_each) = tokens_of(together), tokens_of(alone)
+    assert sum(computed) < 0.5 * sum(of_rows)
+    assert each == of_each == of_rows, "a row that is alone shares nothing"
+    for one, other in zip(history(together), history(alone), strict=True):
+        assert float(one["train_loss"]) == pytest.approx(float(other["train_loss"]), abs=1e-4)
+    first, second = trained(together, tmp_path / "together"), trained(alone, tmp_path / "alone")
+    for name, weight in first.items():
+        torch.testing.assert_close(weight, second[name], rtol=1e-3, atol=2e-5, msg=name)
+
+
+def test_tokens_that_are_computed_count_against_the_micro_batch(tmp_path: Path, tiny_model: Path) -> None:
+    one = Workshop(tmp_path / "job", tiny_model, train=told(rows(8)), validation=[])
+    one.recipe = {"optimisation": {"epochs": 1, "batch_size": 8, "micro_batch_tokens": 512}}
+    one.run()
+
+    (computed,), (of_rows,) = tokens_of(one)
+    assert computed < 512 < of_rows - 512, "one pass, where rows on their own would need three or more"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"adaptation": {"kind": "lora", "rank": 4, "dropout": 0.1}}, {"optimisation": {"neftune_alpha": 5.0}}],
+    ids=["dropout", "noise"],
+)
+def test_rows_whose_randomness_is_their_own_share_nothing(
+    tmp_path: Path, tiny_model: Path, changes: dict[str, object]
+) -> None:
+    one = Workshop(tmp_path / "job", tiny_model, train=told(rows(8)), validation=[])
+    one.recipe = {"optimisation": {"epochs": 1, "batch_size": 4}} | changes
+    one.run()
+
+    computed, of_rows = tokens_of(one)
+    assert computed == of_rows
+
+
 def test_training_stops_early_and_keeps_the_best_weights(tmp_path: Path, tiny_model: Path) -> None:
     wrong = with_answers_of_the_next(rows(8))
     one = Workshop(tmp_path / "job", tiny_model, train=rows(18), validation=wrong)
@@ -107,6 +162,7 @@ def test_every_step_reports_what_a_watcher_wants_to_see(workshop: MakeWorkshop) 
             "learning_rate",
             "gradient_norm",
             "tokens",
+            "computed_tokens",
             "tokens_per_second",
         }
         assert report.values["tokens_per_second"] > 0

@@ -18,8 +18,9 @@ from feinschliff.formats.objectives import Classify, Objective, Regress, Sft
 from feinschliff.lm import heads
 from feinschliff.lm.adaptations import frozen
 from feinschliff.lm.chat import Encoded
-from feinschliff.lm.flat import FlatBatch, rows_apart
+from feinschliff.lm.flat import FlatBatch
 from feinschliff.lm.load import load_model
+from feinschliff.lm.rows_attention import rows_apart
 from feinschliff.trainer.learner import HEAD, Learner
 from feinschliff.trainer.method import METHODS
 from feinschliff.trainer.methods import classify, pretrain, regress

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from feinschliff.lm.adaptations.lora_start import Start, lora_layers, put
 from feinschliff.lm.adaptations.peft_files import TRAINED, transformer
-from feinschliff.lm.flat import FlatBatch, hidden_states, rows_apart
+from feinschliff.lm.flat import FlatBatch, hidden_states
+from feinschliff.lm.rows_attention import rows_apart
 
 if TYPE_CHECKING:
     from peft import PeftModel

@@ -6,12 +6,14 @@ of the real tokens alone. Real tokens stand behind the virtual ones: their posit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+from feinschliff.lm.shared_prefixes import Runs
 
 if TYPE_CHECKING:
     from transformers import Cache, PreTrainedModel
@@ -41,13 +43,13 @@ def prepend_vectors(model: PreTrainedModel, vectors: Callable[[], Tensor]) -> No
         vectors_PH = vectors().to(embedded_BTH.dtype)
         count = len(vectors_PH)
         positions = None if position_ids is None else position_ids + count
-        bounds: tuple[int, ...] | None = rest.pop("row_bounds", None)
-        if bounds is not None:
+        runs: Runs | None = rest.pop("runs", None)
+        if runs is not None:
             assert positions is not None, "rows side by side always say their positions"
-            rest["row_bounds"] = _longer_bounds(bounds, count)
-            places_T = _places(bounds, count).to(embedded_BTH.device)
-            embedded_BTH = _before_rows(embedded_BTH, vectors_PH[None], bounds)
-            positions = _before_rows(positions, torch.arange(count, device=positions.device)[None], bounds)
+            rest["runs"] = longer = _longer(runs, count)
+            places_T = _places(runs, longer).to(embedded_BTH.device)
+            embedded_BTH = _before_rows(embedded_BTH, vectors_PH[None], runs)
+            positions = _before_rows(positions, torch.arange(count, device=positions.device)[None], runs)
         elif _is_empty(past_key_values):
             places_T = torch.arange(count, count + embedded_BTH.shape[1], device=embedded_BTH.device)
             embedded_BTH = torch.cat([vectors_PH.expand(len(embedded_BTH), -1, -1), embedded_BTH], dim=1)
@@ -89,7 +91,7 @@ def prepend_keys_and_values(model: PreTrainedModel, prefix: Callable[[], KeysAnd
     ) -> Any:
         layers = prefix()
         count = layers[0][0].shape[2]
-        if "row_bounds" in rest:
+        if "runs" in rest:
             rest["prefix"] = layers
         elif _is_empty(past_key_values):
             past_key_values = DynamicCache(config=model.config) if past_key_values is None else past_key_values
@@ -116,20 +118,27 @@ def _is_empty(cache: Cache | None) -> bool:
     return cache is None or cache.get_seq_length() == 0
 
 
-def _before_rows(tokens: Tensor, virtual: Tensor, bounds: Sequence[int]) -> Tensor:
-    """Rows side by side along axis 1, each with the virtual ones before it."""
-    pieces = [piece for start, stop in pairwise(bounds) for piece in (virtual, tokens[:, start:stop])]
+def _before_rows(tokens: Tensor, virtual: Tensor, runs: Runs) -> Tensor:
+    """Runs side by side along axis 1; those that begin rows have the virtual ones before them."""
+    pieces: list[Tensor] = []
+    for (start, stop), before in _each(runs):
+        pieces += [tokens[:, start:stop]] if before else [virtual, tokens[:, start:stop]]
     return torch.cat(pieces, dim=1)
 
 
-def _longer_bounds(bounds: Sequence[int], count: int) -> tuple[int, ...]:
-    return tuple(bound + row * count for row, bound in enumerate(bounds))
+def _longer(runs: Runs, count: int) -> Runs:
+    lengths = [stop - start + (0 if before else count) for (start, stop), before in _each(runs)]
+    return Runs((0, *accumulate(lengths)), runs.before)
 
 
-def _places(bounds: Sequence[int], count: int) -> Tensor:
+def _places(runs: Runs, longer: Runs) -> Tensor:
     """Where the real tokens stand among the virtual ones; (T,)."""
-    rows = enumerate(pairwise(bounds), start=1)
-    return torch.cat([torch.arange(start + row * count, stop + row * count) for row, (start, stop) in rows])
+    real = [stop - start for (start, stop), _ in _each(runs)]
+    return torch.cat([torch.arange(stop - own, stop) for own, stop in zip(real, longer.bounds[1:], strict=True)])
+
+
+def _each(runs: Runs) -> Iterator[tuple[tuple[int, int], tuple[int, ...]]]:
+    return zip(pairwise(runs.bounds), runs.before, strict=True)
 
 
 def _longer_mask(mask: Tensor | None, count: int) -> Tensor | None:

@@ -15,8 +15,8 @@ from feinschliff.trainer.learner import Learner
 from feinschliff.trainer.terms import LossTerms
 
 
-def collate(rows: Sequence[Encoded]) -> FlatBatch:
-    return flatten(rows)
+def collate(rows: Sequence[Encoded], *, share_prefixes: bool = False) -> FlatBatch:
+    return flatten(rows, share_prefixes=share_prefixes)
 
 
 def next_token_loss(learner: Learner, batch: FlatBatch, *, smoothing: float = 0.0) -> LossTerms:

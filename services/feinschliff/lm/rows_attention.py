@@ -1,0 +1,187 @@
+"""Attention inside the rows of a batch without padding, as transformers' models call it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from feinschliff.kit.errors import Invalid
+from feinschliff.lm.shared_prefixes import Runs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+ROWS_ATTENTION = "feinschliff_rows"
+
+TILE_TOKENS_MAX = 256
+"""Runs side by side up to here are attended at once by plain products. A longer run takes the fused kernel: weights of
+products are kept for the backward pass and grow with the square of a run."""
+
+KeysAndValues = tuple[Tensor, Tensor]
+
+
+class Tile(NamedTuple):
+    """Runs side by side that continue the same runs.
+
+    bounds: where they stand in the batch; one more number than there are runs.
+    """
+
+    bounds: tuple[int, ...]
+    before: tuple[int, ...]
+
+    @property
+    def tokens(self) -> int:
+        return self.bounds[-1] - self.bounds[0]
+
+
+@contextmanager
+def rows_apart(model: PreTrainedModel) -> Iterator[None]:
+    """Within, the model attends inside the rows of a `FlatBatch` only."""
+    register()
+    usual = model.config._attn_implementation
+    model.set_attn_implementation(ROWS_ATTENTION)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(usual)
+
+
+def register() -> None:
+    """Make the attention known to transformers; harmless when done again."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    ALL_ATTENTION_FUNCTIONS.register(ROWS_ATTENTION, rows_attention)
+
+
+def rows_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    runs: Runs | None = None,
+    prefix: Sequence[KeysAndValues] | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    **rest: Any,
+) -> tuple[Tensor, None]:
+    """Causal attention of each run to itself and to those before it; shapes (1, heads, T, d) in, (1, T, heads, d) out.
+
+    Args:
+        prefix: keys and values of each layer that stand before every row, (1, key heads, P, d).
+    """
+    unsupported = [name for name in ("softcap", "s_aux", "position_bias") if rest.get(name) is not None]
+    if unsupported or attention_mask is not None:
+        raise architecture_unsupported(f"its attention uses {', '.join(unsupported) or 'a mask of its own'}")
+    if runs is None:
+        raise architecture_unsupported("its layers do not pass the rows' bounds on to their attention")
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    by_products = query.device.type == "cpu" and not dropout
+    outermost = [] if prefix is None else [_of_layer(prefix, module, key.dtype)]
+    outputs = []
+    for tile in tiles(runs, TILE_TOKENS_MAX if by_products else 0):
+        spans = [*(runs.bounds[run : run + 2] for run in tile.before), (tile.bounds[0], tile.bounds[-1])]
+        pieces = [*outermost, *((key[:, :, start:stop], value[:, :, start:stop]) for start, stop in spans)]
+        keys, values = pieces[0] if len(pieces) == 1 else (torch.cat(parts, 2) for parts in zip(*pieces, strict=True))
+        asked = query[:, :, tile.bounds[0] : tile.bounds[-1]]
+        rows = tuple(bound - tile.bounds[0] for bound in tile.bounds)
+        if by_products and tile.tokens <= TILE_TOKENS_MAX:
+            outputs.append(_by_products(asked, keys, values, rows, scale=scale, window=sliding_window))
+        else:
+            outputs.append(_fused(asked, keys, values, scale=scale, dropout=dropout, window=sliding_window))
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+@lru_cache(maxsize=64)
+def tiles(runs: Runs, tokens_max: int) -> list[Tile]:
+    """Runs in their order; neighbours that continue the same ones are together as far as `tokens_max` goes."""
+    made: list[Tile] = []
+    for (start, stop), before in zip(pairwise(runs.bounds), runs.before, strict=True):
+        last = made[-1] if made else None
+        if last and last.before == before and stop - last.bounds[0] <= tokens_max:
+            made[-1] = Tile((*last.bounds, stop), before)
+        else:
+            made.append(Tile((start, stop), before))
+    return made
+
+
+def _by_products(
+    query: Tensor, key: Tensor, value: Tensor, rows: tuple[int, ...], *, scale: float, window: int | None
+) -> Tensor:
+    """The heads of one key are stacked into one product."""
+    _, heads, tokens, width = query.shape
+    keys, places = key.shape[1:3]
+    mask = _mask(rows, places, window or places, heads // keys, query.dtype)
+    stacked = query[0].reshape(keys, heads // keys * tokens, width)
+    weights = torch.baddbmm(mask, stacked, key[0].transpose(1, 2), alpha=scale).softmax(dim=-1)
+    return torch.bmm(weights, value[0]).view(1, heads, tokens, width)
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float, window: int | None) -> Tensor:
+    """The last tokens of one row ask, all that it has up to them answer."""
+    tokens, places = query.shape[2], key.shape[2]
+    plain = tokens == places and (window is None or places <= window)
+    groups = query.shape[1] // key.shape[1]
+    return F.scaled_dot_product_attention(
+        query,
+        key.repeat_interleave(groups, dim=1),
+        value.repeat_interleave(groups, dim=1),
+        attn_mask=None if plain else _seen((0, tokens), places, window or places).to(query.device),
+        is_causal=plain,
+        scale=scale,
+        dropout_p=dropout,
+    )
+
+
+@lru_cache(maxsize=64)
+def _mask(rows: tuple[int, ...], places: int, window: int, repeated: int, dtype: torch.dtype) -> Tensor:
+    """What is added to the scores: nothing where a token looks, -inf elsewhere; (repeated x tokens, places)."""
+    hidden = ~_seen(rows, places, window)
+    return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf")).repeat(repeated, 1)
+
+
+def _seen(rows: tuple[int, ...], places: int, window: int) -> Tensor:
+    """Which places the tokens of rows side by side attend to; (tokens, places).
+
+    Args:
+        rows: their bounds, from 0 on.
+        places: those that all rows continue, and then the rows.
+        window: a token looks at so many places, its own the last.
+    """
+    before = places - rows[-1]
+    blocks = []
+    for start, stop in pairwise(rows):
+        place = torch.arange(before + stop - start)
+        distance = place[before:, None] - place[None]
+        seen = (distance >= 0) & (distance < window)
+        block = torch.zeros(stop - start, places, dtype=torch.bool)
+        block[:, :before] = seen[:, :before]
+        block[:, before + start : before + stop] = seen[:, before:]
+        blocks.append(block)
+    return torch.cat(blocks)
+
+
+def _of_layer(prefix: Sequence[KeysAndValues], attention: torch.nn.Module, dtype: torch.dtype) -> KeysAndValues:
+    number = getattr(attention, "layer_idx", None)
+    if number is None:
+        raise architecture_unsupported("its attention does not know its layer")
+    keys, values = prefix[int(number)]
+    return keys.to(dtype), values.to(dtype)
+
+
+def architecture_unsupported(why: str) -> Invalid:
+    return Invalid(
+        "ARCHITECTURE_UNSUPPORTED",
+        f"This base cannot be trained on batches without padding: {why}.",
+        advice=["Take a decoder-only base with ordinary attention, such as Llama, Qwen, Mistral or SmolLM."],
+        why=why,
+    )
