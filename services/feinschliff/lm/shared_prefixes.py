@@ -55,6 +55,15 @@ class Arrangement:
         return (*before, len(self.runs) - 1)
 
 
+def common_prefix(rows: Sequence[list[int]]) -> list[int]:
+    """Tokens that all rows begin with; the rows that differ first are the least and the greatest."""
+    if not rows:
+        return []
+    least, greatest = min(rows), max(rows)
+    pairs = zip(least, greatest, strict=False)
+    return least[: next((place for place, (one, other) in enumerate(pairs) if one != other), len(least))]
+
+
 def side_by_side(rows: Sequence[list[int]]) -> Arrangement:
     """Each row as a run, in their order."""
     made = Arrangement(rows)
@@ -75,7 +84,7 @@ def _branch(made: Arrangement, members: list[int], start: int, before: tuple[int
     if len(members) == 1:
         made.of_row[members[0]] = made.add(members[0], start, len(rows[members[0]]), before)
         return
-    stop = _common([rows[member] for member in members])
+    stop = len(common_prefix([rows[member] for member in members]))
     if (len(members) - 1) * (stop - start) >= SAVED_TOKENS_MIN:
         before, start = made.add(members[0], start, stop, before), stop
     parted: dict[int, list[int]] = {}
@@ -86,10 +95,3 @@ def _branch(made: Arrangement, members: list[int], start: int, before: tuple[int
             parted.setdefault(rows[member][stop], []).append(member)
     for group in parted.values():
         _branch(made, group, start, before)
-
-
-def _common(rows: Sequence[list[int]]) -> int:
-    """Tokens that all rows begin with; the rows that differ first are the least and the greatest."""
-    least, greatest = min(rows), max(rows)
-    pairs = zip(least, greatest, strict=False)
-    return next((place for place, (one, other) in enumerate(pairs) if one != other), min(len(least), len(greatest)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from feinschliff.artifacts.outlines import Outline
+from feinschliff.formats.adaptations import LastLayers
 from feinschliff.formats.objectives import Sft
 from feinschliff.formats.recipe import Recipe
 from feinschliff.formats.runfile import DataPart
@@ -16,7 +17,7 @@ from feinschliff.lm.chat import Chat
 from feinschliff.lm.encoding import RowEncoder, survey
 from feinschliff.lm.plain_tokenizer import PlainTokenizer
 from feinschliff.training import findings, memory
-from feinschliff.training.architecture import Architecture, architecture_of, trained_parameters
+from feinschliff.training.architecture import Architecture, architecture_of, low_rank_of, trained_parameters
 from feinschliff.training.findings import Finding, Severity
 from feinschliff.training.machine import likely_precision, memory_of
 from feinschliff.training.memory import Load, Part, Site
@@ -145,7 +146,7 @@ class Planner:
             except Invalid as refusal:
                 found.append(findings.of_refusal(refusal))
         work = work_of(train, recipe.optimisation)
-        biggest = largest(train, recipe.optimisation, work.steps)
+        biggest = largest(train, recipe.optimisation, work.steps, shared=shares_prefixes(recipe))
         trained = trained_parameters(architecture, recipe, classes=classes) if architecture else 0
         needs = self._memory(architecture, recipe, profile, load_of(biggest, [*train, *validation]), trained)
         found += findings.of_rows([*train, *validation], recipe)
@@ -245,7 +246,8 @@ class Planner:
     ) -> Memory:
         """The same rows under another recipe."""
         assert architecture is not None
-        biggest = largest(train, recipe.optimisation, work_of(train, recipe.optimisation).steps)
+        steps = work_of(train, recipe.optimisation).steps
+        biggest = largest(train, recipe.optimisation, steps, shared=shares_prefixes(recipe))
         trained = trained_parameters(architecture, recipe)
         return self._memory(architecture, recipe, profile, load_of(biggest, train), trained)
 
@@ -288,6 +290,14 @@ def parts_of(
         Part(one.component, min(one.low, two.low), one.expected, max(one.high, two.high))
         for one, two in zip(expected, other, strict=True)
     ]
+
+
+def shares_prefixes(recipe: Recipe) -> bool:
+    """Whether the trainer computes once what rows begin with: not where each row draws numbers of its own, nor where
+    states of frozen layers are kept by row."""
+    low_rank = low_rank_of(recipe)
+    random = recipe.optimisation.neftune_alpha or (low_rank is not None and low_rank.dropout)
+    return not random and not isinstance(recipe.adaptation, LastLayers)
 
 
 def load_of(biggest: Largest, sources: Sequence[Looked]) -> Load:

@@ -15,6 +15,7 @@ from feinschliff.formats.steps import rows_drawn, steps_of
 from feinschliff.kit.errors import Invalid
 from feinschliff.lm.chat import Encoded
 from feinschliff.lm.encoding import RowEncoder
+from feinschliff.lm.shared_prefixes import common_prefix
 
 ROWS_MAX = 2000
 """Rows looked at in all; the mean of so many lengths is known to within a few percent."""
@@ -58,6 +59,7 @@ class Looked:
         rows: of the source, in all. seen: rows looked at.
         lengths: tokens that each row, or each sequence of joined rows, brings into a forward pass.
         labels: those of them that are learned.
+        opening: tokens that all of them begin with.
     """
 
     dataset_version: str
@@ -66,6 +68,7 @@ class Looked:
     seen: int
     lengths: tuple[int, ...]
     labels: tuple[int, ...]
+    opening: tuple[int, ...] = ()
     unanswered: tuple[Line, ...] = ()
     long: tuple[Line, ...] = ()
     refused: tuple[Line, ...] = ()
@@ -174,6 +177,7 @@ def look(
         seen=len(records),
         lengths=tuple(len(row.token_ids) - 1 for row in kept),
         labels=tuple(sum(row.is_answer[1:]) for row in kept),
+        opening=tuple(common_prefix([row.token_ids[:-1] for row in kept])),
         unanswered=tuple(seen.unanswered),
         long=tuple(seen.long),
         refused=tuple(seen.refused),
@@ -198,10 +202,13 @@ def work_of(sources: Sequence[Looked], optimisation: Optimisation) -> Work:
     )
 
 
-def largest(sources: Sequence[Looked], optimisation: Optimisation, steps: int) -> Largest:
+def largest(sources: Sequence[Looked], optimisation: Optimisation, steps: int, *, shared: bool = False) -> Largest:
     """The largest forward pass of a job, by drawing batches as the trainer does and cutting them as it does.
 
     Only so many steps are drawn as there are, at most `DRAWS_MAX`: the longest rows seldom meet in one batch.
+
+    Args:
+        shared: what all rows begin with is computed once in a pass. Rows may share more, which is not looked for.
     """
     lengths = np.asarray([length for source in sources for length in source.lengths], dtype=np.int64)
     labels = np.asarray([count for source in sources for count in source.labels], dtype=np.int64)
@@ -216,10 +223,11 @@ def largest(sources: Sequence[Looked], optimisation: Optimisation, steps: int) -
     drawn = _batches(lengths, weights / weights.sum(), size, min(max(1, steps), DRAWS_MAX))
     if optimisation.order == "by_length":
         drawn.append(np.argsort(lengths, kind="stable")[-size:])
-    cut = [_passes(lengths[batch], labels[batch], limit) for batch in drawn]
+    once = len(common_prefix([list(source.opening) for source in sources])) if shared else 0
+    cut = [_passes(lengths[batch], labels[batch], limit, once) for batch in drawn]
     passes = [max(one) for one in cut]
     longest = int(lengths.max())
-    bound = min(int(np.sort(lengths)[-size:].sum()), max(limit, longest))
+    bound = min(int(np.sort(lengths)[-size:].sum()) - once * (size - 1), max(limit, longest))
     return Largest(
         tokens=max(one[0] for one in passes),
         tokens_low=int(np.median([one[0] for one in passes])),
@@ -236,15 +244,19 @@ def _batches(lengths: np.ndarray, chances: np.ndarray, size: int, count: int) ->
     return [dice.choice(len(lengths), size=size, p=chances, replace=again) for _ in range(count)]
 
 
-def _passes(lengths: np.ndarray, labels: np.ndarray, limit: int) -> list[tuple[int, int, int]]:
-    """Tokens, labels and rows of each forward pass of a step: rows in turn, as many as fit, and always one."""
+def _passes(lengths: np.ndarray, labels: np.ndarray, limit: int, once: int) -> list[tuple[int, int, int]]:
+    """Tokens, labels and rows of each forward pass of a step: rows in turn, as many as fit, and always one.
+
+    Args:
+        once: tokens of each row that count for the first one of a pass alone.
+    """
     passes: list[tuple[int, int, int]] = []
     tokens, learned, rows = 0, 0, 0
     for length, label in zip(lengths.tolist(), labels.tolist(), strict=True):
-        if rows and tokens + length > limit:
+        if rows and tokens + length - once > limit:
             passes.append((tokens, learned, rows))
             tokens, learned, rows = 0, 0, 0
-        tokens, learned, rows = tokens + length, learned + label, rows + 1
+        tokens, learned, rows = tokens + length - (once if rows else 0), learned + label, rows + 1
     return [*passes, (tokens, learned, rows)]
 
 

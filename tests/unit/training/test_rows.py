@@ -117,6 +117,22 @@ def test_the_largest_pass_obeys_the_limit_and_always_takes_a_row(chat: Chat) -> 
     assert few.tokens == sum(seen(chat, rows(3)).lengths), "a step has no more rows than there are"
 
 
+def test_what_rows_begin_with_counts_once_in_a_pass(chat: Chat) -> None:
+    system = Message(role="system", content="please help with the order " * 5)
+    told = [one.model_copy(update={"messages": [system, *one.messages]}) for one in rows(40)]
+    looked, optimisation = seen(chat, told, batch_size=8), Optimisation(batch_size=8, micro_batch_tokens=100_000)
+    once = len(looked.opening)
+    assert once > 20
+    alone, shared = (largest([looked], optimisation, 100, shared=shared) for shared in (False, True))
+    assert (shared.rows, shared.passes, shared.labels) == (8, 1, alone.labels)
+    for name in ("tokens", "tokens_low", "tokens_high"):
+        assert getattr(shared, name) == getattr(alone, name) - 7 * once, name
+    tight = optimisation.model_copy(update={"micro_batch_tokens": shared.tokens_high})
+    assert largest([looked], tight, 100, shared=True).passes == 1 < largest([looked], tight, 100).passes
+    others = seen(chat, rows(40), batch_size=8)
+    assert largest([looked, others], optimisation, 100, shared=True).tokens > shared.tokens + once
+
+
 def test_too_much_text_is_looked_at_in_part_the_same_part_each_time() -> None:
     records = rows(200)
     part = fair_part(records, text_bytes_max=4000)
