@@ -21,24 +21,25 @@ if TYPE_CHECKING:
 ROWS_ATTENTION = "feinschliff_rows"
 
 TILE_TOKENS_MAX = 256
-"""Runs side by side up to here are attended at once by plain products. A longer run takes the fused kernel: weights of
-products are kept for the backward pass and grow with the square of a run."""
+"""Short runs side by side are attended at once, by plain products, up to here. A longer run takes the fused kernel:
+weights of products are kept for the backward pass and grow with the square of a run."""
 
 KeysAndValues = tuple[Tensor, Tensor]
 
 
 class Tile(NamedTuple):
-    """Runs side by side that continue the same runs.
+    """Runs side by side that are attended at once.
 
-    bounds: where they stand in the batch; one more number than there are runs.
+    rows: where each begins and the last one ends, from 0 on.
+    before: the tiles that all of them continue, the first first.
     """
 
-    bounds: tuple[int, ...]
+    rows: tuple[int, ...]
     before: tuple[int, ...]
 
     @property
     def tokens(self) -> int:
-        return self.bounds[-1] - self.bounds[0]
+        return self.rows[-1]
 
 
 @contextmanager
@@ -87,30 +88,38 @@ def rows_attention(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     by_products = query.device.type == "cpu" and not dropout
     outermost = [] if prefix is None else [_of_layer(prefix, module, key.dtype)]
+    cut = tiles(runs, TILE_TOKENS_MAX if by_products else 0)
+    sizes = [tile.tokens for tile in cut]
+    queries, keys, values = (torch.split(whole, sizes, dim=2) for whole in (query, key, value))
     outputs = []
-    for tile in tiles(runs, TILE_TOKENS_MAX if by_products else 0):
-        spans = [*(runs.bounds[run : run + 2] for run in tile.before), (tile.bounds[0], tile.bounds[-1])]
-        pieces = [*outermost, *((key[:, :, start:stop], value[:, :, start:stop]) for start, stop in spans)]
-        keys, values = pieces[0] if len(pieces) == 1 else (torch.cat(parts, 2) for parts in zip(*pieces, strict=True))
-        asked = query[:, :, tile.bounds[0] : tile.bounds[-1]]
-        rows = tuple(bound - tile.bounds[0] for bound in tile.bounds)
+    for number, tile in enumerate(cut):
+        seen = [*outermost, *((keys[one], values[one]) for one in (*tile.before, number))]
+        seen_keys, seen_values = seen[0] if len(seen) == 1 else (torch.cat(one, 2) for one in zip(*seen, strict=True))
+        given = (queries[number], seen_keys, seen_values)
         if by_products and tile.tokens <= TILE_TOKENS_MAX:
-            outputs.append(_by_products(asked, keys, values, rows, scale=scale, window=sliding_window))
+            output = _by_products(*given, tile.rows, scale=scale, window=sliding_window)
         else:
-            outputs.append(_fused(asked, keys, values, scale=scale, dropout=dropout, window=sliding_window))
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+            output = _fused(*given, scale=scale, dropout=dropout, window=sliding_window)
+        outputs.append(output.transpose(1, 2))
+    return torch.cat(outputs, dim=1), None
 
 
 @lru_cache(maxsize=64)
 def tiles(runs: Runs, tokens_max: int) -> list[Tile]:
-    """Runs in their order; neighbours that continue the same ones are together as far as `tokens_max` goes."""
+    """Runs in their order; neighbours that continue the same ones, and that nothing continues, are together as far as
+    `tokens_max` goes."""
     made: list[Tile] = []
-    for (start, stop), before in zip(pairwise(runs.bounds), runs.before, strict=True):
-        last = made[-1] if made else None
-        if last and last.before == before and stop - last.bounds[0] <= tokens_max:
-            made[-1] = Tile((*last.bounds, stop), before)
+    continued = {one for before in runs.before for one in before}
+    tile_of: dict[int, int] = {}
+    open_to: tuple[int, ...] | None = None  # what the last tile continues, while it may grow
+    for run, ((start, stop), before) in enumerate(zip(pairwise(runs.bounds), runs.before, strict=True)):
+        end = (made[-1].tokens if made else 0) + stop - start
+        if run not in continued and open_to == before and end <= tokens_max:
+            made[-1] = made[-1]._replace(rows=(*made[-1].rows, end))
         else:
-            made.append(Tile((start, stop), before))
+            made.append(Tile((0, stop - start), tuple(tile_of[one] for one in before)))
+        tile_of[run] = len(made) - 1
+        open_to = None if run in continued else before
     return made
 
 

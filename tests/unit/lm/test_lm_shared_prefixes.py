@@ -87,12 +87,12 @@ def test_identical_rows_are_computed_once() -> None:
 
 
 def test_runs_side_by_side_are_attended_at_once_where_they_continue_the_same() -> None:
-    runs = Runs((0, 4, 6, 9, 11, 15), ((), (0,), (0,), (0, 2), ()))
+    runs = Runs((0, 4, 6, 9, 11, 14, 15, 17), ((), (0,), (0,), (0,), (0, 3), (0, 3), ()))
 
-    assert tiles(runs, 100) == [Tile((0, 4), ()), Tile((4, 6, 9), (0,)), Tile((9, 11), (0, 2)), Tile((11, 15), ())]
-    assert tiles(runs, 4) == [
-        Tile(pair, before) for pair, before in zip(pairwise(runs.bounds), runs.before, strict=True)
-    ]
+    trunk, branch, leaves, other = Tile((0, 4), ()), Tile((0, 2), (0,)), Tile((0, 3, 4), (0, 2)), Tile((0, 2), ())
+    assert tiles(runs, 100) == [trunk, Tile((0, 2, 5), (0,)), branch, leaves, other]
+    assert tiles(runs, 4) == [trunk, branch, Tile((0, 3), (0,)), branch, leaves._replace(before=(0, 3)), other]
+    assert [tile.rows for tile in tiles(runs, 0)] == [(0, stop - start) for start, stop in pairwise(runs.bounds)]
 
 
 def loss_and_gradients(model: PreTrainedModel, batch: FlatBatch) -> tuple[Tensor, dict[str, Tensor]]:
