@@ -130,9 +130,9 @@ def _by_products(
     _, heads, tokens, width = query.shape
     keys, places = key.shape[1:3]
     mask = _mask(rows, places, window or places, heads // keys, query.dtype)
-    stacked = query[0].reshape(keys, heads // keys * tokens, width)
-    weights = torch.baddbmm(mask, stacked, key[0].transpose(1, 2), alpha=scale).softmax(dim=-1)
-    return torch.bmm(weights, value[0]).view(1, heads, tokens, width)
+    stacked = query.reshape(keys, heads // keys * tokens, width)
+    weights = torch.baddbmm(mask, stacked, key.squeeze(0).transpose(1, 2), alpha=scale).softmax(dim=-1)
+    return torch.bmm(weights, value.squeeze(0)).view(1, heads, tokens, width)
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float, window: int | None) -> Tensor:

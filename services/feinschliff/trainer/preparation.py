@@ -26,6 +26,7 @@ from feinschliff.lm.adaptations.saved import read_settings, refuse_another_kind
 from feinschliff.lm.chat import Chat
 from feinschliff.lm.encoding import RowEncoder
 from feinschliff.lm.flat import prove_rows_apart
+from feinschliff.lm.fused import use_fused_layers
 from feinschliff.lm.load import LoadedBase, load_model, load_tokenizer, prepare, resolve_precision
 from feinschliff.lm.logprobs import prove_plain_head
 from feinschliff.lm.quantised import wanted_by
@@ -144,6 +145,7 @@ def load(a: Attempt, saved: Saved | None) -> Loaded:
         data = load_data(a, encoder)
     a.post(Progress(stage="loading"))
     model = load_model(folder, precision=precision, quantisation=wanted_by(a.recipe.adaptation))
+    use_fused_layers(model)
     prove_rows_apart(model)
     prove_plain_head(model)
     a.stop.check()
