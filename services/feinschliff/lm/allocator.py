@@ -24,6 +24,6 @@ tokens of SmolLM2-135M with LoRA in bf16: some 60,000 page faults and 4.7 CPU se
 
 Tensors are aligned. Up to 2.38, glibc cuts an aligned block out of a larger one and keeps the rims in lists of small
 blocks that join nothing (its bug 30723): what a tensor leaves is too small for the next one of its size, and the heap
-grows by a hole. Without those lists three steps in fp32 need 3.6 GiB instead of 4.5, and 1.4 instead of 2.3 where
+grows by a hole. Without those lists three steps in fp32 need 3.5 GiB instead of 4.4, and 1.4 instead of 2.2 where
 activations are computed twice, in the same time. Other C libraries know nothing of any of it and do not mind.
 """

@@ -57,7 +57,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)
 """
 
 GROWTH_MIB_MAX = 220
-"""Of tensors there are 45 MiB at most, of one layer; the heap grows by 64. glibc 2.36 by itself was seen to take 450."""
+"""Of tensors there are 45 MiB at most, of one layer; the heap grows by 64. glibc 2.36 left as it is takes 450."""
 
 
 def said(program: str, environment: dict[str, str]) -> int:
