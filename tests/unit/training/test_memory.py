@@ -40,7 +40,7 @@ MEASURED_MIB: list[tuple[int, Load, str, str, dict[str, Any]]] = [
     (2401, LONG, "bf16", "lora", {}),
     (2000, SMALL, "fp32", "lora", {}),
     (1222, GSM8K, "bf16", "lora", TWICE),
-    (1397, GSM8K, "fp32", "lora", TWICE),
+    (1498, GSM8K, "fp32", "lora", TWICE),
     (5070, GSM8K, "bf16", "dora", {}),
     (3234, GSM8K, "fp32", "ia3", {}),
     (1663, GSM8K, "bf16", "last_layers", {}),
