@@ -25,11 +25,11 @@ COMPONENTS: tuple[Component, ...] = (
 )  # fmt: skip
 
 PROGRAM_BYTES = {"cpu": 620 * MIB, "cuda": 900 * MIB}
-"""Python, torch, transformers and peft before any weight is read; on a GPU also its context."""
+"""Python, torch, transformers and peft, with what they set up for themselves in the first step; on a GPU also its
+context."""
 
-KEPT_OVERHEAD = 1.25
-"""What is kept between the passes, as it was measured, over what the tensors alone come to: memory that the allocator
-holds for blocks of other sizes."""
+FIRST_STEP_BYTES = 250 * MIB
+"""Of the program, what comes after the base is loaded: code that is read when it is used, buffers of the products."""
 
 LOGITS_CHUNK_BYTES = 32 * MIB
 """fp32 logits that exist at once, as `lm.logprobs` cuts them."""
@@ -138,11 +138,13 @@ Moment = dict[Component, float]
 
 
 def _loading(architecture: Architecture, recipe: Recipe, load: Load, site: Site, trained: int) -> Moment:
-    """The files are mapped while their tensors are turned into what is computed with."""
+    """The files are mapped while their tensors are turned into what is computed with; they stay where they are that."""
+    as_they_are = site.width == site.unpacked_bytes and not isinstance(recipe.adaptation, Qlora)
+    read = 0.0 if as_they_are else site.unpacked_bytes * architecture.total_parameters
     return {
-        "program": PROGRAM_BYTES[site.device],
+        "program": PROGRAM_BYTES[site.device] - FIRST_STEP_BYTES,
         "data": _data(load),
-        "weights": _weights(architecture, recipe, site, 0) + site.unpacked_bytes * architecture.total_parameters,
+        "weights": _weights(architecture, recipe, site, 0) + read,
     }
 
 
@@ -245,6 +247,7 @@ def _virtual_tokens(recipe: Recipe) -> int:
 def kept_per_token(architecture: Architecture, recipe: Recipe, site: Site, row_tokens: int) -> float:
     """Bytes that one layer keeps of one token.
 
+    Its tensors and nothing beside them: the trainer's heap has next to no holes, see `lm.allocator`.
     The residual stream in fp32 before both norms; queries, keys and values; the weights of attention, where they are
     made by products, or its output; gate, activation and product of the feed-forward layer; and the input of every
     matrix that learns, or that has something beside it which does.
@@ -255,7 +258,7 @@ def kept_per_token(architecture: Architecture, recipe: Recipe, site: Site, row_t
     norms = 8.0 * hidden
     attention = b * (queries + 2 * keys) + _attention(architecture, site, row_tokens)
     feed_forward = b * 3 * inner
-    return KEPT_OVERHEAD * (norms + attention + feed_forward) + _inputs(architecture, recipe, site)
+    return norms + attention + feed_forward + _inputs(architecture, recipe, site)
 
 
 def _attention(architecture: Architecture, site: Site, row_tokens: int) -> float:
@@ -267,7 +270,7 @@ def _attention(architecture: Architecture, site: Site, row_tokens: int) -> float
 
 
 def _inputs(architecture: Architecture, recipe: Recipe, site: Site) -> float:
-    """Inputs kept for the gradients of what learns, by the adaptation."""
+    """Inputs kept for the gradients of what learns, by the adaptation; of DoRA what base and adapter gave, too."""
     hidden, queries, inner, keys = architecture.hidden, architecture.queries, architecture.inner, architecture.keys
     match recipe.adaptation.kind:
         case "lora" | "qlora":
@@ -278,7 +281,9 @@ def _inputs(architecture: Architecture, recipe: Recipe, site: Site) -> float:
         case "dora":
             targets = architecture.targets(recipe.adaptation.lora.target_modules)
             outputs = sum(one.outputs for one in targets) / max(1, architecture.layers)
-            return _shared_inputs(architecture, targets) * (4.0 + site.width) + outputs * 2 * (4.0 + site.width)
+            widened = sum(one.inputs for one in targets) / max(1, architecture.layers)  # by each matrix for itself
+            inputs = _shared_inputs(architecture, targets) if site.precision == "fp32" else widened
+            return 4.0 * inputs + (4.0 + site.width) * outputs
         case "full" | "last_layers":
             return site.width * (4 * hidden + queries + inner)
         case "ia3":

@@ -41,6 +41,7 @@ CASES: Mapping[str, Case] = {
     "lora.bf16.long_rows": {"joined_rows": 4, "optimisation": {"batch_size": 4, "micro_batch_tokens": 2048}},
     "lora.fp32.small_passes": {"precision": "fp32", "optimisation": {"micro_batch_tokens": 256}},
     "lora.bf16.checkpointed": {"optimisation": {"gradient_checkpointing": True}},
+    "lora.fp32.checkpointed": {"precision": "fp32", "optimisation": {"gradient_checkpointing": True}},
     "dora.bf16": {"adaptation": {"kind": "dora"}},
     "ia3.fp32": {"precision": "fp32", "adaptation": {"kind": "ia3"}},
     "last_layers.bf16": {"adaptation": {"kind": "last_layers", "layers": 2}},

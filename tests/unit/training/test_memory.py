@@ -12,13 +12,44 @@ from feinschliff.artifacts.directory import DirectoryStore
 from feinschliff.artifacts.outlines import outline
 from feinschliff.formats.recipe import Recipe
 from feinschliff.training.architecture import Architecture, architecture_of, trained_parameters
-from feinschliff.training.memory import COMPONENTS, Load, Part, Site, parts
+from feinschliff.training.memory import COMPONENTS, MIB, Load, Part, Site, parts
 
 LOAD = Load(tokens=1500, row_tokens=250, labels=800, tokens_low=1200, tokens_high=2048, rows=1000, rows_tokens=200_000)
 KINDS: list[dict[str, Any]] = [
     {"kind": kind}
     for kind in ("lora", "dora", "qlora", "full", "last_layers", "ia3", "bottleneck", "prompt", "p_tuning", "prefix")
 ]
+
+GSM8K = Load(
+    tokens=1775, row_tokens=466, labels=1074, tokens_low=1703, tokens_high=2048, pass_rows=8, rows=16, rows_tokens=3595
+)
+LONG = Load(
+    tokens=1991, row_tokens=1223, labels=1279, tokens_low=1902, tokens_high=2048, pass_rows=2, passes=2, rows=8,
+    rows_tokens=6864,
+)  # fmt: skip
+SMALL = Load(
+    tokens=466, row_tokens=466, labels=369, tokens_low=372, tokens_high=466, passes=8, rows=16, rows_tokens=3595
+)
+FEW = Load(
+    tokens=346, row_tokens=216, labels=193, tokens_low=335, tokens_high=410, pass_rows=2, rows=4, rows_tokens=670
+)
+TWICE, ONCE = {"gradient_checkpointing": True}, {"gradient_checkpointing": False}
+MEASURED_MIB: list[tuple[int, Load, str, str, dict[str, Any]]] = [
+    (2538, GSM8K, "bf16", "lora", {}),
+    (3601, GSM8K, "fp32", "lora", {}),
+    (2401, LONG, "bf16", "lora", {}),
+    (2000, SMALL, "fp32", "lora", {}),
+    (1222, GSM8K, "bf16", "lora", TWICE),
+    (1498, GSM8K, "fp32", "lora", TWICE),
+    (5070, GSM8K, "bf16", "dora", {}),
+    (3234, GSM8K, "fp32", "ia3", {}),
+    (1663, GSM8K, "bf16", "last_layers", {}),
+    (1297, GSM8K, "fp32", "qlora", {}),
+    (3367, GSM8K, "fp32", "qlora", ONCE),
+    (2237, GSM8K, "bf16", "prompt", {}),
+    (2606, FEW, "fp32", "full", {}),
+]
+"""Peak resident memory of real trainers of SmolLM2-135M, see `tests/bench/training/README.md`."""
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +78,16 @@ def test_every_part_is_told_with_its_range(smollm2: Architecture, adaptation: di
     assert tuple(found) == COMPONENTS
     for part in found.values():
         assert 0 <= part.low <= part.expected <= part.high
+
+
+@pytest.mark.parametrize(("mib", "load", "precision", "kind", "optimisation"), MEASURED_MIB)
+def test_what_is_expected_stays_near_what_was_measured(
+    smollm2: Architecture, mib: int, load: Load, precision: str, kind: str, optimisation: dict[str, Any]
+) -> None:
+    layers = {"layers": 2} if kind == "last_layers" else {}
+    found = of(smollm2, load, precision, adaptation={"kind": kind, **layers}, optimisation=optimisation)
+    assert peak(found) == pytest.approx(mib * MIB, rel=0.2)
+    assert sum(part.low for part in found.values()) <= mib * MIB <= sum(part.high for part in found.values())
 
 
 def test_more_tokens_need_more(smollm2: Architecture) -> None:
