@@ -43,8 +43,8 @@ ROW_BYTES = 400.0
 TOKEN_BYTES = 5.0
 """Of the table of encoded rows: 5 bytes a token, and two arrays with their heads a row."""
 
-PRODUCT_ROW_TOKENS_MAX = 256
-"""Up to here a bf16 row on a CPU is attended by plain products, see `lm.flat`."""
+TILE_TOKENS_MAX = 256
+"""Up to here rows on a CPU are attended by plain products, several at once, see `lm.rows_attention`."""
 
 SPREAD: Mapping[Component, tuple[float, float]] = {
     "program": (0.8, 1.3),
@@ -248,23 +248,23 @@ def kept_per_token(architecture: Architecture, recipe: Recipe, site: Site, row_t
     """Bytes that one layer keeps of one token.
 
     Its tensors and nothing beside them: the trainer's heap has next to no holes, see `lm.allocator`.
-    The residual stream in fp32 before both norms; queries, keys and values; the weights of attention, where they are
-    made by products, or its output; gate, activation and product of the feed-forward layer; and the input of every
-    matrix that learns, or that has something beside it which does.
+    The residual stream before both norms; queries, keys and values; the weights of attention, where they are made by
+    products, or its output; gate and upper half of the feed-forward layer; and the input of every matrix that learns,
+    or that has something beside it which does.
     """
     b, hidden, queries, keys, inner = (
         site.width, architecture.hidden, architecture.queries, architecture.keys, architecture.inner,
     )  # fmt: skip
-    norms = 8.0 * hidden
+    norms = 2 * b * hidden
     attention = b * (queries + 2 * keys) + _attention(architecture, site, row_tokens)
-    feed_forward = b * 3 * inner
+    feed_forward = 2 * b * inner
     return norms + attention + feed_forward + _inputs(architecture, recipe, site)
 
 
 def _attention(architecture: Architecture, site: Site, row_tokens: int) -> float:
-    by_products = site.precision == "bf16" and site.device == "cpu" and row_tokens <= PRODUCT_ROW_TOKENS_MAX
-    if by_products:
-        return architecture.heads * row_tokens * (4.0 + site.width) + site.width * architecture.queries
+    if site.device == "cpu" and row_tokens <= TILE_TOKENS_MAX:
+        together = max(1, TILE_TOKENS_MAX // row_tokens) * row_tokens
+        return site.width * (architecture.heads * together + architecture.queries)
     repeated = 2 * architecture.queries if architecture.key_heads != architecture.heads else 0
     return site.width * (repeated + 2 * architecture.queries) + 4.0 * architecture.heads
 
