@@ -218,7 +218,7 @@ class WarmWorkers:
     def _put_off(self, about: Mapping[str, object]) -> None:
         """One died: the next is prepared after a pause that grows while they die one after the other."""
         self._deaths += 1
-        pause = min(2.0 ** (self._deaths - 1), PAUSE_SECONDS_MAX)
+        pause = min(2.0 ** min(self._deaths - 1, 10), PAUSE_SECONDS_MAX)
         self._not_before = self._clock() + pause
         log.warning("a process that was to stand ready is gone", extra={"pause_seconds": pause, **about})
 
