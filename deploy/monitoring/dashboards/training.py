@@ -196,7 +196,8 @@ TRAINING = Dashboard(
                     "count",
                     (
                         Query(
-                            "sum by (start) (increase(feinschliff_training_attempt_starts_total[$__range]))", "{{start}}"
+                            "sum by (start) (increase(feinschliff_training_attempt_starts_total[$__range]))",
+                            "{{start}}",
                         ),
                         Query("sum(feinschliff_training_warm_workers)", "stand ready now"),
                     ),

@@ -49,7 +49,7 @@ class Wiring(NamedTuple):
     store: Store
     link: Link
     meter: Meter
-    bases: list[LoadedBase]
+    bases: list[LoadedBase] | None = None
 
 
 def main(arguments: Sequence[str] | None = None, bases: list[LoadedBase] | None = None) -> int:
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None, bases: list[LoadedBase] | None 
         tls.configure(settings)
         spans.configure(settings, "trainer")
         wiring = wire_local(options, settings) if options.runfile else wire_service(settings)
-        wiring = wiring._replace(bases=bases if bases is not None else [])
+        wiring = wiring._replace(bases=bases)
         about = {"job": wiring.runfile.job, "attempt": str(wiring.runfile.attempt)}
         with log_context(**about), spans.span("attempt", parent=tracing.from_environment(os.environ), **about):
             if options.meeting:
@@ -218,7 +218,7 @@ def wire_service(settings: TrainerSettings) -> Wiring:
     )
     runfile = link.runfile()
     meter.processes = runfile.recipe.nodes * runfile.recipe.processes_per_node
-    return Wiring(runfile, connect(settings), link, meter, [])
+    return Wiring(runfile, connect(settings), link, meter)
 
 
 def wire_local(options: argparse.Namespace, settings: TrainerSettings) -> Wiring:
@@ -229,7 +229,7 @@ def wire_local(options: argparse.Namespace, settings: TrainerSettings) -> Wiring
     runfile = Runfile.model_validate_json(options.runfile.read_bytes())
     processes = runfile.recipe.nodes * runfile.recipe.processes_per_node
     meter = Meter(core_watts=settings.trainer_core_watts, processes=processes)
-    return Wiring(runfile, DirectoryStore(options.store), FileLink(options.reports), meter, [])
+    return Wiring(runfile, DirectoryStore(options.store), FileLink(options.reports), meter)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -242,6 +245,32 @@ def test_one_that_does_not_answer_gets_no_work(
     assert starts == ["cold" if which == "watcher" else "warm"]
     assert pids(runner, "work")["group"] != process.pid or which == "process"
     eventually(lambda: gone(watcher) and gone(process), 5, "the end of both")
+
+
+def test_killed_in_the_midst_of_the_hand_over_the_work_is_begun_once_at_most(
+    warm: Open, starts: list[Start], tmp_path: Path
+) -> None:
+    seed = int(os.environ.get("FEINSCHLIFF_CHAOS_SEED", time.time_ns() % 2**31))
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    runner, workers = warm()
+    done = 0
+    for turn in range(20):
+        workers._not_before = 0.0
+        stand_ready(workers)
+        victim = dice.choice(waiting(workers))
+        killer = threading.Timer(dice.uniform(0, 0.006), victim.kill)
+        marks = tmp_path / f"marks-{turn}"
+        killer.start()
+        runner.start(spec(f"work-{turn}", f"import os; os.write(os.open({str(marks)!r}, 1089, 0o600), b'x')"))
+        killer.join()
+        seen = ended(runner, f"work-{turn}")
+        marked = marks.read_text() if marks.exists() else ""
+        assert marked == "x" if seen.exit_code == 0 else marked in ("", "x"), seen
+        assert seen.exit_code in (0, None), runner.logs(f"work-{turn}")
+        done += seen.exit_code == 0
+    assert done > 0
+    assert len(starts) == 20
 
 
 def test_one_that_dies_again_and_again_is_prepared_more_and_more_seldom(caplog: pytest.LogCaptureFixture) -> None:
