@@ -144,7 +144,7 @@ def load(a: Attempt, saved: Saved | None) -> Loaded:
     tokenizer = load_tokenizer(folder) if ready is None else ready.tokenizer
     quantisation = wanted_by(a.recipe.adaptation)
     if ready is not None and (quantisation is not None or ready.precision != precision):
-        logger.info("its weights are in memory in another precision, and are read again")
+        logger.info("its weights are in memory in another form, and are read again")
         ready = None
     template_needed = isinstance(a.recipe.objective, Sft)
     day = conditions.day if conditions else day_of(a.crew)
