@@ -191,6 +191,19 @@ TRAINING = Dashboard(
                     kind="stat",
                 ),
                 Panel(
+                    "Attempts that began warm",
+                    "Does a trainer stand ready when a job begins? Cold ones take seconds more to their first step.",
+                    "count",
+                    (
+                        Query(
+                            "sum by (start) (increase(feinschliff_training_attempt_starts_total[$__range]))",
+                            "{{start}}",
+                        ),
+                        Query("sum(feinschliff_training_warm_workers)", "stand ready now"),
+                    ),
+                    kind="stat",
+                ),
+                Panel(
                     "Trouble with machines",
                     "What keeps attempts from starting, or ends them?",
                     "per second",

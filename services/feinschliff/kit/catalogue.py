@@ -120,6 +120,10 @@ _TRAINING = {
         "From a job's creation to its end, by final state.", WAIT_SECONDS, "state", starts=_JOB_ENDS
     ),
     "attempts_total": _ended("Attempts ended", "outcome", "succeeded", "failed", "resumable", "vanished"),
+    "attempt_starts_total": _counter(
+        "Attempts started where processes may stand ready, by start: warm, cold.", "start", starts=("warm", "cold")
+    ),
+    "warm_workers": _gauge("Processes that stand ready to become trainers."),
     "attempts_in_flight": _gauge("Attempts that are under way, those that the cluster has not begun among them."),
     "attempts_pending": _gauge("Attempts that the cluster has accepted and not begun."),
     "attempt_seconds_total": _counter("Seconds that attempts ran, by execution profile.", "profile"),

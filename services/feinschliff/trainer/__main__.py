@@ -30,6 +30,7 @@ from feinschliff.trainer.settings import TrainerSettings
 from feinschliff.trainer.stop import Stop, Stopped
 
 if TYPE_CHECKING:
+    from feinschliff.lm.load import LoadedBase
     from feinschliff.trainer.processes import Processes
 
 logger = logging.getLogger("feinschliff.trainer")
@@ -38,15 +39,21 @@ FAILURE_NAME = "failure.json"
 
 
 class Wiring(NamedTuple):
-    """What this process is connected to."""
+    """What this process is connected to.
+
+    Args:
+        bases: what it read into memory before it had any work, at most one; whoever looks at it takes it out.
+    """
 
     runfile: Runfile
     store: Store
     link: Link
     meter: Meter
+    bases: list[LoadedBase] | None = None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, bases: list[LoadedBase] | None = None) -> int:
+    """Args: bases: see `Wiring`."""
     options = parse(arguments)
     if options.launcher:
         launch.end_with(options.launcher)
@@ -59,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tls.configure(settings)
         spans.configure(settings, "trainer")
         wiring = wire_local(options, settings) if options.runfile else wire_service(settings)
+        wiring = wiring._replace(bases=bases)
         about = {"job": wiring.runfile.job, "attempt": str(wiring.runfile.attempt)}
         with log_context(**about), spans.span("attempt", parent=tracing.from_environment(os.environ), **about):
             if options.meeting:
@@ -167,7 +175,7 @@ def run_attempt(
     own = f"/processes/{crew.place}" if crew is not None and not crew.is_first else ""
     scratch = Scratch(f"{wiring.runfile.job}{own}", settings.scratch_folder)
     try:
-        one = Attempt(wiring.runfile, wiring.store, settings, outbox, stop, scratch, crew, wiring.meter)
+        one = Attempt(wiring.runfile, wiring.store, settings, outbox, stop, scratch, crew, wiring.meter, wiring.bases)
         with one.trackers:
             run(one)
     finally:

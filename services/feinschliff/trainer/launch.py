@@ -152,9 +152,18 @@ def agreed(folder: Path, processes: int) -> int:
 
 def end_with(launcher: int) -> None:
     """Be killed when the launcher is, so that no process of a lost attempt trains on; call first of all."""
-    ctypes.CDLL(None, use_errno=True).prctl(_DIE_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
+    _be_sent_at_its_end(signal.SIGKILL)
     if os.getppid() != launcher:
         os._exit(CRASHED)
+
+
+def live_on() -> None:
+    """No longer end with whoever started this process."""
+    _be_sent_at_its_end(0)
+
+
+def _be_sent_at_its_end(number: int) -> None:
+    ctypes.CDLL(None, use_errno=True).prctl(_DIE_WITH_PARENT, number, 0, 0, 0)
 
 
 def _pass_on(scratch: Scratch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
+logger = logging.getLogger(__name__)
+
 
 class Attempt:
     """The parts of one attempt that are there before any weight is loaded."""
@@ -63,7 +66,9 @@ class Attempt:
         scratch: Scratch,
         crew: Crew | None = None,
         meter: Meter | None = None,
+        bases: list[LoadedBase] | None = None,
     ) -> None:
+        """Args: bases: read already, at most one; whoever looks at it takes it out, so that it is gone if unused."""
         self.runfile = runfile
         self.recipe = runfile.recipe
         self.store = store
@@ -73,6 +78,7 @@ class Attempt:
         self.scratch = scratch
         self.crew: Crew = crew or Alone()
         self.meter = meter or Meter(core_watts=settings.trainer_core_watts)
+        self.bases = [] if bases is None else bases
         self.checkpoints = Checkpoints(store, runfile.prefix, runfile.recipe.checkpointing)
         self.board = Board(store, runfile.prefix, runfile.attempt, scratch.new_folder())
         self.trackers = Trackers(runfile, settings, store, outbox.post, scratch.new_folder)
@@ -134,7 +140,12 @@ def load(a: Attempt, saved: Saved | None) -> Loaded:
     use_threads(threads)
     folder = prepare(files, a.settings.cache_folder)
     a.stop.check()
-    tokenizer = load_tokenizer(folder)
+    ready = base_in_memory(a, files, folder)
+    tokenizer = load_tokenizer(folder) if ready is None else ready.tokenizer
+    quantisation = wanted_by(a.recipe.adaptation)
+    if ready is not None and (quantisation is not None or ready.precision != precision):
+        logger.info("its weights are in memory in another form, and are read again")
+        ready = None
     template_needed = isinstance(a.recipe.objective, Sft)
     day = conditions.day if conditions else day_of(a.crew)
     chat = Chat.of(tokenizer, generation_stop_ids=stop_ids_of(folder), template_needed=template_needed, day=day)
@@ -144,10 +155,11 @@ def load(a: Attempt, saved: Saved | None) -> Loaded:
         encoder = RowEncoder(chat, a.recipe.objective, facts_of(a, start))
         data = load_data(a, encoder)
     a.post(Progress(stage="loading"))
-    model = load_model(folder, precision=precision, quantisation=wanted_by(a.recipe.adaptation))
-    use_fused_layers(model)
-    prove_rows_apart(model)
-    prove_plain_head(model)
+    if ready is None:
+        model = load_model(folder, precision=precision, quantisation=quantisation)
+        fit_for_training(model)
+    else:
+        model = ready.model
     a.stop.check()
     return Loaded(
         Conditions(threads=threads, precision=precision, base_digest=files.digest, day=day),
@@ -156,6 +168,25 @@ def load(a: Attempt, saved: Saved | None) -> Loaded:
         data,
         start,
     )
+
+
+def base_in_memory(a: Attempt, files: BaseFiles, folder: Path) -> LoadedBase | None:
+    """The base that this process read before it had any work, where it is the job's; another one is let go."""
+    if not a.bases:
+        return None
+    base = a.bases.pop()
+    is_wanted = (base.digest, base.folder) == (files.digest, folder)
+    logger.info(
+        "the base is in memory already" if is_wanted else "another base was in memory", extra={"base": base.uri}
+    )
+    return base if is_wanted else None
+
+
+def fit_for_training(model: PreTrainedModel) -> None:
+    """Let it compute as it does in training; raises a Refusal where it is none that can be trained so."""
+    use_fused_layers(model)
+    prove_rows_apart(model)
+    prove_plain_head(model)
 
 
 def day_of(crew: Crew) -> date:

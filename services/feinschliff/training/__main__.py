@@ -26,18 +26,20 @@ from feinschliff.training.consumption import Tariff
 from feinschliff.training.jobs import Jobs
 from feinschliff.training.lists import Lists
 from feinschliff.training.logs import Logs
-from feinschliff.training.meters import Live
+from feinschliff.training.meters import Live, Meters
 from feinschliff.training.plan import Planner
 from feinschliff.training.reconciler import Reconciler
 from feinschliff.training.service import Offer, TrainingService, WorkerService
 from feinschliff.training.settings import TrainingSettings
 from feinschliff.training.speeds import Speeds
 from feinschliff.training.trackers import TrackerRules
+from feinschliff.training.warming import warm_workers
 from feinschliff.v1 import training_pb2_grpc as grpc_stubs
 from feinschliff.workloads.process import SubprocessRunner
 from feinschliff.workloads.profiles import Profiles
 from feinschliff.workloads.runner import Runner
 from feinschliff.workloads.spec import PYTHON
+from feinschliff.workloads.warm import WarmWorkers
 
 PASSED_ON = (
     "home", "training_address", "s3_endpoint", "s3_access_key", "s3_bucket", "s3_region", "s3_ca", "offline",
@@ -71,9 +73,10 @@ def wire(settings: TrainingSettings) -> Room:
         check_fit=planner.refuse_what_cannot_fit,
         check_trackers=trackers.check,
     )
-    runner = runner_of(settings, profiles)
     tariff = Tariff(profiles, settings.training_carbon_grams_per_kilowatt_hour)
     how = plan(settings, profiles)
+    warm = warm_workers(settings, how, Meters(metrics))
+    runner = runner_of(settings, profiles, warm)
     reconciler = Reconciler(database, artifacts, runner, registry, how, metrics, live, clock=clock, wake=wake)
     others = [one for one in profiles.names if one != profiles.default]
     offer = Offer(check_base, [profiles.default, *others], trackers.installed(profiles.profiles))
@@ -86,7 +89,10 @@ def wire(settings: TrainingSettings) -> Room:
             TrainingService(jobs, planner, Lists(database), logs, offer, metrics, wake),
             WorkerService(Attempts(database, tariff, clock=clock, wake=wake), live, clock),
         ),
-        loops=[Loop("reconcile", turning(reconciler, wake, settings.training_turn_seconds))],
+        loops=[
+            Loop("reconcile", turning(reconciler, wake, settings.training_turn_seconds)),
+            *([Loop("warm_workers", keeping(warm, settings.training_turn_seconds))] if warm else []),
+        ],
         checks={"database": database.check, "store": readiness(artifacts)},
         close=[runner.close, database.close],
         metrics=metrics,
@@ -123,6 +129,17 @@ def turning(reconciler: Reconciler, wake: Wake, seconds: float) -> Callable[[], 
     return reconcile
 
 
+def keeping(warm: WarmWorkers, seconds: float) -> Callable[[], Awaitable[None]]:
+    """Looks every so often whether enough processes stand ready."""
+
+    async def keep() -> None:
+        while True:
+            await offload(warm.turn)
+            await asyncio.sleep(seconds)
+
+    return keep
+
+
 def outlines_of(settings: TrainingSettings, artifacts: Store) -> Callable[[str], Outline | None]:
     """What is known here of a base without its weights; what had to be fetched for it lies beside the bases."""
     folder, local = settings.home.absolute() / "cache" / "bases", settings.training_runner == "process"
@@ -137,9 +154,9 @@ def trackers_of(settings: TrainingSettings) -> TrackerRules:
     return TrackerRules(settings.folder(folder), importlib.util.find_spec("wandb") is not None, settings.offline)
 
 
-def runner_of(settings: TrainingSettings, profiles: Profiles) -> Runner:
+def runner_of(settings: TrainingSettings, profiles: Profiles, warm: WarmWorkers | None) -> Runner:
     if settings.training_runner == "process":
-        return SubprocessRunner(settings.folder(settings.training_workloads))
+        return SubprocessRunner(settings.folder(settings.training_workloads), warm=warm)
     from feinschliff.workloads.kubernetes import KubernetesRunner
 
     multi_node = any(profile.nodes_max > 1 for profile in profiles.profiles)

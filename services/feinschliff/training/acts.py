@@ -68,6 +68,10 @@ class Plan:
     def tariff(self) -> Tariff:
         return Tariff(self.profiles, self.carbon_grams_per_kilowatt_hour)
 
+    def environment(self, profile: Profile) -> dict[str, str]:
+        """Of every attempt that runs with this profile, whosever it is."""
+        return {**ALLOCATOR, **profile.env, **self.env}
+
 
 class Remains(NamedTuple):
     """What an attempt leaves behind that tells how it went on, and why it ended."""
@@ -199,9 +203,7 @@ class Acts:
             name=workload_of(job),
             command=self._plan.command,
             env={
-                **ALLOCATOR,
-                **profile.env,
-                **self._plan.env,
+                **self._plan.environment(profile),
                 "FEINSCHLIFF_ATTEMPT": job.attempt_name,
                 **tracing.environment(str(job.inputs.get("traceparent", ""))),
             },
@@ -211,6 +213,7 @@ class Acts:
             deadline_seconds=max(0.0, limit - elapsed) + spare if limit else None,
             profile=profile,
             nodes=job.recipe.nodes,
+            may_be_warm=job.recipe.nodes * job.recipe.processes_per_node == 1,
             secrets=secrets_of(job.recipe, profile),
         )
 

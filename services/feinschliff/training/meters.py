@@ -11,6 +11,7 @@ from feinschliff.kit.metrics import Metrics
 from feinschliff.training.life import Seen, State
 from feinschliff.training.slots import Slots
 from feinschliff.training.store import Job
+from feinschliff.workloads.warm import Start
 
 JOBS_SHOWN_MAX = 100
 SECONDS_PER_HOUR = 3600.0
@@ -34,6 +35,13 @@ class Meters:
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+
+    def started(self, start: Start) -> None:
+        """An attempt was started where processes may stand ready."""
+        self._metrics.counter("feinschliff_training_attempt_starts_total").labels(start).inc()
+
+    def stand_ready(self, workers: int) -> None:
+        self._metrics.gauge("feinschliff_training_warm_workers").set(workers)
 
     def waited(self, seconds: float) -> None:
         self._metrics.histogram("feinschliff_training_queue_wait_seconds").observe(seconds)

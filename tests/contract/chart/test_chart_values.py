@@ -124,6 +124,10 @@ def test_a_bad_value_is_refused_by_its_path(values: dict[str, object], path: str
         ({"training": {"defaultProfile": "gpu"}}, 'training.defaultProfile: "gpu" is none of training.profiles'),
         ({"training": {"runner": "process", "replicas": 2}}, "training.runner: process allows one replica"),
         ({"training": {"runner": "process"}, "mode": "compact"}, "training.runner: process needs mode services"),
+        (
+            {"training": {"settings": {"training_warm_workers": 1}}},
+            "training.settings.training_warm_workers: needs training.runner process",
+        ),
         ({"inference": {"cache": {"enabled": True}, "replicas": 2}}, "inference.cache.enabled: allows one replica"),
         ({"ingress": {"http": {"enabled": True}}}, "ingress.http.host: is needed"),
         ({"gatewayApi": {"grpc": {"enabled": True}}}, "gatewayApi.grpc.parentRefs: are needed"),

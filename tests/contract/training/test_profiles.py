@@ -24,7 +24,7 @@ CLUSTER = Profiles(
     default="cpu",
     profiles=(
         Profile(name="cpu", slots=2, price_per_hour=0.36, env={"OMP_NUM_THREADS": "4"}),
-        Profile(name="gpu", slots=1, gpus=1, price_per_hour=3.6, nodes_max=2),
+        Profile(name="gpu", slots=1, gpus=1, price_per_hour=3.6, nodes_max=2, processes_max=2),
     ),
 )
 FULL = Trouble("WORKLOAD_UNSCHEDULABLE", "0/3 nodes have a free GPU.", ("Add a node.",), patience_seconds=None)
@@ -221,6 +221,16 @@ def test_a_job_of_several_machines_asks_for_them_within_its_profile(
     assert runner.specs[workload_of(job)].nodes == 2
     assert refused.value.reason == "NODES_TOO_MANY"
     assert [field.field for field in refused.value.fields] == ["training_job.recipe.nodes"]
+
+
+@pytest.mark.parametrize(("changes", "may"), [({}, True), ({"nodes": 2}, False), ({"processes_per_node": 2}, False)])
+def test_only_an_attempt_of_one_process_may_be_warm(
+    training: Training, reconciler: Reconciler, runner: ScriptedRunner, changes: dict[str, int], may: bool
+) -> None:
+    order = training.order()
+    recipe = order.recipe.model_copy(update={"execution_profile": "gpu", **changes})
+    job = begun(training, reconciler, training.jobs.create(replace(order, recipe=recipe)))
+    assert runner.specs[workload_of(job)].may_be_warm is may
 
 
 @pytest.mark.parametrize("nodes", [1, 2])
