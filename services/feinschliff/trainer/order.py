@@ -54,6 +54,11 @@ class Course:
         return sum(_drawn(source) for source in self.sources)
 
     @property
+    def rows(self) -> Sequence[int]:
+        """Numbers of the rows that are learned from, in the order of the sources."""
+        return [row for source in self.sources for row in range(source.first, source.first + source.rows)]
+
+    @property
     def steps_per_epoch(self) -> int:
         return math.ceil(self.rows_per_epoch / self.batch_size)
 

@@ -252,9 +252,8 @@ class Jobs:
         for index, source in enumerate(recipe.data):
             path = f"training_job.recipe.data[{index}].dataset_version"
             facts.append(self._ready(source.dataset_version, path))
-            task = source.task or source.dataset_version.split("/")[3]
-            train.append(_part(facts[-1], ["train"], source.weight, task))
-            validation += self._validation_of(source, facts[-1], index, recipe, task)
+            train.append(_part(facts[-1], ["train"], source.weight, source.task_name))
+            validation += self._validation_of(source, facts[-1], index, recipe)
             refuse_unfit(facts[-1].name, facts[-1].format, recipe.objective.kind, path)
             refuse_empty(facts[-1].name, facts[-1].rows_by_split, "train", path)
         return {
@@ -277,8 +276,9 @@ class Jobs:
         }
 
     def _validation_of(
-        self, source: DataSource, facts: DatasetFacts, index: int, recipe: Recipe, task: str
+        self, source: DataSource, facts: DatasetFacts, index: int, recipe: Recipe
     ) -> list[dict[str, Any]]:
+        task = source.task_name
         if source.validation_dataset_version:
             path = f"training_job.recipe.data[{index}].validation_dataset_version"
             other = self._ready(source.validation_dataset_version, path)
