@@ -14,6 +14,25 @@ from feinschliff.trainer.stop import Stop, Stopped, Why
 from tests.support.trainer import JOB, Workshop
 
 
+class LateStop(Stop):
+    """Asks to stop a while after it was told to: at a later look."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self._looks = looks
+        self._told: Why | None = None
+
+    def ask(self, why: Why) -> None:
+        self._told = why
+
+    def check(self) -> None:
+        if self._told is not None:
+            self._looks -= 1
+            if self._looks < 0:
+                super().ask(self._told)
+        super().check()
+
+
 class StoppingAt(Outbox):
     """Keeps what is reported, and asks to stop as soon as a step is."""
 
@@ -30,9 +49,13 @@ class StoppingAt(Outbox):
             self._stop.ask(Why.SIGNAL)
 
 
-def work(one: Workshop, *, attempt: int = 1, until_step: int = -1) -> list[Report]:
-    """One attempt in this process; what it told."""
-    stop = Stop()
+def work(one: Workshop, *, attempt: int = 1, until_step: int = -1, looks: int = 0) -> list[Report]:
+    """One attempt in this process; what it told.
+
+    Args:
+        looks: how many micro-batches it still works on after `until_step`.
+    """
+    stop = LateStop(looks)
     settings = TrainerSettings(home=one.folder / "home", trainer_threads=1)
     scratch = Scratch(JOB, settings.scratch_folder)
     outbox = StoppingAt(until_step, stop)

@@ -205,6 +205,8 @@ def validate(t: Training, state: TrainState) -> TrainState:
             tally.add(terms, batch, numbers, t.method.observe(facts, batch, terms))
     totals = tally.totals(t.crew.sum(tally.numbers(observed=t.method.observed(facts))))
     more = t.method.metrics(facts, totals.observed, totals.loss)
+    for task, loss in totals.losses().items() if t.apart else ():
+        more |= {f"{name}/{task}": value for name, value in t.method.metrics(facts, totals.observed, loss).items()}
     standing = state.standing.after(totals.loss, step=state.step, minimum_gain=settings.minimum_gain)
     exhausted = standing.is_exhausted(settings)
     state = state.with_validation(totals, more, standing, stopped_early=exhausted)

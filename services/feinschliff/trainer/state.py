@@ -103,8 +103,11 @@ class TrainState(Stored):
                 rows[step] = MetricsRow(step=step, train_loss=train[loss], train_accuracy=train.get(accuracy))
                 tokens += train[f"tokens/{task}"]
             if loss in valid:
-                told = {"valid_loss": valid[loss], "valid_mean_token_accuracy": valid.get(accuracy)}
-                rows[step] = rows[step].model_copy(update=told)
+                own = {
+                    name.removesuffix(f"/{task}"): value for name, value in valid.items() if name.endswith(f"/{task}")
+                }
+                told = {"valid_loss": own.pop("loss"), "valid_mean_token_accuracy": own.pop("accuracy", None)}
+                rows[step] = rows[step].model_copy(update={**told, "valid_more": own})
         return TrainState(
             step=steps_after(self.step),
             trained_tokens=int(tokens),

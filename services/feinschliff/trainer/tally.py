@@ -104,6 +104,11 @@ class Totals:
         """Share of labels that were hit, as the loss; None where nothing is hit or missed."""
         return self._mean(HITS, JUDGED) if self.sums[:, JUDGED].sum() else None
 
+    def losses(self) -> dict[str, float]:
+        """The mean of each task that had a label."""
+        labelled = zip(self.tasks, self.sums[:, LOSS].tolist(), self.sums[:, LABELS].tolist(), strict=True)
+        return {name: loss / labels for name, loss, labels in labelled if labels}
+
     def values(self) -> dict[str, float]:
         """`loss` and `accuracy`; where the job has several tasks, also those of each that had a label."""
         values = {"loss": self.loss}
@@ -111,9 +116,8 @@ class Totals:
             values["accuracy"] = self.accuracy
         if len(self.tasks) < 2:
             return values
-        for name, (loss, hits, labels, judged) in zip(self.tasks, self.sums.tolist(), strict=True):
-            if labels:
-                values[f"loss/{name}"] = loss / labels
+        values |= {f"loss/{name}": loss for name, loss in self.losses().items()}
+        for name, (_, hits, _, judged) in zip(self.tasks, self.sums.tolist(), strict=True):
             if judged:
                 values[f"accuracy/{name}"] = hits / judged
         return values
