@@ -38,7 +38,7 @@ def outcomes(artifacts: Store, job: Job) -> Iterator[Outcome]:
 
 def model_of(recipe: Recipe, job: str, task: str = "") -> str:
     """The id of the model that a result is added to."""
-    return "-".join([recipe.output_model or job.rsplit("/", 1)[1], *([task] if task else [])])
+    return "-".join([recipe.output_model or job.rpartition("/")[2], *([task] if task else [])])
 
 
 def refuse_long_models(recipe: Recipe, job: str) -> None:

@@ -217,6 +217,25 @@ def test_a_killed_run_ends_as_a_calm_one(tmp_path: Path, tiny_model: Path, failp
     check_equal(killed, calm)
 
 
+@pytest.mark.timeout(180)
+def test_processes_share_the_steps_of_every_task(tmp_path: Path, tiny_model: Path) -> None:
+    alone = workshop(tmp_path / "alone", tiny_model, "large", "small", checkpointing={"every_steps": 2})
+    crew, killed = (
+        workshop(tmp_path / name, tiny_model, "large", "small", checkpointing={"every_steps": 2}, processes_per_node=2)
+        for name in ("crew", "killed")
+    )
+    work(alone)
+    crew.run()
+    killed.run(failpoints="step.after=kill@5")
+
+    check_equal(killed, crew)
+    for name in crew.tasks:
+        lines, others = (history(one, result_prefix_of(JOB, name)) for one in (crew, alone))
+        assert [line["train_loss"] for line in lines] == pytest.approx(
+            [line["train_loss"] for line in others], abs=1e-3
+        )
+
+
 def check_equal(one: Workshop, other: Workshop) -> None:
     assert one.result is not None
     assert other.result is not None

@@ -114,7 +114,7 @@ def test_a_plan_counts_every_task(training: Training, tiny_model: Path) -> None:
 
 
 def test_numbers_chosen_by_rule_are_for_what_one_adapter_learns_from(training: Training) -> None:
-    training.datasets.rows = {"train": 3000, "validation": 10}
+    training.datasets.rows = {"train": 20, "validation": 10}
     chosen = ["optimisation.epochs", "optimisation.batch_size"]
     alone = training.jobs.create(
         training.order(recipe=recipe(DataSource(dataset_version=DATASET), task_adapters="shared", auto=chosen))
