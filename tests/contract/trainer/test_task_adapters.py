@@ -165,8 +165,7 @@ def test_numbers_are_told_task_by_task_and_count_alike(tmp_path: Path, tiny_mode
     ]
 
 
-@pytest.mark.parametrize("cut", [1, 3, 5, 6, 9])
-@pytest.mark.parametrize("adaptation", ["lora", "prompt"])
+@pytest.mark.parametrize(("adaptation", "cut"), [("lora", 1), ("lora", 3), ("lora", 6), ("prompt", 5)])
 def test_a_run_that_was_stopped_ends_as_a_calm_one(tmp_path: Path, tiny_model: Path, adaptation: str, cut: int) -> None:
     calm, one = (
         workshop(tmp_path / name, tiny_model, "large", "small", adaptation={"kind": adaptation})
