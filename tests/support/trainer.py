@@ -12,7 +12,7 @@ from typing import NamedTuple
 from feinschliff.artifacts.commit import commit, read_manifest
 from feinschliff.artifacts.directory import DirectoryStore
 from feinschliff.formats.manifest import Manifest
-from feinschliff.formats.recipe import Recipe
+from feinschliff.formats.recipe import DataSource, Recipe
 from feinschliff.formats.records import Message, Record
 from feinschliff.formats.runfile import DataPart, Runfile
 from feinschliff.formats.tasks import result_prefix_of
@@ -101,8 +101,9 @@ class Workshop:
         return commit(self.store, dataset_of(task), files, {}, kind="dataset")
 
     def runfile(self, attempt: int = 1) -> Runfile:
-        def part(task: str, split: str, weight: float = 1.0) -> DataPart:
-            name, sha256 = dataset_of(task), self.datasets[task].digest
+        def part(dataset: str, split: str, source: DataSource) -> DataPart:
+            name, sha256 = dataset_of(dataset), self.datasets[dataset].digest
+            task, weight = source.task or dataset, source.weight
             return DataPart(dataset_version=name, prefix=name, sha256=sha256, splits=[split], task=task, weight=weight)
 
         recipe = Recipe.model_validate(
@@ -113,14 +114,15 @@ class Workshop:
                 **self.recipe,
             }
         )
+        sources = list(zip(self.tasks, recipe.data, strict=True))
         return Runfile(
             job=JOB,
             attempt=attempt,
             recipe=recipe,
             base_model=recipe.base_model,
             initial_adapter_prefix=self.initial_adapter_prefix,
-            train=[part(task, "train", one.weight) for task, one in zip(self.tasks, recipe.data, strict=True)],
-            validation=[part(task, "validation") for task, given in self.tasks.items() if given.validation],
+            train=[part(name, "train", source) for name, source in sources],
+            validation=[part(name, "validation", source) for name, source in sources if self.tasks[name].validation],
             prefix=JOB,
         )
 

@@ -64,8 +64,8 @@ def load_data(a: Attempt, encoder: RowEncoder) -> Data:
         first = len(data.rows)
         _append(a, encoder, data.rows, data.tasks, part)
         data.sources.append(Source(first, len(data.rows) - first, part.weight))
-    for sources in sources_by_lane(a, data.sources).values():
-        refuse_nothing_to_learn(sources)
+    for task, sources in sources_by_lane(a, data.sources).items():
+        refuse_nothing_to_learn(sources, task)
     data.validation_tasks.names.extend(data.tasks.names)  # so that a task that validates alone is still told apart
     for part in a.runfile.validation:
         _append(a, encoder, data.validation_rows, data.validation_tasks, part)

@@ -22,7 +22,7 @@ from feinschliff.formats.report import Metrics, Result, TaskResults
 from feinschliff.formats.tasks import result_prefix_of
 from feinschliff.kit.errors import Invalid
 from tests.support.attempts import work
-from tests.support.trainer import JOB, Rows, Workshop, rows
+from tests.support.trainer import JOB, Rows, Workshop, dataset_of, rows
 
 TASKS = {
     "large": Rows(rows(18), rows(4, first=50)),
@@ -51,13 +51,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:Futu
 
 
 def workshop(folder: Path, base: Path, *names: str, tasks: Mapping[str, Rows] = TASKS, **recipe: Any) -> Workshop:
-    """Two epochs; of several tasks, each with its adapter."""
+    """Two epochs; of several tasks, each with its adapter. `sources` says more of a data set, by its name."""
     one = Workshop(folder, base, tasks={name: tasks[name] for name in names})
     adaptation = recipe.get("adaptation", {"kind": "lora", "rank": 4})
     rate = RATES.get(adaptation["kind"], 5e-3)
     optimisation = {"epochs": 2, "batch_size": 4, "learning_rate": rate, "warmup_fraction": 0.1}
+    extra = recipe.pop("sources", {})
     one.recipe = {
         "task_adapters": "separate" if len(names) > 1 else "shared",
+        "data": [{"dataset_version": dataset_of(name), **extra.get(name, {})} for name in names],
         "checkpointing": {"every_steps": 1000, "keep_best": False},
         **recipe,
         "adaptation": adaptation,
@@ -133,6 +135,30 @@ def test_a_task_beside_others_learns_what_a_job_of_its_own_would(
 @pytest.mark.parametrize("option", OPTIONS)
 def test_whatever_a_step_has_it_has_for_each_task(tmp_path: Path, tiny_model: Path, option: str) -> None:
     check_as_alone(tiny_model, tmp_path, **OPTIONS[option])
+
+
+def test_a_task_is_resampled_by_the_weights_of_its_own_data(tmp_path: Path, tiny_model: Path) -> None:
+    together = check_as_alone(tiny_model, tmp_path, sources={"small": {"weight": 2.5}})
+    assert Result.model_validate(of_task(together, "small").meta).steps == 10
+
+
+def test_a_task_may_have_several_data_sets(tmp_path: Path, tiny_model: Path) -> None:
+    sources = {"large": {"task": "both"}, "middle": {"task": "both", "weight": 0.5}}
+    together = workshop(tmp_path / "together", tiny_model, "large", "small", "middle", sources=sources)
+    alone = workshop(tmp_path / "alone", tiny_model, "large", "middle", sources=sources, task_adapters="shared")
+    for one in (together, alone):
+        work(one)
+
+    assert alone.result is not None
+    assert without_numbers(of_task(together, "both")) == without_numbers(alone.result)
+    assert together.result_of("large") is None
+
+
+def test_a_task_without_a_row_to_learn_from_is_named(tmp_path: Path, tiny_model: Path) -> None:
+    one = workshop(tmp_path, tiny_model, "large", "small", sources={"small": {"weight": 0.01}})
+    with pytest.raises(Invalid, match="task `small`") as refused:
+        work(one)
+    assert refused.value.reason == "NOTHING_TO_LEARN"
 
 
 def test_tasks_of_any_size_are_through_an_epoch_together(tmp_path: Path, tiny_model: Path) -> None:
