@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+from typing import NamedTuple
 
 from feinschliff.artifacts.commit import commit, read_manifest
 from feinschliff.artifacts.directory import DirectoryStore
 from feinschliff.formats.manifest import Manifest
-from feinschliff.formats.recipe import Recipe
+from feinschliff.formats.recipe import DataSource, Recipe
 from feinschliff.formats.records import Message, Record
 from feinschliff.formats.runfile import DataPart, Runfile
+from feinschliff.formats.tasks import result_prefix_of
 from feinschliff.trainer.progress import Posted
 
 JOB = "projects/default/trainingJobs/ftjob-1"
@@ -25,6 +27,10 @@ PRELOAD = [
     "transformers.models.llama.modeling_llama",
     "peft",
 ]
+
+
+def dataset_of(task: str) -> str:
+    return f"projects/default/datasets/{task}/versions/1" if task else DATASET
 
 
 def rows(count: int, *, first: int = 0) -> list[Record]:
@@ -58,42 +64,65 @@ def rows_for(objective: str, count: int, *, first: int = 0) -> list[Record]:
     return made
 
 
+class Rows(NamedTuple):
+    """A data set."""
+
+    train: Sequence[Record]
+    validation: Sequence[Record] = ()
+
+
 class Workshop:
     """One job on one machine; attempts are numbered by whoever runs them."""
 
-    def __init__(self, folder: Path, base: Path, *, train: Sequence[Record], validation: Sequence[Record] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        base: Path,
+        *,
+        train: Sequence[Record] = (),
+        validation: Sequence[Record] = (),
+        tasks: Mapping[str, Rows] | None = None,
+    ) -> None:
+        """Args: tasks: a data set of each, in place of the only one."""
         self.folder = folder
         self.store_folder = folder / "store"
         self.store_folder.mkdir(parents=True)
         self.store = DirectoryStore(self.store_folder)
         self.base = base
-        self.has_validation = bool(validation)
-        files = {"train.jsonl": _lines(train)} | ({"validation.jsonl": _lines(validation)} if validation else {})
-        self.dataset = commit(self.store, DATASET, files, {}, kind="dataset")
+        self.tasks = tasks or {"": Rows(train, validation)}
+        self.datasets = {task: self._put(task, given) for task, given in self.tasks.items()}
         self.recipe: dict[str, object] = {}
         self.environment: dict[str, str] = {}
         self.initial_adapter_prefix = ""
 
+    def _put(self, task: str, given: Rows) -> Manifest:
+        validation = {"validation.jsonl": _lines(given.validation)} if given.validation else {}
+        files = {"train.jsonl": _lines(given.train), **validation}
+        return commit(self.store, dataset_of(task), files, {}, kind="dataset")
+
     def runfile(self, attempt: int = 1) -> Runfile:
-        def part(split: str) -> DataPart:
-            return DataPart(dataset_version=DATASET, prefix=DATASET, sha256=self.dataset.digest, splits=[split])
+        def part(dataset: str, split: str, source: DataSource) -> DataPart:
+            name, sha256 = dataset_of(dataset), self.datasets[dataset].digest
+            task, weight = source.task or dataset, source.weight
+            return DataPart(dataset_version=name, prefix=name, sha256=sha256, splits=[split], task=task, weight=weight)
 
         recipe = Recipe.model_validate(
             {
                 "base_model": f"file:{self.base}",
-                "data": [{"dataset_version": DATASET}],
+                "data": [{"dataset_version": dataset_of(task)} for task in self.tasks],
                 "precision": "fp32",
                 **self.recipe,
             }
         )
+        sources = list(zip(self.tasks, recipe.data, strict=True))
         return Runfile(
             job=JOB,
             attempt=attempt,
             recipe=recipe,
             base_model=recipe.base_model,
             initial_adapter_prefix=self.initial_adapter_prefix,
-            train=[part("train")],
-            validation=[part("validation")] if self.has_validation else [],
+            train=[part(name, "train", source) for name, source in sources],
+            validation=[part(name, "validation", source) for name, source in sources if self.tasks[name].validation],
             prefix=JOB,
         )
 
@@ -123,6 +152,10 @@ class Workshop:
     @property
     def result(self) -> Manifest | None:
         return read_manifest(self.store, f"{JOB}/result")
+
+    def result_of(self, task: str) -> Manifest | None:
+        """Of a task that has an adapter of its own."""
+        return read_manifest(self.store, result_prefix_of(JOB, task))
 
     @property
     def reports_path(self) -> Path:

@@ -31,10 +31,17 @@ SHARINGS = {
     "replicated": pb.TrainingRecipe.SHARING_REPLICATED,
     "sharded": pb.TrainingRecipe.SHARING_SHARDED,
 }
+TASK_ADAPTERS = {
+    "shared": pb.TrainingRecipe.TASK_ADAPTERS_SHARED,
+    "separate": pb.TrainingRecipe.TASK_ADAPTERS_SEPARATE,
+}
 OBJECTIVES = [field.name for field in pb.TrainingRecipe.DESCRIPTOR.oneofs_by_name["objective"].fields]
 LOW_RANK = ("lora", "dora", "qlora")
 ADAPTATIONS = [field.name for field in pb.TrainingRecipe.DESCRIPTOR.oneofs_by_name["adaptation"].fields]
 DEFAULT_ADAPTATION = "lora"
+TaskAdapters = Annotated[
+    str, typer.Option(help=f"One adapter for all tasks, or one for each: {', '.join(TASK_ADAPTERS)}. Default shared.")
+]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="`ftjob-...`, or a whole name.")]
 
 
@@ -62,6 +69,7 @@ class Wish:
     nodes: int | None = None
     processes_per_node: int | None = None
     sharing: str = ""
+    task_adapters: str = ""
 
 
 def train(
@@ -91,6 +99,7 @@ def train(
     nodes: Annotated[int | None, typer.Option(help="Machines that train together. Default 1.")] = None,
     processes: Annotated[int | None, typer.Option(help="On each machine. Default 1; with GPUs one per GPU.")] = None,
     sharing: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(SHARINGS)}. Default replicated.")] = "",
+    task_adapters: TaskAdapters = "",
     output_model: Annotated[str, typer.Option(help="Model that the version is added to. Default: the job's id.")] = "",
     suffix: Annotated[str, typer.Option(help="Free text in the public name of the result.")] = "",
     job_id: Annotated[str, typer.Option("--id", help="Last part of the job's name; the service makes one.")] = "",
@@ -104,7 +113,7 @@ def train(
     wish = Wish(
         epochs, steps, batch_size, learning_rate, rank, alpha, max_row_tokens, patience, precision, seed,
         output_model, suffix, adaptation, layers, objective, tuple(auto or ()), tuple(tracker or ()),
-        nodes, processes, sharing,
+        nodes, processes, sharing, task_adapters,
     )  # fmt: skip
     _refuse_foreign(wish)
     session = open_session(project, as_json)
@@ -151,7 +160,7 @@ def jobs(
             doing(job).upper(),
             f"{job.metrics.step}/{job.metrics.steps_total or '?'}",
             number(job.metrics.loss if job.metrics.HasField("loss") else None),
-            short(job.model_version),
+            short(job.model_version) or f"{len(job.task_model_versions)} models" * bool(job.task_model_versions),
             moment(job.create_time),
         )
         for job in found
@@ -236,6 +245,7 @@ def recipe_of(dataset_versions: list[str], wish: Wish, *, base: str, from_versio
         nodes=wish.nodes,
         processes_per_node=wish.processes_per_node,
         sharing=SHARINGS.get(wish.sharing, pb.TrainingRecipe.SHARING_UNSPECIFIED),
+        task_adapters=TASK_ADAPTERS.get(wish.task_adapters, pb.TrainingRecipe.TASK_ADAPTERS_UNSPECIFIED),
         output_model=wish.output_model,
         suffix=wish.suffix,
         auto=wish.auto,
@@ -268,6 +278,9 @@ def _refuse_foreign(wish: Wish) -> None:
         raise typer.BadParameter(f"{wish.precision!r} is none of {', '.join(PRECISIONS)}", param_hint="--precision")
     if wish.sharing and wish.sharing not in SHARINGS:
         raise typer.BadParameter(f"{wish.sharing!r} is none of {', '.join(SHARINGS)}", param_hint="--sharing")
+    if wish.task_adapters and wish.task_adapters not in TASK_ADAPTERS:
+        wrong = f"{wish.task_adapters!r} is none of {', '.join(TASK_ADAPTERS)}"
+        raise typer.BadParameter(wrong, param_hint="--task-adapters")
     if wish.objective not in OBJECTIVES:
         raise typer.BadParameter(f"{wish.objective!r} is none of {', '.join(OBJECTIVES)}", param_hint="--objective")
     if wish.adaptation not in ("", *ADAPTATIONS):
@@ -310,6 +323,7 @@ def described(job: pb.TrainingJob) -> Group:
                 "attempts": job.attempt_count or "",
                 "took": seconds(took) if took else "",
                 "model": short(job.model_version),
+                **{f"model of {task}": short(made) for task, made in sorted(job.task_model_versions.items())},
                 **used(job),
                 "tensorboard": job.tensorboard_uri,
                 "failure": failure(job.failure),

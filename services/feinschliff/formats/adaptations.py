@@ -145,6 +145,9 @@ Adaptation = Annotated[
     Lora | Dora | Qlora | Full | LastLayers | Bottleneck | Ia3 | Prompt | PTuning | Prefix, Field(discriminator="kind")
 ]
 
+OF_BASE = frozenset({"full", "last_layers"})
+"""Adaptations whose weights are the base's own; those of all others lie beside it."""
+
 RECOMPUTED = frozenset({"qlora"})
 """Adaptations that compute activations twice unless told otherwise: little memory is what they are for."""
 

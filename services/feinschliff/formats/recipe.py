@@ -24,6 +24,11 @@ class DataSource(Stored):
     validation_dataset_version: str = Field("", description="All its rows validate; empty: the validation split.")
     task: str = Field("", pattern=r"^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)?$", description="Empty: the data set's id.")
 
+    @property
+    def task_name(self) -> str:
+        """What its rows are told apart by."""
+        return self.task or "".join(self.dataset_version.split("/")[3:4])
+
 
 class Validation(Stored):
     """When the validation rows are measured, and when to stop early."""
@@ -123,10 +128,27 @@ class Recipe(Stored):
     nodes: int = Field(1, ge=1, le=64, description="Machines.")
     processes_per_node: int = Field(1, ge=1, le=16)
     sharing: Literal["replicated", "sharded"] = "replicated"
+    task_adapters: Literal["shared", "separate"] = Field(
+        "shared", description="`separate`: every task has an adapter of its own, as a job of its rows alone would make."
+    )
     trackers: list[Tracker] = Field(default_factory=list, max_length=5)
     auto: list[str] = Field(default_factory=list, description="Numbers that were chosen by rule, by path.")
     output_model: str = Field("", description="Model id that the finished version is added to; empty: the job's id.")
     suffix: str = Field("", max_length=64, description="Free text that the gateway puts into the model's name.")
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks, in the order of the data."""
+        return list(dict.fromkeys(source.task_name for source in self.data))
+
+    @property
+    def has_separate_adapters(self) -> bool:
+        return self.task_adapters == "separate"
+
+    @property
+    def adapters(self) -> int:
+        """How many sets of weights learn."""
+        return len(self.tasks) if self.has_separate_adapters else 1
 
     @field_validator("update_schedule")
     @classmethod

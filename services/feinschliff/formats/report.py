@@ -113,3 +113,9 @@ class Result(Stored):
     energy_source: str = Field("", description="How it was had: `rapl`, `nvml`, `model`, joined by `+`.")
     hardware: str
     packages: dict[str, str]
+
+
+class TaskResults(Stored):
+    """The `meta` of `result/manifest.json` where every task has an adapter of its own."""
+
+    tasks: dict[str, str] = Field(min_length=1, description="Task to the store prefix whose `meta` is its `Result`.")

@@ -18,6 +18,11 @@ class DataPart(Stored):
     weight: float = 1.0
     task: str = Field("", description="What its rows are reported under; empty: the data set version.")
 
+    @property
+    def task_name(self) -> str:
+        """What its rows are told apart by."""
+        return self.task or self.dataset_version
+
 
 class Runfile(Stored):
     """One attempt; equal for all attempts of a job but for `attempt` and `energy_before`."""

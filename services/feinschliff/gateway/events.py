@@ -105,7 +105,7 @@ def _moved(change: pb.JobStateChange, job: JobView, message: str) -> Iterator[To
         case State.STATE_RUNNING if change.previous in (State.STATE_UNSPECIFIED, State.STATE_QUEUED):
             yield Told("Fine-tuning job started")
         case State.STATE_SUCCEEDED:
-            yield Told(f"New fine-tuned model created: {job.tuned()}")
+            yield Told(f"New fine-tuned model created: {job.tuned()}" if job.is_one_model else message)
             yield Told("The job has successfully completed")
         case State.STATE_FAILED:
             error = error_of(change.failure)

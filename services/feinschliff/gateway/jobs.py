@@ -63,6 +63,11 @@ class JobView:
         return ids.TunedName(self._base(), self.project, suffix, ids.public_id(self.id), step)
 
     @property
+    def is_one_model(self) -> bool:
+        """Whether one name can stand for what the job makes: not where every task has an adapter of its own."""
+        return self.recipe.task_adapters != pb.TrainingRecipe.TASK_ADAPTERS_SEPARATE
+
+    @property
     def model(self) -> str:
         """The model that the job starts from, as it was asked for."""
         asked = self._job.annotations.get(MODEL_ANNOTATION, "")
@@ -80,7 +85,7 @@ class JobView:
             "finished_at": seconds(job.finish_time) if self.is_final else None,
             "estimated_finish": self._estimated_finish(),
             "model": self.model,
-            "fine_tuned_model": str(self.tuned()) if job.state == State.STATE_SUCCEEDED else None,
+            "fine_tuned_model": str(self.tuned()) if job.state == State.STATE_SUCCEEDED and self.is_one_model else None,
             "organization_id": self.project,
             "status": STATUS.get(job.state, "running"),
             "training_file": self.training_file,

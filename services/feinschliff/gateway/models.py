@@ -154,7 +154,7 @@ class Models:
 
     def _public_name(self, project: str, version: registry_pb2.ModelVersion) -> str:
         job_id = ids.last_part(version.training_job)
-        if not job_id:
+        if not job_id or version.recipe.task_adapters == training_pb2.TrainingRecipe.TASK_ADAPTERS_SEPARATE:
             return version.name
         base, suffix = self._bases.short(version.base_model), ids.slug(version.recipe.suffix)
         return str(ids.TunedName(base, project, suffix, ids.public_id(job_id)))

@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import nn
 
 from feinschliff.artifacts.commit import read_manifest
 from feinschliff.formats.manifest import Manifest
 from feinschliff.formats.report import CheckpointReport, GoldenProbe, Notice, Progress
+from feinschliff.formats.tasks import result_prefix_of
 from feinschliff.kit.spans import span
 from feinschliff.lm.chat import Encoded
 from feinschliff.lm.recomputation import recompute_activations
 from feinschliff.lm.rows_attention import rows_apart
-from feinschliff.trainer import optim
+from feinschliff.trainer import lanes
 from feinschliff.trainer.checkpoint import Saved
 from feinschliff.trainer.features import Features, frozen_layers
+from feinschliff.trainer.lane_starts import lanes_of
+from feinschliff.trainer.lanes import Lane
 from feinschliff.trainer.learner import Learner
 from feinschliff.trainer.loop import Training, micro_batches, shares_prefixes, train
-from feinschliff.trainer.moving import Moving, moving_of
-from feinschliff.trainer.order import Course
 from feinschliff.trainer.patience import patiently
 from feinschliff.trainer.preparation import Attempt, Loaded, learner_of, load
 from feinschliff.trainer.probes import golden_probes, golden_scores
-from feinschliff.trainer.result import commit_result, result_prefix
+from feinschliff.trainer.result import commit_result, commit_tasks, result_prefix
 from feinschliff.trainer.state import TrainState
 
 PROBED_ROWS = 2
@@ -51,14 +53,15 @@ def run(a: Attempt) -> None:
     with span("loading"):
         loaded = load(a, saved)
         learner = a.crew.cut(learner_of(a, loaded), a.recipe)
-    training = assemble(a, loaded, learner)
+    training = assemble(a, loaded, learner, saved)
     state = TrainState()
     if saved is not None:
         state = saved.state
         number = a.runfile.attempt
         a.post(Notice(key=f"attempt/{number}/resumed", message=f"Attempt {number} goes on after step {saved.step}."))
-        optim.restore(training.optimiser, training.parameters, saved.optimiser)
-    a.crew.prepare(training.optimiser, idle=lambda: pass_for_others(training))
+        lanes.restore_states(training.lanes, training.parameters, saved.optimiser)
+    for lane in training.lanes:
+        a.crew.prepare(lane.optimiser, idle=lambda: pass_for_others(training))
     try:
         with rows_apart(training.model), span("training"):
             state = train(training, state)
@@ -74,22 +77,14 @@ def take_over_reports(a: Attempt, saved: Saved) -> None:
     a.post(checkpoint_report(a, saved.state, saved.digest))
 
 
-def assemble(a: Attempt, loaded: Loaded, learner: Learner) -> Training:
+def assemble(a: Attempt, loaded: Loaded, learner: Learner, saved: Saved | None) -> Training:
     parameters = learner.trained()
-    course = Course.of(
-        loaded.data.sources, a.recipe.optimisation, seed=a.recipe.seed, lengths=loaded.data.rows.lengths()
-    )
-    moving = moving_for(a, learner, parameters, course)
-    if a.recipe.optimisation.gradient_checkpointing:
-        recompute_activations(learner.transformer)
     training = Training(
         recipe=a.recipe,
         method=a.method,
         learner=learner,
         parameters=parameters,
-        optimiser=optim.build(parameters, a.recipe.optimisation, moving.rate_shares),
-        course=course,
-        moving=moving,
+        lanes=lanes_of(a, loaded, learner, parameters, saved),
         rows=loaded.data.rows,
         tasks=loaded.data.tasks,
         validation_rows=loaded.data.validation_rows,
@@ -99,6 +94,8 @@ def assemble(a: Attempt, loaded: Loaded, learner: Learner) -> Training:
         save=lambda state: save(a, loaded, training, state),
         crew=a.crew,
     )
+    if a.recipe.optimisation.gradient_checkpointing:
+        recompute_activations(learner.transformer)
     if layers := frozen_layers(learner, a.recipe, training.course):
         bytes_max = a.settings.trainer_features_mib_max * 2**20
         training.features = Features(training.model, layers, a.scratch.new_folder(), bytes_max=bytes_max)
@@ -107,16 +104,6 @@ def assemble(a: Attempt, loaded: Loaded, learner: Learner) -> Training:
     else:
         training.shares_prefixes = shares_prefixes(training)
     return training
-
-
-def moving_for(a: Attempt, learner: Learner, weights: Mapping[str, nn.Parameter], course: Course) -> Moving:
-    """What the update schedule lets move; told once among the job's events."""
-    moving = moving_of(
-        a.recipe.update_schedule, learner.transformer, weights, epoch=course.steps_per_epoch, seed=a.recipe.seed
-    )
-    if message := moving.description(course.steps_total):
-        a.post(Notice(key="update_schedule", message=message))
-    return moving
 
 
 def pass_for_others(t: Training) -> None:
@@ -132,13 +119,13 @@ def save(a: Attempt, loaded: Loaded, training: Training, state: TrainState) -> N
     if patiently(lambda: a.checkpoints.has(state.step), a.stop):
         return
     a.post(Progress(stage="saving", step=state.step, steps_total=training.course.steps_total))
-    optimiser = a.crew.gather(training.learner, optim.state_tensors(training.optimiser, training.parameters))
+    optimiser = a.crew.gather(training.learner, lanes.state_tensors(training.lanes, training.parameters))
     if not a.crew.is_first:
         return
 
     def write() -> Manifest:
         with a.scratch.folder() as folder:
-            training.learner.save(folder, base_model=loaded.base.uri)
+            lanes.save(training.lanes, training.parameters, training.learner, folder, base_model=loaded.base.uri)
             reports = a.outbox.unacknowledged()
             return a.checkpoints.commit(folder, state, loaded.conditions, optimiser, reports)
 
@@ -163,34 +150,20 @@ def commit(a: Attempt, loaded: Loaded, training: Training, state: TrainState, *,
     best_step = state.standing.best_step if keep_best else state.step
     if best_step != state.step:
         best = a.checkpoints.fetch(best_step, a.scratch.new_folder())
-        training.learner.restore(best.folder)
+        lanes.restore(training.lanes, training.parameters, training.learner, best.folder)
     training.model.train(False)
-    probes = probes_of(loaded, training.learner)
+    probes = [probes_of(loaded, training, lane) for lane in training.lanes]
     a.crew.gather(training.learner, {})
     if not a.crew.is_first:
         a.crew.wait()
         return
-
-    def write() -> Manifest:
-        with a.scratch.folder() as folder:
-            training.learner.save(folder, base_model=loaded.base.uri)
-            return commit_result(
-                a.store,
-                a.runfile.prefix,
-                folder,
-                base=loaded.base,
-                chat=loaded.chat,
-                state=state,
-                best_step=best_step,
-                epochs=training.course.epochs_after(state.step),
-                probes=probes,
-                files=files_of(a, training, state, best_step),
-                seconds=seconds,
-                energy=a.energy(),
-            )
-
+    outcome = Outcome(a, loaded, training, state, best_step, seconds)
     with span("committing the result"):
-        patiently(write, a.stop)
+        for lane, said in zip(training.lanes, probes, strict=True):
+            patiently(partial(outcome.commit, lane, said), a.stop)
+        if training.apart:
+            prefixes = {lane.task: result_prefix_of(a.runfile.prefix, lane.task) for lane in training.lanes}
+            patiently(lambda: commit_tasks(a.store, a.runfile.prefix, prefixes, state), a.stop)
     a.crew.wait()
 
 
@@ -212,11 +185,57 @@ def checkpoint_report(
     )
 
 
-def probes_of(loaded: Loaded, learner: Learner) -> list[GoldenProbe]:
-    rows = [loaded.data.rows[row] for row in range(min(PROBED_ROWS, len(loaded.data.rows)))]
+def probes_of(loaded: Loaded, training: Training, lane: Lane) -> list[GoldenProbe]:
+    """What the lane's weights say, to prompts of its rows too."""
+    lane.lend(training.parameters)
+    learner, numbers = training.learner, lane.course.rows
+    rows = [loaded.data.rows[number] for number in numbers[:PROBED_ROWS]]
     if learner.head is not None:
         return golden_scores(learner, loaded.encoder, [row.token_ids[:-1] for row in rows])
     return golden_probes(learner.transformer, loaded.chat, [prompt_of(row) for row in rows])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to; `seconds` is what its last attempt took."""
+
+    a: Attempt
+    loaded: Loaded
+    training: Training
+    state: TrainState
+    best_step: int
+    seconds: float
+
+    def commit(self, lane: Lane, probes: list[GoldenProbe]) -> Manifest:
+        """The result of a lane; where it is committed already, nothing is left to do."""
+        a, loaded, training = self.a, self.loaded, self.training
+        state, best_step, energy = self.state, self.best_step, a.energy()
+        prefix = result_prefix(a.runfile.prefix)
+        if lane.task:
+            prefix = result_prefix_of(a.runfile.prefix, lane.task)
+            steps_after = partial(lane.steps_after, steps_total=training.course.steps_total)
+            state, best_step = state.of_task(lane.task, steps_after), steps_after(best_step)
+            share = state.trained_tokens / self.state.trained_tokens
+            energy = energy and energy._replace(joules=energy.joules * share)
+        if lane.task and (there := read_manifest(a.store, prefix)) is not None:
+            return there
+        with a.scratch.folder() as folder:
+            lane.lend(training.parameters)
+            training.learner.save(folder, base_model=loaded.base.uri)
+            return commit_result(
+                a.store,
+                prefix,
+                folder,
+                base=loaded.base,
+                chat=loaded.chat,
+                state=state,
+                best_step=best_step,
+                epochs=lane.course.epochs_after(state.step),
+                probes=probes,
+                files=files_of(a, training, self.state, self.best_step),
+                seconds=self.seconds,
+                energy=energy,
+            )
 
 
 def files_of(a: Attempt, training: Training, state: TrainState, step: int) -> dict[str, bytes]:

@@ -107,5 +107,7 @@ class Checkpoints:
 
 
 def upload_folder(store: Store, prefix: str, folder: Path) -> dict[str, Stored]:
-    """Store a folder's files below `prefix`; `commit` makes them real."""
-    return {path.name: store.upload(path, key_of(prefix, path.name)) for path in sorted(folder.iterdir())}
+    """Store a folder's files, and those in folders of it, below `prefix`; `commit` makes them real."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    return {name: store.upload(path, key_of(prefix, name)) for name, path in zip(names, paths, strict=True)}

@@ -25,9 +25,10 @@ from feinschliff.lm.randomness import draws
 from feinschliff.lm.shared_prefixes import shared
 from feinschliff.trainer import optim
 from feinschliff.trainer.crew import Alone, Crew
+from feinschliff.trainer.lanes import Lane
 from feinschliff.trainer.learner import Learner
 from feinschliff.trainer.method import Method
-from feinschliff.trainer.moving import AllMove, Moving, at_rest
+from feinschliff.trainer.moving import at_rest
 from feinschliff.trainer.order import Course, fixed_choice
 from feinschliff.trainer.pace import Pace
 from feinschliff.trainer.state import MetricsRow, TrainState
@@ -66,8 +67,7 @@ class Training:
     method: Method[Any]
     learner: Learner
     parameters: dict[str, nn.Parameter]
-    optimiser: torch.optim.Optimizer
-    course: Course
+    lanes: Sequence[Lane]
     rows: Table
     validation_rows: Table
     stop: Stop
@@ -78,12 +78,31 @@ class Training:
     crew: Crew = field(default_factory=Alone)
     features: Callable[[FlatBatch], FlatBatch] = as_it_is
     shares_prefixes: bool = False
-    moving: Moving = field(default_factory=AllMove)
     pace: Pace = field(default_factory=Pace)
 
     @property
     def model(self) -> PreTrainedModel:
         return self.learner.transformer
+
+    @property
+    def course(self) -> Course:
+        """Of the lane with most steps, which are the job's."""
+        return max((lane.course for lane in self.lanes), key=lambda one: (one.steps_total, one.steps_per_epoch))
+
+    @property
+    def apart(self) -> bool:
+        """Whether tasks learn on their own."""
+        return len(self.lanes) > 1
+
+
+class Turn(NamedTuple):
+    """What a lane's part of a step came to, before its weights move."""
+
+    lane: Lane
+    tokens: float
+    computed_tokens: float
+    gradient_norm: float
+    rate: float
 
 
 def train(t: Training, state: TrainState) -> TrainState:
@@ -110,38 +129,37 @@ def train(t: Training, state: TrainState) -> TrainState:
 
 
 def take_step(t: Training, state: TrainState) -> TrainState:
-    """One optimiser step on the rows that are due; the gradient is the mean over all labels of the step."""
-    optimisation, started = t.recipe.optimisation, time.monotonic()
-    torch.manual_seed(step_seed(t.recipe.seed, state.step, place=t.crew.place))
-    t.model.train()
-    batches = list(micro_batches(t, t.crew.part_of(t.course.rows_of(state.step), t.rows.tokens_of)))
-    labels, tokens, computed = t.crew.sum(sizes_of(one.batch for one in batches))
-    tally = Tally(t.tasks)
-    with at_rest(t.parameters, t.moving.resting(state.step)), noisy(t, state.step):
-        for rows, batch in t.crew.share(batches, t.stop):
-            terms = t.method.loss(t.learner, t.features(batch.to(t.model.device)), t.recipe.objective)
-            (terms.loss_sum / labels).backward()  # type: ignore[no-untyped-call]
-            tally.add(terms, batch, rows)
-    totals = tally.totals(t.crew.sum(tally.numbers()))
-    t.crew.sum_gradients(t.parameters.values())
-    gradient_norm = t.crew.clip(t.parameters.values(), optimisation.max_gradient_norm)
-    refuse_what_is_not_finite(totals.loss, gradient_norm, state.step + 1)
-    rate = optim.learning_rate(state.step, t.course.steps_total, optimisation)
-    optim.set_learning_rate(t.optimiser, rate)
-    t.optimiser.step()
-    t.optimiser.zero_grad()
+    """One optimiser step of every lane that is due.
 
+    Nothing moves before all gradients are there, so that a job which is stopped between two lanes can be saved.
+    """
+    started, total = time.monotonic(), t.course.steps_total
+    t.model.train()
+    tally = Tally(t.tasks, apart=t.apart)
+    due = [(lane, made) for lane in t.lanes if (made := lane.due(state.step, total)) is not None]
+    turns = [gather(t, lane, made, tally) for lane, made in due]
+    totals = tally.totals(t.crew.sum(tally.numbers()))
+    gradient_norm = max(turn.gradient_norm for turn in turns)
+    for turn in turns:
+        refuse_what_is_not_finite(totals.loss, turn.gradient_norm, state.step + 1)
+    for turn in turns:
+        turn.lane.move(t.parameters, turn.rate)
+
+    tokens = sum(turn.tokens for turn in turns)
     t.pace.add(tokens=int(tokens), seconds=time.monotonic() - started)
-    row = MetricsRow(step=state.step + 1, train_loss=totals.loss, train_accuracy=totals.accuracy)
+    values = totals.values()
+    more = {name: value for name, value in values.items() if "/" in name} if t.apart else {}
+    more |= {f"tokens/{turn.lane.task}": turn.tokens for turn in turns if t.apart}
+    row = MetricsRow(step=state.step + 1, train_loss=totals.loss, train_accuracy=totals.accuracy, train_more=more)
     state = state.with_step(int(tokens), row)
-    values = {
-        **totals.values(),
-        "learning_rate": rate,
+    values |= {
+        "learning_rate": next(turn.rate for turn in turns if turn.lane.course is t.course),
         "gradient_norm": gradient_norm,
-        "tokens": float(tokens),
-        "computed_tokens": float(computed),
+        "tokens": tokens,
+        "computed_tokens": sum(turn.computed_tokens for turn in turns),
         "tokens_per_second": t.pace.tokens_per_second,
     }
+    values |= {f"gradient_norm/{turn.lane.task}": turn.gradient_norm for turn in turns if t.apart}
     post_metrics(t, state, "train", values)
     return state
 
@@ -152,20 +170,43 @@ def sizes_of(batches: Iterable[FlatBatch]) -> list[float]:
     return [float(size) for size in sizes.reshape(-1, 3).sum(axis=0)]
 
 
+def gather(t: Training, lane: Lane, step: int, tally: Tally) -> Turn:
+    """The gradient of the rows that are due after `step` steps of a lane: the mean over all their labels, clipped."""
+    optimisation = t.recipe.optimisation
+    torch.manual_seed(step_seed(t.recipe.seed, step, place=t.crew.place))
+    lane.lend(t.parameters)
+    batches = list(micro_batches(t, t.crew.part_of(lane.course.rows_of(step), t.rows.tokens_of)))
+    labels, tokens, computed = t.crew.sum(sizes_of(one.batch for one in batches))
+    with at_rest(t.parameters, lane.moving.resting(step)), noisy(t, step):
+        for rows, batch in t.crew.share(batches, t.stop):
+            terms = t.method.loss(t.learner, t.features(batch.to(t.model.device)), t.recipe.objective)
+            (terms.loss_sum / labels).backward()  # type: ignore[no-untyped-call]
+            tally.add(terms, batch, rows)
+    t.crew.sum_gradients(t.parameters.values())
+    gradient_norm = t.crew.clip(t.parameters.values(), optimisation.max_gradient_norm)
+    lane.put_gradients_aside(t.parameters)
+    rate = optim.learning_rate(step, lane.course.steps_total, optimisation)
+    return Turn(lane, tokens, computed, gradient_norm, rate)
+
+
 @torch.no_grad()
 def validate(t: Training, state: TrainState) -> TrainState:
-    """Mean loss over all labels of the validation rows, with the weights of `state`."""
+    """Mean loss over all labels of the validation rows with the weights of `state`; see `Totals.loss`."""
     post_progress(t, state, "validating")
     t.model.train(False)
     settings, facts = t.recipe.validation, t.learner.facts
-    rows = fixed_choice(len(t.validation_rows), settings.rows_max, seed=t.recipe.seed)
-    objective, tally = without_smoothing(t.recipe.objective), Tally(t.validation_tasks)
-    part = t.crew.part_of(rows, t.validation_rows.tokens_of)
-    for numbers, batch in t.crew.share(list(micro_batches(t, part, table=t.validation_rows)), t.stop):
-        terms = t.method.loss(t.learner, t.features(batch.to(t.model.device)), objective)
-        tally.add(terms, batch, numbers, t.method.observe(facts, batch, terms))
+    objective, tally = without_smoothing(t.recipe.objective), Tally(t.validation_tasks, apart=t.apart)
+    for lane in t.lanes:
+        lane.lend(t.parameters)
+        chosen = fixed_choice(len(lane.validation_rows), settings.rows_max, seed=t.recipe.seed)
+        part = t.crew.part_of([lane.validation_rows[place] for place in chosen], t.validation_rows.tokens_of)
+        for numbers, batch in t.crew.share(list(micro_batches(t, part, table=t.validation_rows)), t.stop):
+            terms = t.method.loss(t.learner, t.features(batch.to(t.model.device)), objective)
+            tally.add(terms, batch, numbers, t.method.observe(facts, batch, terms))
     totals = tally.totals(t.crew.sum(tally.numbers(observed=t.method.observed(facts))))
     more = t.method.metrics(facts, totals.observed, totals.loss)
+    for task, loss in totals.losses().items() if t.apart else ():
+        more |= {f"{name}/{task}": value for name, value in t.method.metrics(facts, totals.observed, loss).items()}
     standing = state.standing.after(totals.loss, step=state.step, minimum_gain=settings.minimum_gain)
     exhausted = standing.is_exhausted(settings)
     state = state.with_validation(totals, more, standing, stopped_early=exhausted)

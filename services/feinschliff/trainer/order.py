@@ -54,6 +54,11 @@ class Course:
         return sum(_drawn(source) for source in self.sources)
 
     @property
+    def rows(self) -> Sequence[int]:
+        """Numbers of the rows that are learned from, in the order of the sources."""
+        return [row for source in self.sources for row in range(source.first, source.first + source.rows)]
+
+    @property
     def steps_per_epoch(self) -> int:
         return math.ceil(self.rows_per_epoch / self.batch_size)
 
@@ -77,17 +82,21 @@ class Course:
         return steps > 0 and steps // period > (steps - 1) // period
 
 
-def refuse_nothing_to_learn(sources: Sequence[Source]) -> None:
+def refuse_nothing_to_learn(sources: Sequence[Source], task: str = "") -> None:
     """
+    Args:
+        task: whose sources they are, where it learns on its own.
+
     Raises:
         Invalid: NOTHING_TO_LEARN, no row is left, or the weights are so small that none is taken.
     """
     if any(_drawn(source) for source in sources):
         return
-    rows = sum(source.rows for source in sources)
+    rows, of_task = sum(source.rows for source in sources), f" of the task `{task}`" if task else ""
     raise Invalid(
         "NOTHING_TO_LEARN",
-        f"Not one row is learned from in an epoch; {rows} are left of the data after long ones were cut or left out.",
+        f"Not one row{of_task} is learned from in an epoch; {rows} are left of the data after long ones were cut or "
+        "left out.",
         advice=["Raise max_row_tokens, so that rows keep their answers.", "Raise the weights of the data."],
         rows=rows,
     )

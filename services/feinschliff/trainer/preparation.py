@@ -19,6 +19,7 @@ from feinschliff.formats.heads import HeadFacts
 from feinschliff.formats.objectives import HEADED, Sft
 from feinschliff.formats.report import Metrics, Progress, Report
 from feinschliff.formats.runfile import Runfile
+from feinschliff.formats.tasks import refuse_unsuited
 from feinschliff.kit.errors import WrongState
 from feinschliff.kit.spans import span
 from feinschliff.lm import heads
@@ -38,7 +39,6 @@ from feinschliff.trainer.learner import Learner
 from feinschliff.trainer.method import METHODS, Method
 from feinschliff.trainer.progress import Outbox
 from feinschliff.trainer.reading import Data, Start, facts_of, load_data
-from feinschliff.trainer.rounding import start_from_rounding, starts_from_rounding
 from feinschliff.trainer.scratch import Scratch
 from feinschliff.trainer.settings import TrainerSettings
 from feinschliff.trainer.state import Conditions
@@ -47,7 +47,6 @@ from feinschliff.trainer.tensorboard import Board
 from feinschliff.trainer.trackers import Trackers
 
 if TYPE_CHECKING:
-    from peft import PeftModel
     from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
@@ -94,6 +93,11 @@ class Attempt:
         return None if used is None else used._replace(joules=used.joules + self.runfile.energy_before)
 
     @property
+    def tasks(self) -> list[str]:
+        """Names of the tasks, in the order of the data."""
+        return list(dict.fromkeys(part.task_name for part in self.runfile.train))
+
+    @property
     def adaptation(self) -> Adapt[Any, Any]:
         if self.has_head and isinstance(self.recipe.adaptation, LastLayers) and not self.recipe.adaptation.layers:
             return frozen
@@ -130,6 +134,7 @@ class Loaded:
 
 def load(a: Attempt, saved: Saved | None) -> Loaded:
     """Data first, so that a bad row is found before any weight is read; then the base."""
+    refuse_unsuited(a.recipe)
     files = resolve(a.runfile.base_model, a.store, a.settings.cache_folder, offline=a.settings.offline)
     conditions = saved.conditions if saved else None
     refuse_another_base(conditions.base_digest if conditions else a.runfile.base_digest, files)
@@ -198,7 +203,8 @@ def day_of(crew: Crew) -> date:
 def start_of(a: Attempt, saved: Saved | None) -> Start | None:
     """Weights to go on from: the job's own, or those of the version that it continues; None begins afresh."""
     if saved is not None:
-        return Start(saved.folder, resumes=True)
+        own = f"tasks/{a.tasks[0]}" if a.recipe.has_separate_adapters else ""
+        return Start(saved.folder / own, resumes=True)
     if not a.runfile.initial_adapter_prefix:
         return None
     folder = a.scratch.new_folder()
@@ -230,12 +236,12 @@ def refuse_what_a_head_replaces(folder: Path, settings: LastLayers) -> None:
 
 
 def learner_of(a: Attempt, loaded: Loaded) -> Learner:
-    """The base with weights that train: saved ones, those of the version to continue, or fresh ones."""
+    """The base with weights that train: saved ones, those of the version to continue, or fresh ones.
+
+    Where every task has its own, these are those of the first; `lanes_of` has all.
+    """
     model, facts = loaded.base.model, loaded.encoder.facts
     adapted = _adapted(a, model, loaded.start)
-    if loaded.start is None and starts_from_rounding(a.recipe):
-        with span("rounding"):
-            start_from_rounding(a, loaded, cast("PeftModel", adapted))
     if facts is None:
         return Learner(a.adaptation, adapted)
     leave_vocabulary_alone(a.adaptation.transformer(adapted))

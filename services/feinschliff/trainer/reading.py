@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -64,11 +64,22 @@ def load_data(a: Attempt, encoder: RowEncoder) -> Data:
         first = len(data.rows)
         _append(a, encoder, data.rows, data.tasks, part)
         data.sources.append(Source(first, len(data.rows) - first, part.weight))
-    refuse_nothing_to_learn(data.sources)
+    for task, sources in sources_by_lane(a, data.sources).items():
+        refuse_nothing_to_learn(sources, task)
     data.validation_tasks.names.extend(data.tasks.names)  # so that a task that validates alone is still told apart
     for part in a.runfile.validation:
         _append(a, encoder, data.validation_rows, data.validation_tasks, part)
     return data
+
+
+def sources_by_lane(a: Attempt, sources: Sequence[Source]) -> dict[str, list[Source]]:
+    """The sources of each task that has its own adapter, by its name; else all, by the empty name."""
+    if not a.recipe.has_separate_adapters:
+        return {"": list(sources)}
+    of_task: dict[str, list[Source]] = {task: [] for task in a.tasks}
+    for part, source in zip(a.runfile.train, sources, strict=True):
+        of_task[part.task_name].append(source)
+    return of_task
 
 
 def _append(a: Attempt, encoder: RowEncoder, table: Table, tasks: Tasks, part: DataPart) -> None:
@@ -82,7 +93,7 @@ def _append(a: Attempt, encoder: RowEncoder, table: Table, tasks: Tasks, part: D
         encode=lambda: load_part(table, a.store, part, encoder, settings, check=a.stop.check),
         prove=lambda: manifest_of(a.store, part),
     )
-    tasks.append(part.task or part.dataset_version, len(table) - first)
+    tasks.append(part.task_name, len(table) - first)
     for what, count in (("cut to", counts.truncated), ("left out for being beyond", counts.dropped)):
         if count:
             limit = a.recipe.optimisation.max_row_tokens

@@ -15,7 +15,7 @@ import torch
 from feinschliff.artifacts.commit import commit, sha256_of
 from feinschliff.artifacts.store import Store
 from feinschliff.formats.manifest import FileEntry, Manifest, content_digest
-from feinschliff.formats.report import GoldenProbe, Result
+from feinschliff.formats.report import GoldenProbe, Result, TaskResults
 from feinschliff.kit.failpoints import fail
 from feinschliff.lm.chat import Chat
 from feinschliff.trainer.checkpoint import METRICS_NAME, upload_folder
@@ -37,7 +37,7 @@ def result_prefix(job_prefix: str) -> str:
 
 def commit_result(
     store: Store,
-    job_prefix: str,
+    prefix: str,
     weights: Path,
     *,
     base: LoadedBase,
@@ -50,9 +50,11 @@ def commit_result(
     seconds: float,
     energy: Energy | None,
 ) -> Manifest:
-    """Make the job a success: everything before the manifest can be done again, nothing after it needs to be.
+    """Make the job, or one of its tasks, a success: what comes before the manifest can be done again, and nothing after
+    it needs to be.
 
     Args:
+        prefix: `result_prefix` of the job, or `result_prefix_of` the task that has an adapter of its own.
         weights: folder with the adaptation's files of `best_step`; used up. A whole model gets its tokenizer, so that
             the result loads as a base does.
         files: what the method has to tell of them besides.
@@ -87,10 +89,23 @@ def commit_result(
         hardware=hardware(),
         packages={name: _version(name) for name in PACKAGES},
     )
-    prefix = result_prefix(job_prefix)
     stored = upload_folder(store, prefix, weights)
     fail("result.before_commit")
     manifest = commit(store, prefix, stored, meta.model_dump(mode="json"), kind="result")
+    fail("result.after_commit")
+    return manifest
+
+
+def commit_tasks(store: Store, job_prefix: str, prefixes: Mapping[str, str], state: TrainState) -> Manifest:
+    """Make a job a success whose tasks have adapters of their own; all of their results are committed.
+
+    Args:
+        prefixes: where they are, by task.
+    """
+    meta = TaskResults(tasks=dict(prefixes)).model_dump(mode="json")
+    fail("result.before_commit")
+    files = {METRICS_NAME: metrics_csv(state.history)}
+    manifest = commit(store, result_prefix(job_prefix), files, meta, kind="result")
     fail("result.after_commit")
     return manifest
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable
 from datetime import date
 
 import numpy as np
@@ -23,6 +24,9 @@ class MetricsRow(Stored):
     valid_loss: float | None = None
     valid_mean_token_accuracy: float | None = None
     valid_more: dict[str, float] = Field(default_factory=dict, description="By name; not in the file.")
+    train_more: dict[str, float] = Field(
+        default_factory=dict, description="By name, of tasks that learn apart; not in the file."
+    )
 
 
 class Observed(Stored):
@@ -85,6 +89,32 @@ class TrainState(Stored):
             }
         )
 
+    def of_task(self, task: str, steps_after: Callable[[int], int]) -> TrainState:
+        """What a job of this task alone would know of itself, where tasks learn apart.
+
+        Args:
+            steps_after: how many of the task's steps are made after so many of this job's.
+        """
+        rows: dict[int, MetricsRow] = {}
+        loss, accuracy, tokens = f"loss/{task}", f"accuracy/{task}", 0.0
+        for row in self.history:
+            step, train, valid = steps_after(row.step), row.train_more, row.valid_more
+            if loss in train:
+                rows[step] = MetricsRow(step=step, train_loss=train[loss], train_accuracy=train.get(accuracy))
+                tokens += train[f"tokens/{task}"]
+            if loss in valid:
+                own = {
+                    name.removesuffix(f"/{task}"): value for name, value in valid.items() if name.endswith(f"/{task}")
+                }
+                told = {"valid_loss": own.pop("loss"), "valid_mean_token_accuracy": own.pop("accuracy", None)}
+                rows[step] = rows[step].model_copy(update={**told, "valid_more": own})
+        return TrainState(
+            step=steps_after(self.step),
+            trained_tokens=int(tokens),
+            stopped_early=self.stopped_early,
+            history=tuple(rows.values()),
+        )
+
     def observed_at(self, step: int, size: int) -> np.ndarray | None:
         """What was counted at the validation of these weights, so many numbers; None where nothing was."""
         found = next((one for one in self.observed if one.step == step), None)
@@ -108,7 +138,7 @@ class Conditions(Stored):
 def metrics_csv(history: tuple[MetricsRow, ...]) -> bytes:
     """The history in the shape of OpenAI's result files; a number that was not measured is empty."""
     text = io.StringIO()
-    columns = [name for name in MetricsRow.model_fields if name != "valid_more"]
+    columns = [name for name in MetricsRow.model_fields if not name.endswith("_more")]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows({name: _cell(getattr(row, name)) for name in columns} for row in history)

@@ -36,8 +36,10 @@ class Tasks:
 class Tally:
     """Sums over labels: losses, hits, how many there were, and how many of them could be hit or missed."""
 
-    def __init__(self, tasks: Tasks) -> None:
+    def __init__(self, tasks: Tasks, *, apart: bool = False) -> None:
+        """Args: apart: whether every task learns on its own, so that each counts alike."""
         self._tasks = tasks
+        self._apart = apart
         self._sums = np.zeros((max(1, len(tasks.names)), 4))
         self._observed = np.zeros(0)
 
@@ -69,9 +71,8 @@ class Tally:
     def totals(self, numbers: Sequence[float]) -> Totals:
         """What the sums of all processes mean."""
         cells = self._sums.size
-        return Totals(
-            self._tasks.names, np.asarray(numbers[:cells]).reshape(self._sums.shape), np.asarray(numbers[cells:])
-        )
+        sums = np.asarray(numbers[:cells]).reshape(self._sums.shape)
+        return Totals(self._tasks.names, sums, np.asarray(numbers[cells:]), self._apart)
 
     def _add_by_task(self, terms: LossTerms, batch: FlatBatch, rows: Sequence[int]) -> None:
         task_N, tasks = self._tasks.of(rows)[batch.row_of_label_N], len(self._sums)
@@ -91,17 +92,22 @@ class Totals:
     tasks: Sequence[str]
     sums: np.ndarray
     observed: np.ndarray
+    apart: bool = False
 
     @property
     def loss(self) -> float:
-        """Mean over all labels."""
-        return float(self.sums[:, LOSS].sum() / self.sums[:, LABELS].sum())
+        """Mean over all labels; where tasks learn apart, over those that had a label, of each one's mean."""
+        return self._mean(LOSS, LABELS)
 
     @property
     def accuracy(self) -> float | None:
-        """Share of labels that were hit; None where nothing is hit or missed."""
-        judged = self.sums[:, JUDGED].sum()
-        return float(self.sums[:, HITS].sum() / judged) if judged else None
+        """Share of labels that were hit, as the loss; None where nothing is hit or missed."""
+        return self._mean(HITS, JUDGED) if self.sums[:, JUDGED].sum() else None
+
+    def losses(self) -> dict[str, float]:
+        """The mean of each task that had a label."""
+        labelled = zip(self.tasks, self.sums[:, LOSS].tolist(), self.sums[:, LABELS].tolist(), strict=True)
+        return {name: loss / labels for name, loss, labels in labelled if labels}
 
     def values(self) -> dict[str, float]:
         """`loss` and `accuracy`; where the job has several tasks, also those of each that had a label."""
@@ -110,9 +116,14 @@ class Totals:
             values["accuracy"] = self.accuracy
         if len(self.tasks) < 2:
             return values
-        for name, (loss, hits, labels, judged) in zip(self.tasks, self.sums.tolist(), strict=True):
-            if labels:
-                values[f"loss/{name}"] = loss / labels
+        values |= {f"loss/{name}": loss for name, loss in self.losses().items()}
+        for name, (_, hits, _, judged) in zip(self.tasks, self.sums.tolist(), strict=True):
             if judged:
                 values[f"accuracy/{name}"] = hits / judged
         return values
+
+    def _mean(self, what: int, of: int) -> float:
+        if not self.apart:
+            return float(self.sums[:, what].sum() / self.sums[:, of].sum())
+        there = self.sums[:, of] > 0
+        return float((self.sums[there, what] / self.sums[there, of]).mean())

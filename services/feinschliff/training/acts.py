@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 
-from feinschliff.artifacts.commit import read_manifest
 from feinschliff.artifacts.store import Store
 from feinschliff.formats.manifest import Manifest
 from feinschliff.formats.report import Failure
@@ -25,6 +24,7 @@ from feinschliff.training.consumption import Tariff
 from feinschliff.training.jobs import move
 from feinschliff.training.life import Act, Seen, State, backoff_seconds
 from feinschliff.training.meters import Meters
+from feinschliff.training.outcomes import Outcome, outcomes
 from feinschliff.training.store import Attempt, Event, Job
 from feinschliff.training.trackers import secrets_of
 from feinschliff.v1 import common_pb2
@@ -42,7 +42,9 @@ BLAMELESS_WAIT_SECONDS = 5.0  # before work goes on elsewhere; longer where mach
 
 
 class Registrar(Protocol):
-    def register(self, job: Job, manifest: Manifest, adapter: common_pb2.ArtifactRef) -> str: ...
+    def register(self, job: Job, manifest: Manifest, adapter: common_pb2.ArtifactRef, task: str = "") -> str:
+        """The name of the version that a result became. Args: task: whose it is, where each has its own."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -168,13 +170,17 @@ class Acts:
         with self._database.reading() as session:
             attempt = store.get_attempt(session, job.attempt_name)
         reached = newest_step(self._artifacts, job) if act in (Act.RETRY_OR_FAIL, Act.MARK_PAUSED) else 0
-        model_version = self._register(job) if act is Act.MARK_SUCCEEDED else ""
+        versions = self._register(job) if act is Act.MARK_SUCCEEDED else {}
         with self._database.transaction() as session:
             job = self._plan.tariff.note(session, _attempt_over(session, job, attempt, seen, observed, now), now)
             match act:
                 case Act.MARK_SUCCEEDED:
-                    note = f" New model created: {model_version}."
-                    job = move(session, job, State.SUCCEEDED, now, note=note, model_version=model_version, failure=None)
+                    only, of_tasks = versions.get("", ""), {task: one for task, one in versions.items() if task}
+                    note = f" New model{'s' if of_tasks else ''} created: {', '.join(versions.values())}."
+                    job = move(
+                        session, job, State.SUCCEEDED, now,
+                        note=note, model_version=only, task_versions=of_tasks, failure=None,
+                    )  # fmt: skip
                 case Act.MARK_CANCELLED:
                     job = move(session, job, State.CANCELLED, now)
                 case Act.MARK_PAUSED:
@@ -246,20 +252,23 @@ class Acts:
             session, job, State.QUEUED, now, note=note, level="warning", barren_attempts=barren, not_before=now + wait
         )
 
-    def _register(self, job: Job) -> str:
-        manifest = read_manifest(self._artifacts, f"{job.name}/result")
-        if manifest is None:
-            raise AssertionError(f"{job.name}: finished without a result")
+    def _register(self, job: Job) -> dict[str, str]:
+        """The model version of each task that has an adapter of its own; the only one by the empty name."""
+        found = list(outcomes(self._artifacts, job))
         fail("registration.before_call")
-        adapter = common_pb2.ArtifactRef(
-            uri=f"s3://{self._artifacts.bucket}/{job.name}/result",
-            sha256=manifest.digest.removeprefix("sha256:"),
-            size_bytes=sum(entry.size_bytes for entry in manifest.files.values()),
+        versions = {
+            one.task: self._registrar.register(job, one.manifest, self._adapter(one), one.task) for one in found
+        }
+        fail("registration.after_call")
+        return versions
+
+    def _adapter(self, outcome: Outcome) -> common_pb2.ArtifactRef:
+        return common_pb2.ArtifactRef(
+            uri=f"s3://{self._artifacts.bucket}/{outcome.prefix}",
+            sha256=outcome.manifest.digest.removeprefix("sha256:"),
+            size_bytes=sum(entry.size_bytes for entry in outcome.manifest.files.values()),
             media_type="application/vnd.feinschliff.adapter",
         )
-        name = self._registrar.register(job, manifest, adapter)
-        fail("registration.after_call")
-        return name
 
 
 def workload_of(job: Job) -> str:

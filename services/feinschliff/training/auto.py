@@ -37,7 +37,8 @@ class Facts:
     """What the rules reckon with.
 
     Args:
-        rows: that an epoch learns from, each counted by its source's weight.
+        rows: that an epoch learns from, each counted by its source's weight; of an average task where every task has
+            an adapter of its own.
         tokens: of these rows; 0 where they were not counted.
         base: None where the base cannot be looked into from here.
     """
@@ -100,7 +101,10 @@ def settled(recipe: Recipe, inputs: Mapping[str, Any], look_into: Callable[[str]
     if not recipe.auto:
         return recipe
     is_wanted = any(RULES[path].needs_base for path in recipe.auto)
-    rows, tokens = (sum(round(one[what] * one["weight"]) for one in inputs["datasets"]) for what in ("rows", "tokens"))
+    rows, tokens = (
+        sum(round(one[what] * one["weight"]) for one in inputs["datasets"]) // recipe.adapters
+        for what in ("rows", "tokens")
+    )
     return resolved(recipe, Facts(rows, tokens, look_into(inputs["base_model"]) if is_wanted else None))
 
 

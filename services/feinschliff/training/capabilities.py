@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 
 from feinschliff.formats.base import Stored
 from feinschliff.formats.recipe import SERVED, Recipe
+from feinschliff.formats.tasks import separable
 from feinschliff.training import auto
 
 SOURCES = {  # where a default comes from, by the end of its path
@@ -38,12 +39,17 @@ UNITS = {  # by a word of the field's name
 
 @dataclass(frozen=True)
 class Technique:
-    """One pair; `reason` says why it is not served, and is empty where it is."""
+    """One pair; `reason` says why it is not served, and is empty where it is.
+
+    Args:
+        task_adapters: whether every task may have an adapter of its own.
+    """
 
     objective: str
     adaptation: str
     supported: bool
     reason: str = ""
+    task_adapters: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ def rules() -> list[Rule]:
 def _technique(objective: str, adaptation: str) -> Technique:
     anywhere = {name for names in SERVED.values() for name in names}
     if adaptation in SERVED.get(objective, ()):
-        return Technique(objective, adaptation, supported=True)
+        return Technique(objective, adaptation, supported=True, task_adapters=separable(objective, adaptation))
     if objective not in SERVED:
         why = f"This version does not serve the objective `{objective}`."
     elif adaptation not in anywhere:

@@ -22,6 +22,7 @@ from feinschliff.kit.errors import FieldViolation, Refusal, from_rpc_error
 from feinschliff.kit.metrics import Metrics
 from feinschliff.training.continued import VersionFacts
 from feinschliff.training.jobs import DatasetFacts
+from feinschliff.training.outcomes import model_of
 from feinschliff.training.proto import RECIPE_PATH, from_recipe, to_adaptation
 from feinschliff.training.rows import Drawn
 from feinschliff.training.store import Job
@@ -94,15 +95,14 @@ class RegistryClient:
             adaptation=to_adaptation(found.recipe),
         )
 
-    def register(self, job: Job, manifest: Manifest, adapter: common_pb2.ArtifactRef) -> str:
-        """The name of the version that this job's result became; asking twice gives the same one."""
-        project = job.parent.split("/")[1]
-        model = job.recipe.output_model or job.name.rsplit("/", 1)[1]
+    def register(self, job: Job, manifest: Manifest, adapter: common_pb2.ArtifactRef, task: str = "") -> str:
+        """The name of the version that a result of this job became; asking twice gives the same one."""
+        project, model = job.parent.split("/")[1], model_of(job.recipe, job.name, task)
         request = registry_pb2.CreateModelVersionRequest(
             parent=f"projects/{project}/models/{model}",
-            model_version=version_of(job, Result.model_validate(manifest.meta), adapter),
+            model_version=version_of(job, Result.model_validate(manifest.meta), adapter, task),
             create_model_if_missing=True,
-            request_id=job.uid,
+            request_id=f"{job.uid}-{job.recipe.tasks.index(task)}" if task else job.uid,
         )
         with refusals():
             return self._stub.CreateModelVersion(request).name
@@ -115,8 +115,9 @@ def kind_of(recipe: Recipe) -> registry_pb2.ModelVersion.Kind.ValueType:
     return _KINDS.get(recipe.adaptation.kind, registry_pb2.ModelVersion.KIND_ADAPTER)
 
 
-def version_of(job: Job, result: Result, adapter: common_pb2.ArtifactRef) -> registry_pb2.ModelVersion:
-    """All that a version records of its making."""
+def version_of(job: Job, result: Result, adapter: common_pb2.ArtifactRef, task: str = "") -> registry_pb2.ModelVersion:
+    """All that a version records of its making; of a task with an adapter of its own, by its data alone."""
+    datasets = zip(job.recipe.data, job.inputs["datasets"], strict=True)
     return registry_pb2.ModelVersion(
         kind=kind_of(job.recipe),
         base_model=result.base_model,
@@ -125,7 +126,7 @@ def version_of(job: Job, result: Result, adapter: common_pb2.ArtifactRef) -> reg
         adapter_digest=result.adapter_digest,
         training_job=job.name,
         parent_version=str(job.inputs["parent_version"]),
-        dataset_versions=[_dataset(one) for one in job.inputs["datasets"]],
+        dataset_versions=[_dataset(one) for source, one in datasets if task in ("", source.task_name)],
         recipe=from_recipe(job.recipe),
         code_version=result.code_version,
         chat_template_hash=result.chat_template_hash,
@@ -142,7 +143,7 @@ def version_of(job: Job, result: Result, adapter: common_pb2.ArtifactRef) -> reg
             **({} if result.energy_joules is None else {"energy_joules": result.energy_joules}),
         },
         environment={"hardware": result.hardware, **result.packages},
-        labels=job.labels,
+        labels={**({"task": task} if task else {}), **job.labels},
     )
 
 

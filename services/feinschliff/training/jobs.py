@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from feinschliff.artifacts.store import Store
 from feinschliff.formats.recipe import DataSource, Recipe
 from feinschliff.formats.runfile import DataPart
+from feinschliff.formats.tasks import refuse_unsuited
 from feinschliff.kit import names
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.context import current_traceparent
@@ -30,6 +31,7 @@ from feinschliff.training.continued import VersionFacts, continued
 from feinschliff.training.crews import placed
 from feinschliff.training.fitting import refuse_empty, refuse_unfit
 from feinschliff.training.life import FINAL, MOVES, State, Verb, asked
+from feinschliff.training.outcomes import refuse_long_models
 from feinschliff.training.store import LEDGER, Event, Job
 from feinschliff.workloads.profiles import Profile, Profiles
 
@@ -119,7 +121,7 @@ class Jobs:
         Raises:
             Invalid: RECIPE_INVALID, EXECUTION_PROFILE_UNKNOWN, BASE_UNKNOWN, DATASET_SPLIT_EMPTY, DATASET_FORMAT_UNFIT,
                 REQUEST_ID_REUSED;
-                NODES_TOO_MANY, PROCESSES_TOO_MANY, SHARING_UNSUITED.
+                NODES_TOO_MANY, PROCESSES_TOO_MANY, SHARING_UNSUITED, TASK_ADAPTERS_UNSUITED.
             NotFound: the data set or model version.
             WrongState: DATASET_NOT_READY, MEMORY_INSUFFICIENT, ADAPTATION_DIFFERS.
             AlreadyExists: JOB_EXISTS.
@@ -129,11 +131,13 @@ class Jobs:
         self._check_trackers(order.recipe, profile)
         start = self._start(order.recipe)
         recipe = continued(order.recipe, start) if start else order.recipe
+        refuse_unsuited(recipe)
         inputs = self._inputs(recipe, start)
         recipe = settled(placed(recipe, profile), inputs, self._look_into)
         now = self._clock.now()
         uid = self._new_id("ftjob-")
         name = names.build(JOB, project=order.parent.split("/")[1], training_job=order.job_id or uid)
+        refuse_long_models(recipe, name)
         job = Job(
             name=name,
             parent=order.parent,
@@ -252,9 +256,8 @@ class Jobs:
         for index, source in enumerate(recipe.data):
             path = f"training_job.recipe.data[{index}].dataset_version"
             facts.append(self._ready(source.dataset_version, path))
-            task = source.task or source.dataset_version.split("/")[3]
-            train.append(_part(facts[-1], ["train"], source.weight, task))
-            validation += self._validation_of(source, facts[-1], index, recipe, task)
+            train.append(_part(facts[-1], ["train"], source.weight, source.task_name))
+            validation += self._validation_of(source, facts[-1], index, recipe)
             refuse_unfit(facts[-1].name, facts[-1].format, recipe.objective.kind, path)
             refuse_empty(facts[-1].name, facts[-1].rows_by_split, "train", path)
         return {
@@ -277,8 +280,9 @@ class Jobs:
         }
 
     def _validation_of(
-        self, source: DataSource, facts: DatasetFacts, index: int, recipe: Recipe, task: str
+        self, source: DataSource, facts: DatasetFacts, index: int, recipe: Recipe
     ) -> list[dict[str, Any]]:
+        task = source.task_name
         if source.validation_dataset_version:
             path = f"training_job.recipe.data[{index}].validation_dataset_version"
             other = self._ready(source.validation_dataset_version, path)
@@ -340,12 +344,12 @@ def _refuse_deletion(job: Job, etag: str) -> None:
         raise Conflict("ROW_CHANGED", f"{job.name} changed since it was read; read it again.", job=job.name)
     if job.state not in FINAL:
         raise forbids(job, "deleted")
-    if job.model_version:
+    if made := job.model_version or ", ".join(job.task_versions.values()):
         raise WrongState(
             "JOB_IN_USE",
-            f"{job.model_version} was made by this job; delete that version first.",
+            f"{made} {'was' if job.model_version else 'were'} made by this job; delete what it made first.",
             job=job.name,
-            model_version=job.model_version,
+            model_version=made,
         )
 
 

@@ -22,7 +22,18 @@ from feinschliff.training.findings import Finding, Severity
 from feinschliff.training.machine import likely_precision, memory_of
 from feinschliff.training.memory import Load, Part, Site
 from feinschliff.training.proto import RECIPE_PATH
-from feinschliff.training.rows import ROWS_MAX, Largest, Looked, RowSource, Work, fair_part, largest, look, work_of
+from feinschliff.training.rows import (
+    ROWS_MAX,
+    Largest,
+    Looked,
+    RowSource,
+    Work,
+    by_task,
+    fair_part,
+    largest,
+    look,
+    work_of,
+)
 from feinschliff.training.speeds import Ran, Speed, overhead_of, speed_of
 from feinschliff.training.store import Job
 from feinschliff.workloads.profiles import Profile, Profiles
@@ -147,7 +158,7 @@ class Planner:
                 found.append(findings.of_refusal(refusal))
         work = work_of(train, recipe.optimisation)
         biggest = largest(train, recipe.optimisation, work.steps, shared=shares_prefixes(recipe))
-        trained = trained_parameters(architecture, recipe, classes=classes) if architecture else 0
+        trained = _learning(architecture, recipe, classes=classes) if architecture else 0
         needs = self._memory(architecture, recipe, profile, load_of(biggest, [*train, *validation]), trained)
         found += findings.of_rows([*train, *validation], recipe)
         found += findings.of_steps(work, recipe, has_validation=bool(job.inputs["validation"]))
@@ -189,13 +200,11 @@ class Planner:
         architecture = self.look_into(str(job.inputs["base_model"]))
         if architecture is None:
             return
-        trained = trained_parameters(architecture, job.recipe)
+        trained = _learning(architecture, job.recipe)
         needs = self._memory(architecture, job.recipe, profile, _SMALLEST, trained)
         if not needs.fits:
             advice = findings.what_fits(
-                lambda other: self._memory(
-                    architecture, other, profile, _SMALLEST, trained_parameters(architecture, other)
-                ),
+                lambda other: self._memory(architecture, other, profile, _SMALLEST, _learning(architecture, other)),
                 job.recipe,
             )
             raise insufficient(needs, profile.name, advice)
@@ -230,7 +239,15 @@ class Planner:
         facts = survey((record for one in records for record in one), objective)
         encoder, optimisation = RowEncoder(chat, objective, facts), job.recipe.optimisation
         train = [
-            look(encoder, some, optimisation, dataset_version=part.dataset_version, rows=one.rows, weight=part.weight)
+            look(
+                encoder,
+                some,
+                optimisation,
+                dataset_version=part.dataset_version,
+                rows=one.rows,
+                weight=part.weight,
+                task=_lane(job, part),
+            )
             for part, one, some in zip(parts, drawn, records, strict=True)
         ]
         validation = []
@@ -238,7 +255,8 @@ class Planner:
             part = DataPart.model_validate(raw)
             seen = self._rows.draw(part.dataset_version, part.splits, ROWS_MAX // 4)
             some = fair_part(seen.records)
-            validation.append(look(encoder, some, optimisation, dataset_version=part.dataset_version, rows=seen.rows))
+            name, task = part.dataset_version, _lane(job, part)
+            validation.append(look(encoder, some, optimisation, dataset_version=name, rows=seen.rows, task=task))
         return train, validation, len(facts.classes) if facts else 0
 
     def _needs(
@@ -248,7 +266,7 @@ class Planner:
         assert architecture is not None
         steps = work_of(train, recipe.optimisation).steps
         biggest = largest(train, recipe.optimisation, steps, shared=shares_prefixes(recipe))
-        trained = trained_parameters(architecture, recipe)
+        trained = _learning(architecture, recipe)
         return self._memory(architecture, recipe, profile, load_of(biggest, train), trained)
 
     def _memory(
@@ -335,9 +353,19 @@ def insufficient(needs: Memory, profile: str, advice: Sequence[str]) -> WrongSta
     )
 
 
+def _learning(architecture: Architecture, recipe: Recipe, *, classes: int = 0) -> int:
+    """Weights that learn, of all tasks together where each has an adapter of its own."""
+    return recipe.adapters * trained_parameters(architecture, recipe, classes=classes)
+
+
+def _lane(job: Job, part: DataPart) -> str:
+    """What tells the rows apart that do not learn together."""
+    return part.task_name if job.recipe.has_separate_adapters else ""
+
+
 def _validation_rows(sources: Sequence[Looked], recipe: Recipe) -> int:
-    rows = sum(source.rows_kept for source in sources)
-    return min(rows, recipe.validation.rows_max) if recipe.validation.rows_max else rows
+    rows = [sum(source.rows_kept for source in some) for some in by_task(sources)]
+    return sum(min(one, recipe.validation.rows_max or one) for one in rows)
 
 
 def _shares(job: Job, parts: Sequence[DataPart]) -> list[tuple[DataPart, int]]:

@@ -88,6 +88,7 @@ def to_job(job: Job, asked: pb.TrainingRecipe | None = None) -> pb.TrainingJob:
         recipe=asked or resolved,
         resolved_recipe=resolved,
         model_version=job.model_version,
+        task_model_versions=job.task_versions,
         attempt_count=job.attempt,
         metrics=_metrics(job.metrics),
         labels=job.labels,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -60,6 +60,7 @@ class Looked:
         lengths: tokens that each row, or each sequence of joined rows, brings into a forward pass.
         labels: those of them that are learned.
         opening: tokens that all of them begin with.
+        task: whose rows they are, where each has an adapter of its own; else empty.
     """
 
     dataset_version: str
@@ -69,6 +70,7 @@ class Looked:
     lengths: tuple[int, ...]
     labels: tuple[int, ...]
     opening: tuple[int, ...] = ()
+    task: str = ""
     unanswered: tuple[Line, ...] = ()
     long: tuple[Line, ...] = ()
     refused: tuple[Line, ...] = ()
@@ -161,6 +163,7 @@ def look(
     dataset_version: str,
     rows: int,
     weight: float = 1.0,
+    task: str = "",
 ) -> Looked:
     """What the trainer would make of these rows, which stand for `rows` of them."""
     seen = _Seen()
@@ -178,14 +181,35 @@ def look(
         lengths=tuple(len(row.token_ids) - 1 for row in kept),
         labels=tuple(sum(row.is_answer[1:]) for row in kept),
         opening=tuple(common_prefix([row.token_ids[:-1] for row in kept])),
+        task=task,
         unanswered=tuple(seen.unanswered),
         long=tuple(seen.long),
         refused=tuple(seen.refused),
     )
 
 
+def by_task(sources: Sequence[Looked]) -> list[list[Looked]]:
+    """The sources that are learned from together."""
+    found: dict[str, list[Looked]] = {}
+    for source in sources:
+        found.setdefault(source.task, []).append(source)
+    return list(found.values())
+
+
 def work_of(sources: Sequence[Looked], optimisation: Optimisation) -> Work:
-    """Steps and tokens of all epochs, by the trainer's own rule."""
+    """Steps and tokens of all epochs, by the trainer's own rule; tasks that learn apart step side by side."""
+    parts = [_work_of(some, optimisation) for some in by_task(sources)]
+    rows = sum(part.rows for part in parts)
+    return Work(
+        sum(part.rows_per_epoch for part in parts),
+        max((part.steps for part in parts), default=0),
+        rows,
+        sum(part.rows * part.tokens_per_row for part in parts) / max(1, rows),
+        sum(part.rows * part.labels_per_row for part in parts) / max(1, rows),
+    )
+
+
+def _work_of(sources: Sequence[Looked], optimisation: Optimisation) -> Work:
     rows_per_epoch = sum(source.rows_per_epoch for source in sources)
     if not rows_per_epoch:
         return Work(0, 0, 0, 0.0, 0.0)
@@ -205,11 +229,22 @@ def work_of(sources: Sequence[Looked], optimisation: Optimisation) -> Work:
 def largest(sources: Sequence[Looked], optimisation: Optimisation, steps: int, *, shared: bool = False) -> Largest:
     """The largest forward pass of a job, by drawing batches as the trainer does and cutting them as it does.
 
-    Only so many steps are drawn as there are, at most `DRAWS_MAX`: the longest rows seldom meet in one batch.
+    Only so many steps are drawn as there are, at most `DRAWS_MAX`: the longest rows seldom meet in one batch. Of tasks
+    that learn apart the largest pass of any counts, and a step has the passes of all.
 
     Args:
         shared: what all rows begin with is computed once in a pass. Rows may share more, which is not looked for.
     """
+    parts = [_largest(some, optimisation, steps, shared=shared) for some in by_task(sources)]
+    return replace(
+        max(parts, key=lambda part: part.tokens, default=Largest()),
+        tokens_high=max((part.tokens_high for part in parts), default=0),
+        row_tokens=max((part.row_tokens for part in parts), default=0),
+        passes=sum(part.passes for part in parts),
+    )
+
+
+def _largest(sources: Sequence[Looked], optimisation: Optimisation, steps: int, *, shared: bool) -> Largest:
     lengths = np.asarray([length for source in sources for length in source.lengths], dtype=np.int64)
     labels = np.asarray([count for source in sources for count in source.labels], dtype=np.int64)
     if not len(lengths):

@@ -57,6 +57,7 @@ JOBS = Table(
     Column("consumption", Json, nullable=False),
     Column("failure", Json),
     Column("model_version", String(200), nullable=False),
+    Column("task_versions", Json, nullable=False),
     Column("best_step", Integer, nullable=False),
     Column("events", Integer, nullable=False),
     Column("lease_owner", String(100), nullable=False),
@@ -137,6 +138,7 @@ class Job:
     consumption: Mapping[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
     model_version: str = ""
+    task_versions: Mapping[str, str] = field(default_factory=dict)  # by task, where each has an adapter of its own
     best_step: int = 0
     events: int = 0
     lease_owner: str = ""

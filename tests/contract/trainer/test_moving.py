@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import signal
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,8 @@ from feinschliff.artifacts.commit import fetch
 from feinschliff.formats.manifest import Manifest
 from feinschliff.formats.optimisation import OUTSIDE_LAYERS
 from feinschliff.formats.recipe import SERVED
-from feinschliff.formats.report import Metrics, Notice, Report
-from feinschliff.trainer.attempt import run
-from feinschliff.trainer.preparation import Attempt
-from feinschliff.trainer.progress import Outbox
-from feinschliff.trainer.scratch import Scratch
-from feinschliff.trainer.settings import TrainerSettings
-from feinschliff.trainer.stop import Stop, Stopped, Why
+from feinschliff.formats.report import Notice
+from tests.support.attempts import work
 from tests.support.trainer import JOB, Workshop, rows
 
 EPOCH_STEPS = 5
@@ -44,22 +38,6 @@ OPTIONS: dict[str, dict[str, object]] = {
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 
 
-class StoppingAt(Outbox):
-    """Keeps what is reported, and asks to stop as soon as a step is."""
-
-    def __init__(self, step: int, stop: Stop) -> None:
-        super().__init__()
-        self.told: list[Report] = []
-        self._step = step
-        self._stop = stop
-
-    def post(self, report: Report, *, time: datetime | None = None) -> None:
-        super().post(report, time=time)
-        self.told.append(report)
-        if isinstance(report, Metrics) and report.step == self._step:
-            self._stop.ask(Why.SIGNAL)
-
-
 def workshop(folder: Path, base: Path, *, adaptation: str = "lora", **recipe: Any) -> Workshop:
     """Two epochs of five steps."""
     one = Workshop(folder, base, train=rows(18))
@@ -72,21 +50,6 @@ def workshop(folder: Path, base: Path, *, adaptation: str = "lora", **recipe: An
     }
     one.recipe.pop("adaptation_settings", None)
     return one
-
-
-def work(one: Workshop, *, attempt: int = 1, until_step: int = -1) -> list[Report]:
-    """One attempt in this process; what it told."""
-    stop = Stop()
-    settings = TrainerSettings(home=one.folder / "home", trainer_threads=1)
-    scratch = Scratch(JOB, settings.scratch_folder)
-    outbox = StoppingAt(until_step, stop)
-    try:
-        run(Attempt(one.runfile(attempt), one.store, settings, outbox, stop, scratch))
-    except Stopped:
-        assert until_step >= 0
-    finally:
-        scratch.close()
-    return outbox.told
 
 
 def result(one: Workshop) -> Manifest:

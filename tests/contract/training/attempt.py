@@ -9,6 +9,7 @@ from pathlib import Path
 
 from feinschliff.artifacts.commit import commit
 from feinschliff.artifacts.directory import DirectoryStore
+from feinschliff.formats.tasks import result_prefix_of
 from feinschliff.kit.clock import SystemClock
 from feinschliff.kit.db import Database
 from feinschliff.kit.watch import Wake
@@ -31,6 +32,11 @@ def main(folder: str, url: str) -> int:
     match deed:
         case "succeed":
             commit(store, f"{job.name}/result", {"adapter": b"weights"}, {}, kind="result")
+        case "separate":
+            prefixes = {task: result_prefix_of(job.name, task) for task in job.recipe.tasks}
+            for task, prefix in prefixes.items():
+                commit(store, prefix, {"adapter": task.encode()}, {}, kind="result")
+            commit(store, f"{job.name}/result", {"metrics.csv": b""}, {"tasks": dict(prefixes)}, kind="result")
         case "wait":
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
             time.sleep(60)

@@ -13,6 +13,7 @@ from feinschliff.artifacts.directory import DirectoryStore
 from feinschliff.formats.adaptations import Adaptation, Lora
 from feinschliff.formats.manifest import Manifest
 from feinschliff.formats.recipe import DataSource, Limits, Recipe
+from feinschliff.formats.tasks import result_prefix_of
 from feinschliff.kit.clock import ManualClock
 from feinschliff.kit.db import Database
 from feinschliff.kit.metrics import Metrics
@@ -24,6 +25,7 @@ from feinschliff.training.continued import VersionFacts
 from feinschliff.training.jobs import DatasetFacts, Jobs, Order
 from feinschliff.training.life import FINAL, State
 from feinschliff.training.meters import Live
+from feinschliff.training.outcomes import model_of
 from feinschliff.training.reconciler import Reconciler
 from feinschliff.training.store import Job
 from feinschliff.v1 import common_pb2
@@ -61,16 +63,16 @@ class Models:
 
 
 class Registrar:
-    """Remembers who was registered; one name per job, however often it is asked."""
+    """Remembers who was registered; one name per job and task, however often it is asked."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def register(self, job: Job, manifest: Manifest, adapter: common_pb2.ArtifactRef) -> str:
-        assert adapter.uri.endswith(f"{job.name}/result")
+    def register(self, job: Job, manifest: Manifest, adapter: common_pb2.ArtifactRef, task: str = "") -> str:
+        assert adapter.uri.endswith(result_prefix_of(job.name, task) if task else f"{job.name}/result")
         assert manifest.kind == "result"
         self.calls.append(job.name)
-        return f"projects/default/models/{job.uid}/versions/1"
+        return f"projects/default/models/{model_of(job.recipe, job.uid, task)}/versions/1"
 
 
 @dataclass

@@ -126,10 +126,10 @@ def test_one_bad_job_does_not_stop_the_others(training: Training, monkeypatch: p
     bad, good = training.jobs.create(training.order("succeed")), training.jobs.create(training.order("succeed"))
     register = training.registrar.register
 
-    def picky(job, manifest, adapter):  # type: ignore[no-untyped-def]
+    def picky(job, manifest, adapter, task):  # type: ignore[no-untyped-def]
         if job.name == bad.name:
             raise RuntimeError("no")
-        return register(job, manifest, adapter)
+        return register(job, manifest, adapter, task)
 
     monkeypatch.setattr(training.registrar, "register", picky)
     reconciler = training.reconciler()

@@ -41,6 +41,7 @@ def test_no_command_is_left_out_of_these_tests() -> None:
         ["train", "routing", "--epochs", "many"],
         ["train", "routing", "--precision", "int8"],
         ["train", "routing", "--sharing", "halved"],
+        ["train", "routing", "--task-adapters", "some"],
         ["plan", "routing", "--nodes", "many"],
         ["dataset", "push", "/no/such/file"],
         ["dataset", "push", __file__, "--format", "parquet"],

@@ -27,6 +27,7 @@ def test_a_recipe_says_only_what_was_wished() -> None:
     assert not recipe.HasField("nodes")
     assert not recipe.HasField("processes_per_node")
     assert not recipe.sharing
+    assert not recipe.task_adapters
     assert not recipe.lora.HasField("rank")
 
 
@@ -48,6 +49,7 @@ def test_every_wish_reaches_the_recipe() -> None:
         nodes=2,
         processes_per_node=4,
         sharing="sharded",
+        task_adapters="separate",
     )
     assert recipe_of([VERSION, VERSION], wish, base="b:x") == training.TrainingRecipe(
         base_model="b:x",
@@ -66,6 +68,7 @@ def test_every_wish_reaches_the_recipe() -> None:
         nodes=2,
         processes_per_node=4,
         sharing=training.TrainingRecipe.SHARING_SHARDED,
+        task_adapters=training.TrainingRecipe.TASK_ADAPTERS_SEPARATE,
     )
 
 

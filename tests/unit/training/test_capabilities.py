@@ -24,6 +24,14 @@ def test_every_pair_of_the_contract_is_served_or_says_why_not() -> None:
     assert served == {(objective, one) for objective, adaptations in SERVED.items() for one in adaptations}
 
 
+def test_a_pair_may_have_an_adapter_for_each_task_where_it_lies_beside_the_base_and_has_no_head() -> None:
+    told = {
+        (one.objective, one.adaptation) for one in techniques(*(names(group) for group in KINDS)) if one.task_adapters
+    }
+    beside = set(SERVED["sft"]) - {"full", "last_layers"}
+    assert told == {(objective, adaptation) for objective in ("sft", "pretrain") for adaptation in beside}
+
+
 @pytest.mark.parametrize("path", sorted(BY_PATH))
 def test_a_rule_stands_at_a_field_of_the_contract(path: str) -> None:
     message = pb.TrainingRecipe.DESCRIPTOR

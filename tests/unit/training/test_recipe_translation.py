@@ -33,6 +33,7 @@ def test_a_recipe_comes_back_as_it_went() -> None:
         precision="fp32",
         seed=7,
         suffix="Spring 2026",
+        task_adapters="separate",
     )
     assert to_recipe(from_recipe(recipe)) == recipe
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,23 @@ def test_steps_and_tokens_are_those_of_the_course(chat: Chat, batch_size: int, e
         tokens = [len(row.token_ids) - 1 for row in chat.encode(records)]
         assert work.tokens == sum(tokens)
         assert work.labels == sum(row.answer_tokens for row in chat.encode(records))
+
+
+def test_tasks_that_learn_apart_step_side_by_side(chat: Chat) -> None:
+    optimisation = Optimisation(epochs=2, batch_size=4, micro_batch_tokens=64)
+    large, small = seen(chat, rows(18)), replace(seen(chat, rows(7)), task="small")
+    alone = [work_of([one], optimisation) for one in (large, small)]
+    together = work_of([large, small], optimisation)
+    assert [one.steps for one in alone] == [10, 4]
+    assert together.steps == 10
+    assert (together.rows, together.rows_per_epoch) == (50, 25)
+    assert together.tokens == sum(one.tokens for one in alone)
+    assert together.labels == sum(one.labels for one in alone)
+
+    passes = [largest([one], optimisation, 10) for one in (large, small)]
+    both = largest([large, small], optimisation, 10)
+    assert both.passes == sum(one.passes for one in passes)
+    assert both.tokens == max(one.tokens for one in passes)
 
 
 def test_a_sample_stands_for_all_rows(chat: Chat) -> None:
