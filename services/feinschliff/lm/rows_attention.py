@@ -151,7 +151,7 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: 
     )
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)  # all layers ask for those of one batch; behind a long prefix one has megabytes
 def _mask(rows: tuple[int, ...], places: int, window: int, repeated: int, dtype: torch.dtype) -> Tensor:
     """What is added to the scores: nothing where a token looks, -inf elsewhere; (repeated x tokens, places)."""
     hidden = ~_seen(rows, places, window)
