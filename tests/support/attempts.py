@@ -49,18 +49,19 @@ class StoppingAt(Outbox):
             self._stop.ask(Why.SIGNAL)
 
 
-def work(one: Workshop, *, attempt: int = 1, until_step: int = -1, looks: int = 0) -> list[Report]:
+def work(one: Workshop, *, attempt: int = 1, until_step: int = -1, looks: int = 0, **settings: object) -> list[Report]:
     """One attempt in this process; what it told.
 
     Args:
         looks: how many micro-batches it still works on after `until_step`.
+        settings: of the trainer.
     """
     stop = LateStop(looks)
-    settings = TrainerSettings(home=one.folder / "home", trainer_threads=1)
-    scratch = Scratch(JOB, settings.scratch_folder)
+    given = TrainerSettings.model_validate({"home": one.folder / "home", "trainer_threads": 1, **settings})
+    scratch = Scratch(JOB, given.scratch_folder)
     outbox = StoppingAt(until_step, stop)
     try:
-        run(Attempt(one.runfile(attempt), one.store, settings, outbox, stop, scratch))
+        run(Attempt(one.runfile(attempt), one.store, given, outbox, stop, scratch))
     except Stopped:
         assert until_step >= 0
     finally:

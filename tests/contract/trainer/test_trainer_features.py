@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import nn
 
 from feinschliff.formats.manifest import Manifest
 from feinschliff.formats.recipe import Recipe
-from feinschliff.formats.report import Metrics, Notice, Report
+from feinschliff.formats.report import Notice, Report
 from feinschliff.lm.adaptations import ADAPTATIONS
 from feinschliff.lm.adaptations.last_layers import layers_of
 from feinschliff.lm.chat import Chat
@@ -22,36 +21,15 @@ from feinschliff.lm.flat import flatten, hidden_states
 from feinschliff.lm.load import load_model, load_tokenizer
 from feinschliff.lm.rows_attention import rows_apart
 from feinschliff.trainer import features
-from feinschliff.trainer.attempt import run
 from feinschliff.trainer.features import Features, frozen_layers
 from feinschliff.trainer.learner import Learner
 from feinschliff.trainer.order import Course, Source
-from feinschliff.trainer.preparation import Attempt
-from feinschliff.trainer.progress import Outbox
-from feinschliff.trainer.scratch import Scratch
-from feinschliff.trainer.settings import TrainerSettings
-from feinschliff.trainer.stop import Stop, Stopped, Why
+from tests.support import attempts
 from tests.support.trainer import JOB, Workshop, rows
 
 TWO_EPOCHS = {"epochs": 2, "batch_size": 4, "learning_rate": 5e-3, "warmup_fraction": 0.0, "schedule": "constant"}
 LAST = {"adaptation": {"kind": "last_layers", "layers": 1}}
 HEAD = {"adaptation": {"kind": "last_layers", "layers": 0}, "objective": {"kind": "classify"}}
-
-
-class Recorder(Outbox):
-    """Keeps all reports, and asks to stop after a step."""
-
-    def __init__(self, stop: Stop, step: int) -> None:
-        super().__init__()
-        self.reports: list[Report] = []
-        self._stop = stop
-        self._step = step
-
-    def post(self, report: Report, *, time: datetime | None = None) -> None:
-        super().post(report, time=time)
-        self.reports.append(report)
-        if isinstance(report, Metrics) and report.step == self._step:
-            self._stop.ask(Why.SIGNAL)
 
 
 def workshop(folder: Path, base: Path, **recipe: object) -> Workshop:
@@ -62,19 +40,10 @@ def workshop(folder: Path, base: Path, **recipe: object) -> Workshop:
 
 def work(
     one: Workshop, *, attempt: int = 1, until_step: int = -1, mib_max: int = 64
-) -> tuple[Manifest | None, Recorder]:
-    """One attempt in this process."""
-    stop = Stop()
-    outbox = Recorder(stop, until_step)
-    settings = TrainerSettings(home=one.folder / "home", trainer_threads=1, trainer_features_mib_max=mib_max)
-    scratch = Scratch(JOB, settings.scratch_folder)
-    try:
-        run(Attempt(one.runfile(attempt), one.store, settings, outbox, stop, scratch))
-    except Stopped:
-        assert until_step >= 0
-    finally:
-        scratch.close()
-    return one.result, outbox
+) -> tuple[Manifest | None, list[Report]]:
+    """One attempt in this process: its result, and what it told."""
+    told = attempts.work(one, attempt=attempt, until_step=until_step, trainer_features_mib_max=mib_max)
+    return one.result, told
 
 
 def losses(one: Workshop) -> list[float]:
@@ -132,8 +101,8 @@ def test_losses_are_those_of_whole_batches_through_all_layers(
 
 
 def test_the_job_says_that_states_are_kept(tmp_path: Path, tiny_model: Path) -> None:
-    _, outbox = work(workshop(tmp_path, tiny_model))
-    assert [one.message for one in outbox.reports if isinstance(one, Notice) and one.key == "frozen_layers"] == [
+    _, told = work(workshop(tmp_path, tiny_model))
+    assert [one.message for one in told if isinstance(one, Notice) and one.key == "frozen_layers"] == [
         "The lowest 1 layers are frozen: what they make of a row is computed once and kept on disk."
     ]
 
