@@ -10,6 +10,7 @@ from tests.support.waiting import eventually
 BECOMES_PYTHON = textwrap.dedent(
     """
     import json, os, socket, sys
+    from feinschliff.workloads.environment import take
     from feinschliff.workloads.wrapper import MESSAGE_BYTES_MAX, READY
 
     print("prepared", flush=True)
@@ -21,8 +22,7 @@ BECOMES_PYTHON = textwrap.dedent(
     link.close()
     os.dup2(files[1], 1), os.dup2(files[1], 2), os.close(files[1])
     work = json.loads(message)
-    os.environ.clear()
-    os.environ.update(work["env"])
+    take(work["env"])
     code, *sys.argv[1:] = work["arguments"]
     exec(code, {"__name__": "__main__"})
     """

@@ -44,7 +44,7 @@ def to_checkpoint(checkpoint: pb.Checkpoint, job: JobView) -> dict[str, JsonValu
         "id": ids.checkpoint_id(job.id, checkpoint.step),
         "object": "fine_tuning.job.checkpoint",
         "created_at": seconds(checkpoint.create_time),
-        "fine_tuned_model_checkpoint": str(job.tuned(step=checkpoint.step)),
+        "fine_tuned_model_checkpoint": str(job.tuned(step=checkpoint.step)) if job.is_one_model else checkpoint.name,
         "step_number": checkpoint.step,
         "fine_tuning_job_id": job.id,
         "metrics": {"step": checkpoint.step, **_checkpoint_metrics(checkpoint.metrics)},
@@ -88,7 +88,8 @@ def _told(event: pb.TrainingEvent, job: JobView) -> Iterator[Told]:
             yield _measured(event.metrics)
         case "checkpoint":
             step = event.checkpoint.step
-            yield Told(f"Checkpoint created at step {step}: {job.tuned(step=step)}", data={"step": step})
+            name = f": {job.tuned(step=step)}" if job.is_one_model else ""
+            yield Told(f"Checkpoint created at step {step}{name}", data={"step": step})
         case _:
             yield Told(event.message)
 

@@ -13,33 +13,42 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from feinschliff.kit.errors import Invalid
-from feinschliff.lm.shared_prefixes import Runs
+from feinschliff.lm.shared_prefixes import TILE_TOKENS_MAX, Runs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ROWS_ATTENTION = "feinschliff_rows"
 
-TILE_TOKENS_MAX = 256
-"""Short runs side by side are attended at once, by plain products, up to here. A longer run takes the fused kernel:
-weights of products are kept for the backward pass and grow with the square of a run."""
-
 KeysAndValues = tuple[Tensor, Tensor]
+
+
+class Form(NamedTuple):
+    """How layers attend; those of one form share tiles and masks.
+
+    virtual: places before every row. window: places that a token looks at, its own the last; None: all.
+    groups: heads of one key.
+    """
+
+    virtual: int
+    window: int | None
+    groups: int
+    dtype: torch.dtype
+    device: torch.device
+    by_products: bool
 
 
 class Tile(NamedTuple):
     """Runs side by side that are attended at once.
 
-    rows: where each begins and the last one ends, from 0 on.
     before: the tiles that all of them continue, the first first.
+    mask: see `_mask`; None where each token sees all up to its own.
     """
 
-    rows: tuple[int, ...]
+    tokens: int
     before: tuple[int, ...]
-
-    @property
-    def tokens(self) -> int:
-        return self.rows[-1]
+    by_products: bool
+    mask: Tensor | None
 
 
 @contextmanager
@@ -86,9 +95,16 @@ def rows_attention(
     if runs is None:
         raise architecture_unsupported("its layers do not pass the rows' bounds on to their attention")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    by_products = query.device.type == "cpu" and not dropout
+    form = Form(
+        virtual=0 if prefix is None else prefix[0][0].shape[2],
+        window=sliding_window,
+        groups=query.shape[1] // key.shape[1],
+        dtype=query.dtype,
+        device=query.device,
+        by_products=query.device.type == "cpu" and not dropout,
+    )
     outermost = [] if prefix is None else [_of_layer(prefix, module, key.dtype)]
-    cut = tiles(runs, TILE_TOKENS_MAX if by_products else 0)
+    cut = tiles(runs, form)
     sizes = [tile.tokens for tile in cut]
     queries, keys, values = (torch.split(whole, sizes, dim=2) for whole in (query, key, value))
     outputs = []
@@ -96,87 +112,93 @@ def rows_attention(
         seen = [*outermost, *((keys[one], values[one]) for one in (*tile.before, number))]
         seen_keys, seen_values = seen[0] if len(seen) == 1 else (torch.cat(one, 2) for one in zip(*seen, strict=True))
         given = (queries[number], seen_keys, seen_values)
-        if by_products and tile.tokens <= TILE_TOKENS_MAX:
-            output = _by_products(*given, tile.rows, scale=scale, window=sliding_window)
+        if tile.by_products:
+            output = _by_products(*given, tile.mask, scale=scale)
         else:
-            output = _fused(*given, scale=scale, dropout=dropout, window=sliding_window)
+            output = _fused(*given, tile.mask, scale=scale, dropout=dropout)
         outputs.append(output.transpose(1, 2))
     return torch.cat(outputs, dim=1), None
 
 
-@lru_cache(maxsize=64)
-def tiles(runs: Runs, tokens_max: int) -> list[Tile]:
+@lru_cache(maxsize=4)
+def tiles(runs: Runs, form: Form) -> list[Tile]:
+    """The runs of a batch as all layers of a form attend them, masks included."""
+    made = []
+    for rows, before, places_before in _neighbours(runs, form):
+        places = form.virtual + places_before + rows[-1]
+        by_products = form.by_products and rows[-1] * places <= TILE_TOKENS_MAX**2
+        plain = rows[-1] == places and (form.window is None or places <= form.window) and not by_products
+        mask = None if plain else _mask(rows, places, form, additive=by_products)
+        made.append(Tile(rows[-1], before, by_products, mask))
+    return made
+
+
+def _neighbours(runs: Runs, form: Form) -> list[tuple[tuple[int, ...], tuple[int, ...], int]]:
     """Runs in their order; neighbours that continue the same ones, and that nothing continues, are together as far as
-    `tokens_max` goes."""
-    made: list[Tile] = []
+    their products may be large: where each begins and the last one ends, the tiles before, and the places of those."""
+    made: list[tuple[tuple[int, ...], tuple[int, ...], int]] = []
     continued = {one for before in runs.before for one in before}
     tile_of: dict[int, int] = {}
+    lengths = [stop - start for start, stop in pairwise(runs.bounds)]
     open_to: tuple[int, ...] | None = None  # what the last tile continues, while it may grow
-    for run, ((start, stop), before) in enumerate(zip(pairwise(runs.bounds), runs.before, strict=True)):
-        end = (made[-1].tokens if made else 0) + stop - start
-        if run not in continued and open_to == before and end <= tokens_max:
-            made[-1] = made[-1]._replace(rows=(*made[-1].rows, end))
+    for run, (tokens, before) in enumerate(zip(lengths, runs.before, strict=True)):
+        places = sum(lengths[one] for one in before)
+        end = (made[-1][0][-1] if made else 0) + tokens
+        fits = form.by_products and end * (form.virtual + places + end) <= TILE_TOKENS_MAX**2
+        if run not in continued and open_to == before and fits:
+            made[-1] = ((*made[-1][0], end), *made[-1][1:])
         else:
-            made.append(Tile((0, stop - start), tuple(tile_of[one] for one in before)))
+            made.append(((0, tokens), tuple(tile_of[one] for one in before), places))
         tile_of[run] = len(made) - 1
         open_to = None if run in continued else before
     return made
 
 
-def _by_products(
-    query: Tensor, key: Tensor, value: Tensor, rows: tuple[int, ...], *, scale: float, window: int | None
-) -> Tensor:
+def _by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scale: float) -> Tensor:
     """The heads of one key are stacked into one product."""
+    assert mask is not None, "products see the future unless they are told not to"
     _, heads, tokens, width = query.shape
-    keys, places = key.shape[1:3]
-    mask = _mask(rows, places, window or places, heads // keys, query.dtype)
+    keys = key.shape[1]
     stacked = query.reshape(keys, heads // keys * tokens, width)
     weights = torch.baddbmm(mask, stacked, key.squeeze(0).transpose(1, 2), alpha=scale).softmax(dim=-1)
     return torch.bmm(weights, value.squeeze(0)).view(1, heads, tokens, width)
 
 
-def _fused(query: Tensor, key: Tensor, value: Tensor, *, scale: float, dropout: float, window: int | None) -> Tensor:
+def _fused(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scale: float, dropout: float) -> Tensor:
     """The last tokens of one row ask, all that it has up to them answer."""
-    tokens, places = query.shape[2], key.shape[2]
-    plain = tokens == places and (window is None or places <= window)
     groups = query.shape[1] // key.shape[1]
     return F.scaled_dot_product_attention(
         query,
         key.repeat_interleave(groups, dim=1),
         value.repeat_interleave(groups, dim=1),
-        attn_mask=None if plain else _seen((0, tokens), places, window or places).to(query.device),
-        is_causal=plain,
+        attn_mask=mask,
+        is_causal=mask is None,
         scale=scale,
         dropout_p=dropout,
     )
 
 
-@lru_cache(maxsize=16)  # all layers ask for those of one batch; behind a long prefix one has megabytes
-def _mask(rows: tuple[int, ...], places: int, window: int, repeated: int, dtype: torch.dtype) -> Tensor:
-    """What is added to the scores: nothing where a token looks, -inf elsewhere; (repeated x tokens, places)."""
-    hidden = ~_seen(rows, places, window)
-    return torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, float("-inf")).repeat(repeated, 1)
-
-
-def _seen(rows: tuple[int, ...], places: int, window: int) -> Tensor:
-    """Which places the tokens of rows side by side attend to; (tokens, places).
+def _mask(rows: tuple[int, ...], places: int, form: Form, *, additive: bool) -> Tensor:
+    """Which places the tokens of rows side by side attend to; (tokens, places). For products what is added to the
+    scores of the heads of one key, 0 or -inf; (heads of a key x tokens, places).
 
     Args:
         rows: their bounds, from 0 on.
         places: those that all rows continue, and then the rows.
-        window: a token looks at so many places, its own the last.
     """
     before = places - rows[-1]
-    blocks = []
+    window = form.window or places
+    seen = torch.zeros(rows[-1], places, dtype=torch.bool)
     for start, stop in pairwise(rows):
         place = torch.arange(before + stop - start)
         distance = place[before:, None] - place[None]
-        seen = (distance >= 0) & (distance < window)
-        block = torch.zeros(stop - start, places, dtype=torch.bool)
-        block[:, :before] = seen[:, :before]
-        block[:, before + start : before + stop] = seen[:, before:]
-        blocks.append(block)
-    return torch.cat(blocks)
+        own = (distance >= 0) & (distance < window)
+        seen[start:stop, :before] = own[:, :before]
+        seen[start:stop, before + start : before + stop] = own[:, before:]
+    if not additive:
+        return seen.to(form.device)
+    added = torch.zeros(seen.shape, dtype=form.dtype).masked_fill_(~seen, float("-inf"))
+    return added.repeat(form.groups, 1).to(form.device)
 
 
 def _of_layer(prefix: Sequence[KeysAndValues], attention: torch.nn.Module, dtype: torch.dtype) -> KeysAndValues:

@@ -15,6 +15,15 @@ SAVED_TOKENS_MIN = 16
 """A prefix is shared where this saves so many tokens: each run is attended on its own, which costs time too."""
 
 
+TILE_TOKENS_MAX = 256
+"""On a CPU, short runs side by side are attended at once by plain products, as far as these have the square of it in
+weights. What is larger takes the fused kernel: weights of products are kept for the backward pass."""
+
+READ_SHARE = 1 / 8
+"""What a run keeps of a token that stands before it, over what it keeps of a token of its own: keys and values, without
+norms, inputs and the feed-forward layer (a ninth in SmolLM2-135M)."""
+
+
 class Run(NamedTuple):
     """Tokens that stand side by side in a batch.
 
@@ -46,6 +55,12 @@ class Arrangement:
     def bounds(self) -> tuple[int, ...]:
         """Where the runs stand in the batch; the last number is the tokens of all of them."""
         return (0, *accumulate(len(run.token_ids) for run in self.runs))
+
+    @property
+    def cost(self) -> int:
+        """Tokens, with a share of those that runs read of the runs before them; memory goes by it."""
+        lengths = [len(run.token_ids) for run in self.runs]
+        return round(sum(lengths) + READ_SHARE * sum(run.start for run in self.runs))
 
     def add(self, row: int, start: int, stop: int, before: tuple[int, ...]) -> tuple[int, ...]:
         """One more run, if it has a token, of tokens that `row` has; what its rows are made of so far."""

@@ -209,14 +209,14 @@ class Outcome:
     def commit(self, lane: Lane, probes: list[GoldenProbe]) -> Manifest:
         """The result of a lane; where it is committed already, nothing is left to do."""
         a, loaded, training = self.a, self.loaded, self.training
-        state, best_step, energy = self.state, self.best_step, a.energy()
+        state, best_step, energy, seconds = self.state, self.best_step, a.energy(), self.seconds
         prefix = result_prefix(a.runfile.prefix)
         if lane.task:
             prefix = result_prefix_of(a.runfile.prefix, lane.task)
             steps_after = partial(lane.steps_after, steps_total=training.course.steps_total)
             state, best_step = state.of_task(lane.task, steps_after), steps_after(best_step)
             share = state.trained_tokens / self.state.trained_tokens
-            energy = energy and energy._replace(joules=energy.joules * share)
+            energy, seconds = energy and energy._replace(joules=energy.joules * share), seconds * share
         if lane.task and (there := read_manifest(a.store, prefix)) is not None:
             return there
         with a.scratch.folder() as folder:
@@ -233,7 +233,7 @@ class Outcome:
                 epochs=lane.course.epochs_after(state.step),
                 probes=probes,
                 files=files_of(a, training, self.state, self.best_step),
-                seconds=self.seconds,
+                seconds=seconds,
                 energy=energy,
             )
 

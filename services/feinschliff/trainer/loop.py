@@ -260,29 +260,28 @@ def shares_prefixes(t: Training) -> bool:
 def micro_batches(t: Training, rows: Iterable[int], *, table: Table | None = None) -> Iterator[MicroBatch]:
     """Rows in order, as many at a time as `micro_batch_tokens` allows, and always one.
 
-    Tokens that rows share count once, where they are computed once.
+    Tokens that rows share count once, where they are computed once, and a little for each row that reads them.
     """
     source, limit = t.rows if table is None else table, t.recipe.optimisation.micro_batch_tokens
-    group: list[int] = []
-    for row in rows:
-        if group and tokens_together(t, source, [*group, row]) > limit:
-            yield micro_batch(t, source, group)
-            group = []
+    numbers: list[int] = []
+    group: list[Encoded] = []
+    for number in rows:
+        row = source[number]
+        if group and cost_together(t, [*group, row]) > limit:
+            yield MicroBatch(numbers, t.method.collate(group, share_prefixes=t.shares_prefixes))
+            numbers, group = [], []
+        numbers.append(number)
         group.append(row)
     if group:
-        yield micro_batch(t, source, group)
+        yield MicroBatch(numbers, t.method.collate(group, share_prefixes=t.shares_prefixes))
 
 
-def micro_batch(t: Training, source: Table, rows: list[int]) -> MicroBatch:
-    return MicroBatch(rows, t.method.collate([source[row] for row in rows], share_prefixes=t.shares_prefixes))
-
-
-def tokens_together(t: Training, source: Table, rows: Sequence[int]) -> int:
-    """What a forward pass would compute; not more than the rows' tokens."""
-    tokens = sum(source.tokens_of(row) for row in rows)
+def cost_together(t: Training, rows: Sequence[Encoded]) -> int:
+    """What a forward pass over the rows costs in tokens, see `Arrangement.cost`."""
+    tokens = sum(len(row.token_ids) - 1 for row in rows)
     if not t.shares_prefixes or tokens <= t.recipe.optimisation.micro_batch_tokens:
         return tokens
-    return shared([source[row].token_ids[:-1] for row in rows]).bounds[-1]
+    return shared([row.token_ids[:-1] for row in rows]).cost
 
 
 def post_metrics(

@@ -257,7 +257,7 @@ def _vectors_only(places: Mapping[str, Place]) -> set[tuple[int | str, str]]:
     return {(place.layer, place.matrix) for place in places.values()} - with_matrix
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=64)  # each task that learns on its own has a plan
 def _halves(plan: Halves, pair: int) -> tuple[frozenset[str], frozenset[str]]:
     """Names that move in the first round of a pair, and those that move in the second."""
     random = np.random.default_rng([plan.seed, pair, _HALVES])

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +37,8 @@ class Course:
     order: str = "shuffled"
     lengths: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     """Tokens of each row of the table."""
+    _orders: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """Of the last two epochs that were asked for."""
 
     @classmethod
     def of(
@@ -65,8 +66,15 @@ class Course:
     def rows_of(self, step: int) -> list[int]:
         """Row numbers of the step that follows `step` done ones."""
         epoch, place = divmod(step, self.steps_per_epoch)
-        order = _epoch_order(self, epoch)
+        order = self._order_of(epoch)
         return [int(row) for row in order[place * self.batch_size : (place + 1) * self.batch_size]]
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        if epoch not in self._orders:
+            while len(self._orders) > 1:
+                del self._orders[min(self._orders)]
+            self._orders[epoch] = _epoch_order(self, epoch)
+        return self._orders[epoch]
 
     def epochs_after(self, steps: int) -> float:
         """Passes over the data that `steps` done steps are."""
@@ -138,7 +146,6 @@ def _drawn(source: Source) -> int:
     return rows_drawn(source.rows, source.weight)
 
 
-@lru_cache(maxsize=2)
 def _epoch_order(course: Course, epoch: int) -> np.ndarray:
     random = np.random.default_rng([course.seed, epoch])
     drawn = [_draw(source, random, sort=course.order == "as_given") for source in course.sources]

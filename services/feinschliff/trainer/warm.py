@@ -23,6 +23,7 @@ from feinschliff.trainer import __main__ as trainer
 from feinschliff.trainer import launch
 from feinschliff.trainer.failures import CRASHED
 from feinschliff.trainer.settings import TrainerSettings
+from feinschliff.workloads.environment import take
 from feinschliff.workloads.wrapper import MESSAGE_BYTES_MAX, READY
 
 if TYPE_CHECKING:
@@ -103,8 +104,7 @@ def wait(link: socket.socket) -> Work | None:
 
 def become(work: Work) -> None:
     """The same process in all that a cold start would have given it."""
-    os.environ.clear()
-    os.environ.update(work.env)
+    take(work.env)
     share_cores()
     sys.argv = [trainer.__file__, *work.arguments]
 

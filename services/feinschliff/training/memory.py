@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from feinschliff.formats.adaptations import Full, LastLayers, Prompt, PTuning, Qlora
 from feinschliff.formats.objectives import Classify, Regress
 from feinschliff.formats.recipe import Recipe
+from feinschliff.lm.shared_prefixes import TILE_TOKENS_MAX
 from feinschliff.training.architecture import Architecture, Linear, layers_differentiated, low_rank_of
 
 MIB = 1024 * 1024
@@ -42,9 +43,6 @@ BYTES_PER_PARAMETER = {"bf16": 2.0, "fp32": 4.0, "nf4": 0.5 + 4 / 64, "nf4_doubl
 ROW_BYTES = 400.0
 TOKEN_BYTES = 5.0
 """Of the table of encoded rows: 5 bytes a token, and two arrays with their heads a row."""
-
-TILE_TOKENS_MAX = 256
-"""Up to here rows on a CPU are attended by plain products, several at once, see `lm.rows_attention`."""
 
 SPREAD: Mapping[Component, tuple[float, float]] = {
     "program": (0.8, 1.3),

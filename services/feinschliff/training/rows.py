@@ -15,7 +15,7 @@ from feinschliff.formats.steps import rows_drawn, steps_of
 from feinschliff.kit.errors import Invalid
 from feinschliff.lm.chat import Encoded
 from feinschliff.lm.encoding import RowEncoder
-from feinschliff.lm.shared_prefixes import common_prefix
+from feinschliff.lm.shared_prefixes import READ_SHARE, SAVED_TOKENS_MIN, common_prefix
 
 ROWS_MAX = 2000
 """Rows looked at in all; the mean of so many lengths is known to within a few percent."""
@@ -259,10 +259,12 @@ def _largest(sources: Sequence[Looked], optimisation: Optimisation, steps: int, 
     if optimisation.order == "by_length":
         drawn.append(np.argsort(lengths, kind="stable")[-size:])
     once = len(common_prefix([list(source.opening) for source in sources])) if shared else 0
+    once = once if once * (size - 1) >= SAVED_TOKENS_MIN else 0
     cut = [_passes(lengths[batch], labels[batch], limit, once) for batch in drawn]
     passes = [max(one) for one in cut]
     longest = int(lengths.max())
-    bound = min(int(np.sort(lengths)[-size:].sum()) - once * (size - 1), max(limit, longest))
+    most = np.sort(lengths)[-size:]
+    bound = min(_cost(int(most.sum()), len(most), once), max(limit, longest))
     return Largest(
         tokens=max(one[0] for one in passes),
         tokens_low=int(np.median([one[0] for one in passes])),
@@ -283,16 +285,21 @@ def _passes(lengths: np.ndarray, labels: np.ndarray, limit: int, once: int) -> l
     """Tokens, labels and rows of each forward pass of a step: rows in turn, as many as fit, and always one.
 
     Args:
-        once: tokens of each row that count for the first one of a pass alone.
+        once: tokens that all rows begin with.
     """
     passes: list[tuple[int, int, int]] = []
     tokens, learned, rows = 0, 0, 0
     for length, label in zip(lengths.tolist(), labels.tolist(), strict=True):
-        if rows and tokens + length - once > limit:
-            passes.append((tokens, learned, rows))
+        if rows and _cost(tokens + length, rows + 1, once) > limit:
+            passes.append((_cost(tokens, rows, once), learned, rows))
             tokens, learned, rows = 0, 0, 0
-        tokens, learned, rows = tokens + length - (once if rows else 0), learned + label, rows + 1
-    return [*passes, (tokens, learned, rows)]
+        tokens, learned, rows = tokens + length, learned + label, rows + 1
+    return [*passes, (_cost(tokens, rows, once), learned, rows)]
+
+
+def _cost(tokens: int, rows: int, once: int) -> int:
+    """What rows of so many tokens cost a pass, see `Arrangement.cost`."""
+    return tokens if rows < 2 else round(tokens - once * (rows - 1 - READ_SHARE * rows))
 
 
 def _encoded(encoder: RowEncoder, block: Sequence[Record], seen: _Seen) -> list[Encoded | None]:

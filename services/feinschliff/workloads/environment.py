@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from feinschliff.kit.settings import ENV_PREFIX
 from feinschliff.kit.tracing import TRACEPARENT_VARIABLE
 
+COERCED = "LC_CTYPE"
+"""Python sets it for itself and for what it starts where the locale is C (PEP 538)."""
+
 INHERITED = (
     "PATH", "HOME", "USER", "LANG", "LC_ALL", "TMPDIR", "TZ", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH",
     "SSL_CERT_FILE", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES",
@@ -32,3 +35,10 @@ def lasting(variables: Mapping[str, str]) -> dict[str, str]:
         for name, value in variables.items()
         if not name.startswith(ENV_PREFIX) and name != TRACEPARENT_VARIABLE
     }
+
+
+def take(variables: Mapping[str, str]) -> None:
+    """Let this process have the environment that a cold start would have given it."""
+    coerced = {name: value for name, value in os.environ.items() if name == COERCED}
+    os.environ.clear()
+    os.environ.update({**coerced, **variables})

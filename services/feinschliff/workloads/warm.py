@@ -69,7 +69,7 @@ class _Worker:
     process: subprocess.Popen[bytes]
     link: socket.socket
     output: IO[bytes]
-    env: Mapping[str, str]
+    env: Mapping[str, str] = field(repr=False)
     since: float
     is_ready: bool = False
 

