@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +102,7 @@ class S3Outage:
         """Connections are accepted and nothing is answered from here on."""
         assert self._running is not None
         self._running.process.send_signal(signal.SIGSTOP)
+        os.waitpid(self._running.process.pid, os.WUNTRACED)  # the signal is only sent: until here it still answers
 
     def thaw(self) -> None:
         if self._running is not None:
