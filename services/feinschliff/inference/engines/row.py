@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-
-from transformers.cache_utils import DynamicCache
+from dataclasses import dataclass
 
 from feinschliff.inference.engine import Delta, Done, Emit, Event, Finish, GenerationRequest
 from feinschliff.lm.sampling import Sampler, TextStream
@@ -24,7 +22,7 @@ class Row:
     text: TextStream
     stop_ids: Collection[int]
     virtual_tokens: int = 0  # positions that its adapter has in use before the prompt
-    cache: DynamicCache = field(default_factory=DynamicCache)
+    cache: object | None = None  # of its prompt, the decoder's affair, until it has joined the batch
     last_token: int = -1
     completion_tokens: int = 0
     is_aborted: bool = False
@@ -51,8 +49,8 @@ class Row:
         return self.virtual_tokens + self.prompt_tokens + self.request.max_tokens
 
     def forget_cache(self) -> None:
-        """Its keys and values lie in the batch's cache now, or are not needed any more."""
-        self.cache = DynamicCache()
+        """Its keys and values are the batch's now, or are not needed any more."""
+        self.cache = None
 
     def accept(self, token: int) -> None:
         """Takes the next token and tells what it means to the one who asked."""

@@ -42,6 +42,7 @@ from feinschliff.inference.life import Precision
 from feinschliff.kit.errors import Exhausted, Unavailable, WrongState
 from feinschliff.lm.chat import Chat
 from feinschliff.lm.encoding import RowEncoder
+from feinschliff.lm.kernels import load as load_kernels
 from feinschliff.lm.load import LoadedBase, load_base
 from feinschliff.lm.sampling import choose_tokens
 
@@ -69,7 +70,10 @@ class TransformersEngine:
         )
         self._options = options
         self._device = loaded.model.device
-        self._decks = Decks(loaded.model, context_tokens=self.facts.context_tokens)
+        threads = torch.get_num_threads()
+        kernels = load_kernels(loaded.precision, options.cache_dir, threads=threads) if options.native else None
+        with torch.inference_mode():
+            self._decks = Decks(loaded.model, context_tokens=self.facts.context_tokens, kernels=kernels)
         self._changed = threading.Condition()
         limits = Limits(options.rows_max, options.queue_max, cells_max, options.prefill_tokens_per_step)
         self._batcher: Batcher[Row] = Batcher(limits)
