@@ -95,6 +95,7 @@ def engine_options(settings: InferenceSettings, answers: Answers) -> EngineOptio
         queue_max=settings.inference_queue_max,
         prefill_tokens_per_step=settings.inference_prefill_tokens_per_step,
         kv_cache_bytes_max=settings.inference_kv_cache_bytes_max,
+        prefix_cache_bytes_max=settings.inference_prefix_cache_bytes_max,
         threads=settings.inference_threads,
         on_batch=answers.observe_batch,
     )

@@ -83,6 +83,7 @@ class Answers:
         metrics = self.metrics
         metrics.counter("feinschliff_inference_requests_total").labels(done.finish.value).inc()
         metrics.counter("feinschliff_inference_prompt_tokens_total").inc(len(request.prompt_ids))
+        metrics.counter("feinschliff_inference_cached_prompt_tokens_total").inc(done.cached_tokens)
         metrics.counter("feinschliff_inference_completion_tokens_total").inc(done.completion_tokens)
         metrics.histogram("feinschliff_inference_request_prompt_tokens").observe(len(request.prompt_ids))
         metrics.histogram("feinschliff_inference_request_completion_tokens").observe(done.completion_tokens)

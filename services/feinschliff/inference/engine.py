@@ -62,13 +62,15 @@ class Delta:
 class Done:
     """The last event of a generation, with the text that was still held back.
 
-    `completion_tokens` counts every generated token, the one that ended the turn included.
+    `completion_tokens` counts every generated token, the one that ended the turn included; `cached_tokens` those of
+    the prompt that were known from another one.
     """
 
     finish: Finish
     completion_tokens: int
     text: str = ""
     error: str = ""
+    cached_tokens: int = 0
 
 
 Event = Started | Delta | Done
@@ -106,6 +108,7 @@ class Capacity:
     queue_max: int
     kv_cache_bytes: int
     kv_cache_bytes_max: int
+    prefix_cache_bytes: int = 0
     device_memory: DeviceMemory | None = None
 
 

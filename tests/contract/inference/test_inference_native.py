@@ -15,11 +15,12 @@ from feinschliff.inference.engine import GenerationRequest
 from feinschliff.inference.engines import ENGINES, EngineOptions
 from feinschliff.inference.engines.decks import Decks
 from feinschliff.inference.engines.native import NativeDecoder
+from feinschliff.inference.engines.prefixes import PAGE_TOKENS, PrefixCache
 from feinschliff.inference.engines.products import Products
 from feinschliff.inference.engines.row import Row
 from feinschliff.lm import kernels
 from tests.contract.inference.adapters import load_plain, make_adapter
-from tests.contract.inference.generating import texts
+from tests.contract.inference.generating import generate, texts
 from tests.contract.inference.test_inference_families import FAMILIES, make
 
 TAKEN = ("llama", "qwen3", "mistral", "qwen2")
@@ -29,7 +30,7 @@ SCALED = {"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4, "factor"
 
 def decoder_of(model: PreTrainedModel, cache: Path) -> NativeDecoder | None:
     with torch.inference_mode():
-        return NativeDecoder.of(model, kernels.load("fp32", cache, threads=2), Products())
+        return NativeDecoder.of(model, kernels.load("fp32", cache, threads=2), Products(), PrefixCache(0))
 
 
 def row_of(ids: list[int], max_tokens: int = 30) -> Row:
@@ -114,3 +115,25 @@ def test_weights_that_versions_share_are_laid_out_once(tiny_model: Path, tmp_pat
     decks = Decks(model, context_tokens=200, kernels=kernels.load("fp32", tmp_path, threads=1))
     assert decks.is_native
     decks.close()
+
+
+def test_what_prompts_begin_with_is_read_once_and_changes_no_answer(tiny_model: Path, tmp_path: Path) -> None:
+    base = make(tiny_model, tmp_path / "llama", "llama")
+    adapter = make_adapter(base.path, tmp_path / "one", seed=3)
+    shared = random.Random(0).sample(range(3, 500), 3 * PAGE_TOKENS)
+    requests = [
+        GenerationRequest([*shared, *random.Random(n).sample(range(3, 500), 5 + n)], ("", "one")[n % 2], max_tokens=20)
+        for n in range(8)
+    ]
+    said = []
+    for bytes_max in (0, 64 * 1024**2):
+        options = EngineOptions(tmp_path, prefill_tokens_per_step=48, prefix_cache_bytes_max=bytes_max)
+        engine = ENGINES["transformers"](base, "fp32", options)
+        engine.load_adapter("one", adapter)
+        said.append([(texts(engine, [one]), engine.capacity().kv_cache_bytes) for one in requests])
+        kept = engine.capacity().prefix_cache_bytes
+        assert (kept > 0) == (bytes_max > 0)
+        cached = [generate(engine, [one])[0].done.cached_tokens for one in requests]
+        assert cached == [3 * PAGE_TOKENS if bytes_max else 0] * len(requests)
+        engine.close()
+    assert said[0] == said[1]

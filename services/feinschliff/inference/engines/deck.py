@@ -68,8 +68,8 @@ class Deck:
         if self._native is not None:
             self._native.remove(digest)
 
-    def read(self, row: Row, start: int, stop: int) -> Tensor:
-        """Reads prompt tokens [start, stop) of a row; the logits after the last one, (V,)."""
+    def read(self, row: Row, start: int, stop: int) -> Tensor | None:
+        """Reads prompt tokens [start, stop) of a row; the logits after the last one, (V,), or None: see `Decoder`."""
         return self._decoder.read(row, start, stop)
 
     def join(self, row: Row) -> None:

@@ -13,6 +13,7 @@ from feinschliff.formats.adaptations import Qlora
 from feinschliff.inference.engines.deck import Deck, free
 from feinschliff.inference.engines.native import NativeDecoder
 from feinschliff.inference.engines.parts import Adapter
+from feinschliff.inference.engines.prefixes import PrefixCache
 from feinschliff.inference.engines.products import Products
 from feinschliff.inference.engines.reading import read_adapter, unfit
 from feinschliff.inference.engines.row import Row
@@ -41,10 +42,18 @@ class _Home:
 class Decks:
     """All weights of one engine, each with its rows. Changed between two steps only; `prepare` may run beside them."""
 
-    def __init__(self, model: PreTrainedModel, *, context_tokens: int, kernels: Kernels | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        context_tokens: int,
+        kernels: Kernels | None = None,
+        prefix_cache_bytes_max: int = 0,
+    ) -> None:
         self._plain = shell_of(model)  # never run, so that its copies have no hooks
         self._kernels = kernels
         self._products = Products()
+        self.prefixes = PrefixCache(prefix_cache_bytes_max)
         self._decks: dict[str, Deck] = {_BASE: self._deck(model)}
         self._homes: dict[str, _Home] = {}
         self._context_tokens = context_tokens
@@ -140,6 +149,7 @@ class Decks:
 
     def close(self) -> None:
         self._homes.clear()
+        self.prefixes.clear()
         for deck in self._decks.values():
             deck.close()
             free(deck.model)
@@ -149,7 +159,7 @@ class Decks:
         return self._deck(as_quantised(shell_of(self._plain), quantisation))
 
     def _deck(self, model: PreTrainedModel) -> Deck:
-        return Deck(model, NativeDecoder.of(model, self._kernels, self._products))
+        return Deck(model, NativeDecoder.of(model, self._kernels, self._products, self.prefixes))
 
     def _add(self, digest: str, adapter: Adapter, head: heads.Head | None, name: str, make: Callable[[], Deck]) -> None:
         if digest in self._homes:

@@ -22,8 +22,11 @@ class Decoder(Protocol):
         """Of the caches of the rows that joined."""
         ...
 
-    def read(self, row: Row, start: int, stop: int) -> Tensor:
-        """Reads prompt tokens [start, stop) of a row; the logits after the last one, (V,)."""
+    def read(self, row: Row, start: int, stop: int) -> Tensor | None:
+        """Reads prompt tokens [start, stop) of a row; the logits after the last one, (V,).
+
+        None where all were known from another prompt; the last token of a prompt never is.
+        """
         ...
 
     def join(self, row: Row) -> None:
@@ -55,7 +58,7 @@ class PlainDecoder:
     def allocated_bytes(self) -> int:
         return self._cache.allocated_bytes
 
-    def read(self, row: Row, start: int, stop: int) -> Tensor:
+    def read(self, row: Row, start: int, stop: int) -> Tensor | None:
         digest = row.request.adapter_digest
         if start == 0:
             row.cache = cache_with(self._bank.opening(digest))

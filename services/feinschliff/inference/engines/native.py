@@ -20,6 +20,7 @@ from feinschliff.inference.engines import architecture
 from feinschliff.inference.engines.architecture import Architecture, Norm
 from feinschliff.inference.engines.linears import Linears, Place
 from feinschliff.inference.engines.parts import Adapter, Opening
+from feinschliff.inference.engines.prefixes import PrefixCache
 from feinschliff.inference.engines.products import Products
 from feinschliff.inference.engines.row import Row
 from feinschliff.lm.kernels import Kernels
@@ -84,8 +85,11 @@ class _Layer:
 class NativeDecoder:
     """See `decoder.Decoder`. Only for the thread that runs the model."""
 
-    def __init__(self, model: PreTrainedModel, shape: Architecture, kernels: Kernels, products: Products) -> None:
+    def __init__(
+        self, model: PreTrainedModel, shape: Architecture, kernels: Kernels, products: Products, prefixes: PrefixCache
+    ) -> None:
         self._model = model
+        self._prefixes = prefixes
         self._shape = shape
         self._kernels = kernels
         self._dtype = model.dtype
@@ -100,14 +104,16 @@ class NativeDecoder:
         self._addresses_B = self._capacities_B = torch.empty(0, dtype=torch.long)
 
     @classmethod
-    def of(cls, model: PreTrainedModel, kernels: Kernels | None, products: Products) -> NativeDecoder | None:
+    def of(
+        cls, model: PreTrainedModel, kernels: Kernels | None, products: Products, prefixes: PrefixCache
+    ) -> NativeDecoder | None:
         """None where the model is of another kind, on another device, or computes something else."""
         if kernels is None or model.device.type != "cpu":
             return None
         shape = Architecture.of(model)
         if shape is None or not isinstance(getattr(model, _HEAD, None), nn.Linear):
             return None
-        decoder = cls(model, shape, kernels, products)
+        decoder = cls(model, shape, kernels, products, prefixes)
         off = decoder._difference()
         if not off <= _PROOF_TOLERANCE[model.dtype]:
             logger.warning("the hand-written pass differs from the model's own by %.2g and is not used", off)
@@ -127,13 +133,21 @@ class NativeDecoder:
     def remove(self, digest: str) -> None:
         self._linears.remove(digest)
 
-    def read(self, row: Row, start: int, stop: int) -> Tensor:
-        digest = row.request.adapter_digest
-        adapter = self._linears.adapter(digest)
+    def read(self, row: Row, start: int, stop: int) -> Tensor | None:
+        digest, ids = row.request.adapter_digest, row.request.prompt_ids
+        owner = (digest,)
         if start == 0:
-            row.cache = self._block(row.tokens_max, adapter.opening if adapter else None)
+            adapter = self._linears.adapter(digest)
+            block = self._block(row.tokens_max, adapter.opening if adapter else None)
+            row.cached_tokens = self._prefixes.load(owner, ids, block.tensor, block.length)
+            block.length += row.cached_tokens
+            row.cache = block
         assert isinstance(row.cache, Block)
-        return self._read(row.request.prompt_ids[start:stop], row.cache, digest)
+        start = max(start, row.cached_tokens)
+        logits_V = self._read(ids[start:stop], row.cache, digest) if start < stop else None
+        if stop == len(ids):
+            self._prefixes.keep(owner, ids, row.cache.tensor, row.cache.length - len(ids))
+        return logits_V
 
     def join(self, row: Row) -> None:
         assert isinstance(row.cache, Block)

@@ -23,6 +23,7 @@ class Row:
     stop_ids: Collection[int]
     virtual_tokens: int = 0  # positions that its adapter has in use before the prompt
     cache: object | None = None  # of its prompt, the decoder's affair, until it has joined the batch
+    cached_tokens: int = 0  # of the prompt, that were read for another one
     last_token: int = -1
     completion_tokens: int = 0
     is_aborted: bool = False
@@ -75,7 +76,7 @@ class Row:
     def finish(self, finish: Finish, text: str = "", *, error: str = "") -> None:
         """Takes the row out of the running; `tell_done` follows once its place is free."""
         if self.done is None:
-            self.done = Done(finish, self.completion_tokens, text, error)
+            self.done = Done(finish, self.completion_tokens, text, error, self.cached_tokens)
 
     def tell_done(self) -> None:
         if self.done is not None:

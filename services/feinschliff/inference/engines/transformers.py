@@ -73,7 +73,12 @@ class TransformersEngine:
         threads = torch.get_num_threads()
         kernels = load_kernels(loaded.precision, options.cache_dir, threads=threads) if options.native else None
         with torch.inference_mode():
-            self._decks = Decks(loaded.model, context_tokens=self.facts.context_tokens, kernels=kernels)
+            self._decks = Decks(
+                loaded.model,
+                context_tokens=self.facts.context_tokens,
+                kernels=kernels,
+                prefix_cache_bytes_max=options.prefix_cache_bytes_max,
+            )
         self._changed = threading.Condition()
         limits = Limits(options.rows_max, options.queue_max, cells_max, options.prefill_tokens_per_step)
         self._batcher: Batcher[Row] = Batcher(limits)
@@ -176,6 +181,7 @@ class TransformersEngine:
                 queue_max=self._options.queue_max,
                 kv_cache_bytes=self._decks.allocated_bytes,
                 kv_cache_bytes_max=self._options.kv_cache_bytes_max,
+                prefix_cache_bytes=self._decks.prefixes.allocated_bytes,
                 device_memory=_memory_of(self._device),
             )
 
@@ -290,6 +296,7 @@ class TransformersEngine:
         logits_V = deck.read(row, start, stop)
         if stop < row.prompt_tokens:
             return
+        assert logits_V is not None, "the last token of a prompt is always read"
         self._say([row], logits_V[None])
         if not row.is_done:
             deck.join(row)
