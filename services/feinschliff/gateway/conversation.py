@@ -100,11 +100,11 @@ class Turn(Body):
     function_call: FunctionCall | None = None
 
 
-def _stop(given: object) -> object:
+def as_stops(given: object) -> object:
     return [given] if isinstance(given, str) else given
 
 
-def _seed(value: int | None) -> int | None:
+def checked_seed(value: int | None) -> int | None:
     if value is not None and not -SEED_BOUND <= value < SEED_BOUND:
         raise problem("invalid_value", "must fit into 64 bits")
     return value
@@ -126,9 +126,9 @@ class ChatBody(Body):
     max_completion_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
     stop: Annotated[
         Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=STOP_TEXTS_MAX)] | None,
-        BeforeValidator(_stop),
+        BeforeValidator(as_stops),
     ] = None
-    seed: Annotated[int | None, AfterValidator(_seed)] = None
+    seed: Annotated[int | None, AfterValidator(checked_seed)] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None

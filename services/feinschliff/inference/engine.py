@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 from feinschliff.formats.heads import HeadFacts
 from feinschliff.formats.records import Message
 from feinschliff.inference.scores import AnswerTokens, ScoringRequest, TokenScore
+from feinschliff.lm.gaps import Gap
 
 
 class Finish(StrEnum):
@@ -88,6 +89,7 @@ class EngineFacts:
     template_hash: str
     context_tokens: int
     vocabulary_tokens: int
+    gap: Gap | None = None  # for filling in the middle
 
 
 class DeviceMemory(NamedTuple):
@@ -142,7 +144,13 @@ class Engine(Protocol):
         """
         ...
 
-    def encode_text(self, text: str) -> list[int]: ...
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of a text as it is: its control tokens count, and nothing is put before it."""
+        ...
+
+    def encode_pieces(self, pieces: Sequence[str]) -> list[list[int]]:
+        """Token ids of each piece of a text as it is, those of a piece as a model would say it behind the others."""
+        ...
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
 

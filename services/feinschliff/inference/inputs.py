@@ -42,6 +42,23 @@ def refuse_long(tokens: int, context_tokens: int, path: str) -> None:
         )
 
 
+def refuse_wordless(ids: Sequence[int], path: str) -> None:
+    """
+    Raises:
+        Invalid: REQUEST_INVALID for no token at all.
+    """
+    if not ids:
+        refuse([FieldViolation(path, f"{path} has no token; a model continues at least one.", "OUT_OF_RANGE")])
+
+
+def refuse_full(tokens: int, context_tokens: int, path: str) -> None:
+    """
+    Raises:
+        Invalid: CONTEXT_LENGTH_EXCEEDED where a prompt leaves no room for an answer.
+    """
+    refuse_long(tokens, context_tokens - 1, path)
+
+
 def refuse_top_logprobs(top_logprobs: int) -> None:
     """
     Raises:

@@ -12,6 +12,7 @@ import grpc
 from feinschliff.inference import conversation as words
 from feinschliff.inference import judging
 from feinschliff.inference.answers import Answers
+from feinschliff.inference.completions import Completions
 from feinschliff.inference.engine import Done, GenerationRequest
 from feinschliff.inference.inputs import refuse_unknown_ids
 from feinschliff.inference.models import Granted, Models
@@ -41,6 +42,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self._models = models
         self._answers = answers
         self._clock = clock
+        self._completions = Completions(models, answers)
         self._texts = Texts(models, answers)
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
@@ -74,6 +76,16 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                     reason = words.finish_reason(event.finish)
                     tokens = words.usage(len(wanted.prompt_ids), event.completion_tokens)
                     yield pb.ChatStreamResponse(end=pb.StreamEnd(finish_reason=reason, usage=tokens))
+
+    async def Complete(self, request: pb.CompleteRequest, context: Context) -> pb.CompleteResponse:
+        return await self._completions.whole(request, context.time_remaining())
+
+    async def CompleteStream(
+        self, request: pb.CompleteStreamRequest, context: Context
+    ) -> AsyncIterator[pb.CompleteStreamResponse]:
+        async with aclosing(self._completions.stream(request.complete, context.time_remaining())) as responses:
+            async for response in responses:
+                yield response
 
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         return await self._texts.score(request, context.time_remaining())

@@ -74,5 +74,5 @@ class Texts:
 
 def _prompt_and_text(engine: Engine, prompt: str, text: str) -> AnswerTokens:
     """Each becomes tokens for itself, so that a text has the tokens that a model would say it in."""
-    before = engine.encode_text(prompt) if prompt else []
-    return AnswerTokens([*before, *engine.encode_text(text)], max(1, len(before)))
+    before, scored = engine.encode_pieces([prompt, text])
+    return AnswerTokens([*before, *scored], max(1, len(before)))

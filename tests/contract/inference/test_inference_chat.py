@@ -199,8 +199,7 @@ async def test_fields_that_are_required_are_asked_for(site: Site) -> None:
 
 async def test_methods_that_are_not_served_say_so(site: Site) -> None:
     for call in (
-        site.chats.Embed(pb.EmbedRequest(model=site.base, texts=["x"])),
-        site.chats.Score(pb.ScoreRequest(model=site.base)),
+        site.chats.CheckText(pb.CheckTextRequest(texts=["x"])),
         site.deployments.Drain(pb.DrainRequest(name=f"{PARENT}/deployments/d")),
     ):
         with pytest.raises(Unserved) as refused:

@@ -38,6 +38,9 @@ class HandEngine:
     def encode_text(self, text: str) -> list[int]:
         return [1]
 
+    def encode_pieces(self, pieces: Sequence[str]) -> list[list[int]]:
+        return [[1] for _ in pieces]
+
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return ""
 

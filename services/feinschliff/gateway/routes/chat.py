@@ -94,14 +94,14 @@ async def _events(here: State, envelope: Envelope, begun: Begun, *, include_usag
             yield event
             sent.inc()
     except grpc.RpcError as error:
-        yield _broken(from_refusal(from_rpc_error(error), param_of=param_of))
+        yield broken(from_refusal(from_rpc_error(error), param_of=param_of))
     except ApiError as error:
-        yield _broken(error)
+        yield broken(error)
     finally:
         begun.call.cancel()
 
 
-def _broken(error: ApiError) -> bytes:
+def broken(error: ApiError) -> bytes:
     """What is left to say once the stream has begun; no `[DONE]` follows."""
     log.warning("stream broke off", extra={"code": error.code, "refusal": error.message})
     return data_event(orjson.dumps(error.body))

@@ -44,6 +44,7 @@ from feinschliff.inference.scores import AnswerTokens, ScoringRequest, TokenScor
 from feinschliff.kit.errors import Exhausted, Unavailable, WrongState
 from feinschliff.lm.chat import Chat
 from feinschliff.lm.encoding import RowEncoder
+from feinschliff.lm.gaps import gap_of
 from feinschliff.lm.load import LoadedBase, load_base
 from feinschliff.lm.sampling import choose_tokens
 
@@ -68,6 +69,7 @@ class TransformersEngine:
             template_hash=self._chat.template_hash,
             context_tokens=min(int(config.max_position_embeddings), cells_max),
             vocabulary_tokens=int(config.vocab_size),
+            gap=gap_of(self._tokenizer.token_to_id),
         )
         self._options = options
         self._device = loaded.model.device
@@ -110,6 +112,9 @@ class TransformersEngine:
 
     def encode_text(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode_pieces(self, pieces: Sequence[str]) -> list[list[int]]:
+        return self._chat.pieces_ids(pieces)
 
     def render_chat(self, messages: Sequence[Message]) -> str:
         return self._chat.prompt_text(messages)

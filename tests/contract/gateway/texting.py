@@ -1,0 +1,69 @@
+"""Inference behind the gateway, its calls about texts: it continues a text with what the text says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from feinschliff.kit.errors import Exhausted, FieldViolation, Invalid, WrongState
+from feinschliff.v1 import common_pb2 as common
+from feinschliff.v1 import inference_pb2 as pb
+from tests.contract.gateway.inference import Inference
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class TextInference(Inference):
+    """Beside chats; words in a text make it busy, refuse it, or break off."""
+
+    def reset(self) -> None:
+        super().reset()
+        self.completes: list[pb.CompleteRequest] = []
+        self.at_once = self.at_once_max = 0
+
+    async def Complete(self, request: pb.CompleteRequest, context: Context) -> pb.CompleteResponse:
+        self.at_once += 1
+        self.at_once_max = max(self.at_once, self.at_once_max)
+        try:
+            await asyncio.sleep(0.01)
+            text, usage = self._continued(request, "")
+        finally:
+            self.at_once -= 1
+        choice = pb.CompletionChoice(text=text, finish_reason=common.FINISH_REASON_LENGTH)
+        return pb.CompleteResponse(identity=_identity(request.model), choices=[choice], usage=usage)
+
+    async def CompleteStream(
+        self, request: pb.CompleteStreamRequest, context: Context
+    ) -> AsyncIterator[pb.CompleteStreamResponse]:
+        text, usage = self._continued(request.complete, "complete.")
+        yield pb.CompleteStreamResponse(identity=_identity(request.complete.model))
+        for word in text.split(" "):
+            yield pb.CompleteStreamResponse(delta=pb.CompleteDelta(text=f"{word} "))
+            await asyncio.sleep(0)
+            if word == "break":
+                raise RuntimeError("the engine fell over")
+        end = pb.StreamEnd(finish_reason=common.FINISH_REASON_STOP, usage=usage)
+        yield pb.CompleteStreamResponse(end=end)
+
+    def _continued(self, request: pb.CompleteRequest, path: str) -> tuple[str, common.TokenUsage]:
+        self.completes.append(request)
+        if not any(one.base_model == request.model for one in self.deployments.values()):
+            raise WrongState("MODEL_NOT_LOADED", f"No deployment holds {request.model}.", model=request.model)
+        said = request.text or " ".join(map(str, request.tokens.ids))
+        if said == "busy":
+            raise Exhausted("QUEUE_FULL", "The queue is full.", retry_after_seconds=2.5)
+        if said == "long":
+            field = FieldViolation(f"{path}text", "Too long.", "CONTEXT_LENGTH_EXCEEDED")
+            raise Invalid("CONTEXT_LENGTH_EXCEEDED", "Too long.", fields=[field])
+        text = f"{said} again" if request.echo else "again"
+        if said == "break":
+            text = "one break two"
+        count = len(said.split())
+        return text, common.TokenUsage(prompt_tokens=count, completion_tokens=2, total_tokens=count + 2)
+
+
+def _identity(model: str) -> common.Identity:
+    return common.Identity(model_version=model, base_digest="sha256:" + "ab" * 32, template_hash="cd" * 32)
