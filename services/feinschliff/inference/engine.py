@@ -90,6 +90,7 @@ class EngineFacts:
     context_tokens: int
     vocabulary_tokens: int
     gap: Gap | None = None  # for filling in the middle
+    dimensions: Sequence[int] = ()  # lengths that a text's vector may have, the whole one last
 
 
 class DeviceMemory(NamedTuple):
@@ -148,6 +149,11 @@ class Engine(Protocol):
         """Token ids of a text as it is: its control tokens count, and nothing is put before it."""
         ...
 
+    def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text as training reads texts: control tokens inside are plain text, and around it stands
+        what the tokenizer itself puts there."""
+        ...
+
     def encode_pieces(self, pieces: Sequence[str]) -> list[list[int]]:
         """Token ids of each piece of a text as it is, those of a piece as a model would say it behind the others."""
         ...
@@ -196,6 +202,20 @@ class Engine(Protocol):
 
         Raises:
             WrongState: ADAPTER_NOT_LOADED, NOT_A_CLASSIFIER.
+            Internal: GENERATION_FAILED.
+            Unavailable: ENGINE_CLOSED.
+        """
+        ...
+
+    def embed(self, rows: Sequence[Sequence[int]], digest: str, dimensions: int) -> list[list[float]]:
+        """The mean of each text's hidden states behind the last layer, of length 1; blocks for one pass of the model.
+
+        Args:
+            rows: as for `judge`.
+            dimensions: the first so many numbers, scaled to length 1 again.
+
+        Raises:
+            WrongState: ADAPTER_NOT_LOADED.
             Internal: GENERATION_FAILED.
             Unavailable: ENGINE_CLOSED.
         """

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from feinschliff.formats.records import Message
+from feinschliff.inference.judging import TEXTS_MAX
 from feinschliff.inference.requests import refuse
 from feinschliff.inference.scores import AnswerTokens
 from feinschliff.kit.errors import FieldViolation, Invalid
 
 TOP_LOGPROBS_MAX = 20
+VECTORS_BYTES_MAX = 15 * 1024 * 1024
+"""Of one answer; a message may have 16 MiB."""
 
 
 def refuse_unknown_ids(ids: Sequence[int], vocabulary_tokens: int, path: str) -> None:
@@ -87,6 +90,54 @@ def refuse_unscorable(text: AnswerTokens, path: str) -> None:
     if len(text.token_ids) <= text.first:
         message = "A token is scored by what stands before it; bring a prompt, or at least two tokens."
         refuse([FieldViolation(path, message, "OUT_OF_RANGE")])
+
+
+def refuse_several(texts: int, rows: int) -> None:
+    """What is to become vectors: so many texts, or so many rows of tokens.
+
+    Raises:
+        Invalid: REQUEST_INVALID.
+    """
+    path, count = ("tokens", rows) if rows else ("texts", texts)
+    if texts and rows:
+        refuse([FieldViolation("tokens", "Bring texts or tokens, not both.", "INPUT_TWICE")])
+    if not 1 <= count <= TEXTS_MAX:
+        refuse([FieldViolation(path, f"{path} must be 1 to {TEXTS_MAX} texts, not {count}.", "OUT_OF_RANGE")])
+
+
+def refuse_many_numbers(vectors: int, dimensions: int, path: str) -> None:
+    """
+    Raises:
+        Invalid: REQUEST_INVALID where so many vectors do not fit into one answer.
+    """
+    fit = VECTORS_BYTES_MAX // (4 * dimensions)
+    if vectors > fit:
+        message = f"Vectors of {dimensions} numbers fit into one answer {fit} times, not {vectors} times."
+        refuse([FieldViolation(path, message, "OUT_OF_RANGE")])
+
+
+def refuse_dimensions(dimensions: int, allowed: Sequence[int], model: str) -> None:
+    """
+    Args:
+        allowed: lengths that vectors of the model may have, the whole one last.
+
+    Raises:
+        Invalid: DIMENSIONS_UNSUPPORTED.
+    """
+    if dimensions and dimensions not in allowed:
+        few = ", ".join(map(str, allowed[-8:]))
+        message = f"Vectors of {model} have {allowed[-1]} numbers and cannot have {dimensions}; it allows {few}."
+        if isinstance(allowed, range):
+            message = f"Vectors of {model} can have {allowed[0]} to {allowed[-1]} numbers, not {dimensions}."
+        raise Invalid(
+            "DIMENSIONS_UNSUPPORTED",
+            message,
+            fields=[FieldViolation("dimensions", message, "OUT_OF_RANGE")],
+            advice=["Leave out dimensions, or cut and scale the vectors yourself."],
+            model=model,
+            dimensions=dimensions,
+            dimensions_max=allowed[-1],
+        )
 
 
 def missing_input(path: str) -> Invalid:

@@ -90,6 +90,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         return await self._texts.score(request, context.time_remaining())
 
+    async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
+        return await self._texts.embed(request, context.time_remaining())
+
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
         judging.refuse_texts(request.texts, request.top)
         granted = await self._models.grant(request.model, seconds_left=context.time_remaining())

@@ -1,4 +1,4 @@
-"""The calls about texts that are there already: how likely they are."""
+"""The calls about texts that are there already: how likely they are, and where they lie."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from feinschliff.v1 import inference_pb2 as pb
 
 
 class Texts:
-    """Scores texts."""
+    """Scores texts, and turns them into vectors."""
 
     def __init__(self, models: Models, answers: Answers) -> None:
         self._models = models
@@ -51,6 +51,34 @@ class Texts:
             usage=words.usage(len(ids), 0),
         )
 
+    async def embed(self, request: pb.EmbedRequest, seconds_left: float | None) -> pb.EmbedResponse:
+        """A vector for each text; those of like length are read together.
+
+        Raises:
+            Invalid: REQUEST_INVALID, DIMENSIONS_UNSUPPORTED, TOKEN_ID_UNKNOWN, CONTEXT_LENGTH_EXCEEDED.
+        """
+        inputs.refuse_several(len(request.texts), len(request.tokens))
+        granted = await self._models.grant(request.model, seconds_left=seconds_left)
+        with granted.lease as lease:
+            engine, digest, allowed = lease.engine, lease.adapter_digest, lease.engine.facts.dimensions
+            inputs.refuse_dimensions(request.dimensions, allowed, request.model)
+            dimensions, path = request.dimensions or allowed[-1], "tokens" if request.tokens else "texts"
+            inputs.refuse_many_numbers(len(request.tokens) or len(request.texts), dimensions, path)
+            rows = await _rows(engine, request)
+            lengths = [len(row) for row in rows]
+            judging.refuse_lengths(lengths, granted.context_tokens, path)
+            found: dict[int, list[float]] = {}
+            for places in judging.passes(lengths, virtual_tokens=engine.virtual_tokens(digest)):
+                together = [rows[place] for place in places]
+                vectors = await offload(engine.embed, together, digest, dimensions)
+                found.update(zip(places, vectors, strict=True))
+        self._answers.count_read(sum(lengths))
+        return pb.EmbedResponse(
+            identity=words.from_identity(granted.identity),
+            embeddings=[pb.Embedding(values=found[place]) for place in range(len(rows))],
+            usage=words.usage(sum(lengths), 0),
+        )
+
     async def _scored_text(self, request: pb.ScoreRequest, granted: Granted) -> AnswerTokens:
         engine, path = granted.lease.engine, "text"
         match request.WhichOneof("input"):
@@ -70,6 +98,14 @@ class Texts:
         inputs.refuse_unscorable(text, path)
         inputs.refuse_long(len(text.token_ids), granted.context_tokens, path)
         return text
+
+
+async def _rows(engine: Engine, request: pb.EmbedRequest) -> list[list[int]]:
+    if not request.tokens:
+        return await offload(engine.encode_plain, list(request.texts))
+    for place, row in enumerate(request.tokens):
+        inputs.refuse_unknown_ids(row.ids, engine.facts.vocabulary_tokens, f"tokens[{place}].ids")
+    return [list(row.ids) for row in request.tokens]
 
 
 def _prompt_and_text(engine: Engine, prompt: str, text: str) -> AnswerTokens:

@@ -22,6 +22,7 @@ class TextInference(Inference):
     def reset(self) -> None:
         super().reset()
         self.completes: list[pb.CompleteRequest] = []
+        self.embeds: list[pb.EmbedRequest] = []
         self.at_once = self.at_once_max = 0
 
     async def Complete(self, request: pb.CompleteRequest, context: Context) -> pb.CompleteResponse:
@@ -48,6 +49,23 @@ class TextInference(Inference):
         end = pb.StreamEnd(finish_reason=common.FINISH_REASON_STOP, usage=usage)
         yield pb.CompleteStreamResponse(end=end)
 
+    async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
+        """Vectors of three numbers that tell the texts apart."""
+        self.embeds.append(request)
+        names = list(request.texts) or [" ".join(map(str, row.ids)) for row in request.tokens]
+        path = "texts" if request.texts else "tokens"
+        if empty := [place for place, name in enumerate(names) if not name]:
+            raise Invalid("REQUEST_INVALID", "Empty.", fields=[FieldViolation(f"{path}[{empty[0]}]", "Empty.")])
+        if request.dimensions > 3:
+            raise Invalid("DIMENSIONS_UNSUPPORTED", "Too long.", fields=[FieldViolation("dimensions", "Too long.")])
+        vectors = [vector_of(name)[: request.dimensions or 3] for name in names]
+        count = sum(len(name.split()) for name in names)
+        return pb.EmbedResponse(
+            identity=_identity(request.model),
+            embeddings=[pb.Embedding(values=vector) for vector in vectors],
+            usage=common.TokenUsage(prompt_tokens=count, total_tokens=count),
+        )
+
     def _continued(self, request: pb.CompleteRequest, path: str) -> tuple[str, common.TokenUsage]:
         self.completes.append(request)
         if not any(one.base_model == request.model for one in self.deployments.values()):
@@ -63,6 +81,10 @@ class TextInference(Inference):
             text = "one break two"
         count = len(said.split())
         return text, common.TokenUsage(prompt_tokens=count, completion_tokens=2, total_tokens=count + 2)
+
+
+def vector_of(text: str) -> list[float]:
+    return [float(len(text)), 0.5, -float(sum(text.encode()) % 97)]
 
 
 def _identity(model: str) -> common.Identity:

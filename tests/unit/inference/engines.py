@@ -38,6 +38,9 @@ class HandEngine:
     def encode_text(self, text: str) -> list[int]:
         return [1]
 
+    def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
+        return [[1] for _ in texts]
+
     def encode_pieces(self, pieces: Sequence[str]) -> list[list[int]]:
         return [[1] for _ in pieces]
 
@@ -63,6 +66,9 @@ class HandEngine:
         return [[1] for _ in texts]
 
     def judge(self, rows: Sequence[Sequence[int]], digest: str) -> list[list[float]]:
+        raise NotImplementedError
+
+    def embed(self, rows: Sequence[Sequence[int]], digest: str, dimensions: int) -> list[list[float]]:
         raise NotImplementedError
 
     def score(self, request: ScoringRequest) -> Future[list[TokenScore]]:

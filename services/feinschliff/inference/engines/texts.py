@@ -7,9 +7,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 from transformers.cache_utils import DynamicCache
 
 from feinschliff.inference.engines.deck import Deck
@@ -126,6 +128,33 @@ class Scorings:
         logits_TV: Tensor = deck.model(input_ids=ids_BT, past_key_values=cache, use_cache=True).logits[0]
         labels = request.token_ids[start + 1 : scoring.read + 1]
         scoring.scores += scores_of(logits_TV, labels, request.top_logprobs)
+
+
+def vectors(deck: Deck, rows: Sequence[Sequence[int]], digest: str, dimensions: int) -> list[list[float]]:
+    """The mean over each text's own tokens of the states behind the last layer, in fp32, cut and of length 1.
+
+    Raises:
+        Internal: GENERATION_FAILED for numbers that are not finite.
+    """
+    cache = cache_with(deck.turn_to(digest, rows=len(rows)), rows=len(rows))
+    states_BTH = _states_BTH(deck, rows, cache).float()
+    lengths_B = torch.tensor([len(row) for row in rows], device=states_BTH.device)
+    own_BT = torch.arange(states_BTH.shape[1], device=states_BTH.device) < lengths_B[:, None]
+    mean_BH = torch.einsum("bth,bt->bh", states_BTH, own_BT.float()) / lengths_B[:, None]
+    vectors_BD = torch.nn.functional.normalize(mean_BH[:, :dimensions], dim=-1)
+    refuse_broken(vectors_BD)
+    return cast(list[list[float]], vectors_BD.tolist())
+
+
+def dimensions_of(config: PreTrainedConfig) -> Sequence[int]:
+    """Lengths that vectors of this model may have, the whole one last: fewer where it learned to be cut so.
+
+    Kusupati et al. 2022 (arXiv:2205.13147); `matryoshka_dimensions` and `is_matryoshka` are the names in use.
+    """
+    whole = int(config.get_text_config().hidden_size)
+    if named := getattr(config, "matryoshka_dimensions", None):
+        return sorted({*(int(one) for one in named if 0 < int(one) < whole), whole})
+    return range(1, whole + 1) if getattr(config, "is_matryoshka", False) else (whole,)
 
 
 def scores_of(logits_TV: Tensor, labels: Sequence[int], top: int) -> list[TokenScore]:

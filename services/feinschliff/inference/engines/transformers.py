@@ -18,7 +18,7 @@ from torch import Tensor
 
 from feinschliff.artifacts.bases import BaseFiles
 from feinschliff.formats.heads import HeadFacts
-from feinschliff.formats.objectives import Classify, Regress
+from feinschliff.formats.objectives import Classify, Pretrain, Regress
 from feinschliff.formats.records import Message, Record
 from feinschliff.inference.batcher import Batcher, Chunk, Limits
 from feinschliff.inference.engine import (
@@ -38,7 +38,7 @@ from feinschliff.inference.engines.cache import kv_bytes_per_position
 from feinschliff.inference.engines.deck import Deck
 from feinschliff.inference.engines.decks import Decks
 from feinschliff.inference.engines.row import Row
-from feinschliff.inference.engines.texts import Scorings
+from feinschliff.inference.engines.texts import Scorings, dimensions_of, vectors
 from feinschliff.inference.life import Precision
 from feinschliff.inference.scores import AnswerTokens, ScoringRequest, TokenScore
 from feinschliff.kit.errors import Exhausted, Unavailable, WrongState
@@ -70,6 +70,7 @@ class TransformersEngine:
             context_tokens=min(int(config.max_position_embeddings), cells_max),
             vocabulary_tokens=int(config.vocab_size),
             gap=gap_of(self._tokenizer.token_to_id),
+            dimensions=dimensions_of(loaded.model.config),
         )
         self._options = options
         self._device = loaded.model.device
@@ -113,6 +114,10 @@ class TransformersEngine:
     def encode_text(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
+    def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
+        encoder = RowEncoder(self._chat, Pretrain())
+        return [encoder.text_ids(text) for text in texts]
+
     def encode_pieces(self, pieces: Sequence[str]) -> list[list[int]]:
         return self._chat.pieces_ids(pieces)
 
@@ -155,6 +160,13 @@ class TransformersEngine:
             if self._decks.head(digest) is None:
                 raise WrongState("NOT_A_CLASSIFIER", f"Adapter {digest} has no head that judges texts.", model=digest)
             return self._decks.judge(rows, digest)
+
+        return self._between_steps(act, self._judgements)
+
+    def embed(self, rows: Sequence[Sequence[int]], digest: str, dimensions: int) -> list[list[float]]:
+        def act() -> list[list[float]]:
+            self._refuse_missing(digest)
+            return vectors(self._decks.holding(digest), rows, digest, dimensions)
 
         return self._between_steps(act, self._judgements)
 
