@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from typing import NamedTuple
 
 from feinschliff.inference import conversation as words
 from feinschliff.inference import inputs, judging
 from feinschliff.inference.answers import Answers
 from feinschliff.inference.engine import Done, GenerationRequest
+from feinschliff.inference.life import Sampling
 from feinschliff.inference.models import Granted, Models
 from feinschliff.inference.proto import Asked, refuse_unserved, to_sampling
 from feinschliff.inference.requests import generation, refuse, sampling_violations
@@ -21,7 +22,6 @@ from feinschliff.v1 import inference_pb2 as pb
 class Prepared(NamedTuple):
     """A continuation that may begin, and the text that stands before it in the answer."""
 
-    granted: Granted
     request: GenerationRequest
     echoed: str
 
@@ -41,7 +41,16 @@ class Completions:
             Unserved: FIELD_UNSERVED.
             WrongState: NOT_A_CHAT_MODEL, INFILL_UNSUPPORTED.
         """
-        granted, wanted, text = await self._prepare(request, seconds_left, "")
+        with self._counting_refusals():
+            _read_wishes(request, "", "sampling")
+            granted = await self._models.grant(request.model, seconds_left=seconds_left)
+        return await self.on(granted, request)
+
+    async def on(
+        self, granted: Granted, request: pb.CompleteRequest, path: str = "", sampling_path: str = "sampling"
+    ) -> pb.CompleteResponse:
+        """The same on what is granted already; its lease is given back."""
+        wanted, text = await self._prepare(granted, request, path, sampling_path)
         async with aclosing(self._answers.stream(granted.lease, wanted)) as events:
             async for event in events:
                 text += event.text
@@ -58,7 +67,10 @@ class Completions:
         self, request: pb.CompleteRequest, seconds_left: float | None
     ) -> AsyncGenerator[pb.CompleteStreamResponse]:
         """The same in pieces; refused as `whole` is, with paths below `complete`."""
-        granted, wanted, echoed = await self._prepare(request, seconds_left, "complete.")
+        with self._counting_refusals():
+            _read_wishes(request, "complete.", "complete.sampling")
+            granted = await self._models.grant(request.model, seconds_left=seconds_left)
+        wanted, echoed = await self._prepare(granted, request, "complete.", "complete.sampling")
         async with aclosing(self._answers.stream(granted.lease, wanted)) as events:
             yield pb.CompleteStreamResponse(identity=words.from_identity(granted.identity))
             if echoed:
@@ -71,26 +83,55 @@ class Completions:
                     tokens = words.usage(len(wanted.prompt_ids), event.completion_tokens)
                     yield pb.CompleteStreamResponse(end=pb.StreamEnd(finish_reason=reason, usage=tokens))
 
-    async def _prepare(self, request: pb.CompleteRequest, seconds_left: float | None, path: str) -> Prepared:
+    async def _prepare(self, granted: Granted, request: pb.CompleteRequest, path: str, sampling_path: str) -> Prepared:
+        """What is refused gives the lease back."""
         try:
-            best_of = Asked(f"{path}best_of", request.HasField("best_of") and request.best_of != 1)
-            refuse_unserved([best_of, Asked(f"{path}store", request.store)])
-            sampling = to_sampling(request.sampling, f"{path}sampling")
-            refuse(sampling_violations(sampling, f"{path}sampling"))
-            granted = await self._models.grant(request.model, seconds_left=seconds_left)
-            try:
+            with self._counting_refusals():
+                sampling = _read_wishes(request, path, sampling_path)
                 if facts := granted.lease.engine.head(granted.lease.adapter_digest):
                     raise judging.not_a_chat_model(request.model, facts)
                 ids, echoed = await _prompt(request, granted, path)
                 defaults, limit = granted.deployment.spec.defaults, granted.context_tokens
                 wanted = generation(ids, sampling, defaults, granted.version, context_tokens=limit)
-            except BaseException:
-                granted.lease.give_back()
-                raise
+        except BaseException:
+            granted.lease.give_back()
+            raise
+        return Prepared(wanted, echoed)
+
+    @contextmanager
+    def _counting_refusals(self) -> Iterator[None]:
+        try:
+            yield
         except Refusal:
             self._answers.count_refused()
             raise
-        return Prepared(granted, wanted, echoed)
+
+
+def _read_wishes(request: pb.CompleteRequest, path: str, sampling_path: str) -> Sampling:
+    """How tokens are drawn.
+
+    Raises:
+        Invalid: REQUEST_INVALID.
+        Unserved: FIELD_UNSERVED.
+    """
+    asked = request.sampling
+    unserved = {
+        "n": asked.HasField("n") and asked.n != 1,
+        "logprobs": asked.logprobs,
+        "top_logprobs": bool(asked.top_logprobs),
+        "response_format": asked.HasField("response_format"),
+    }
+    best_of = request.HasField("best_of") and request.best_of != 1
+    refuse_unserved(
+        [
+            Asked(f"{path}best_of", best_of),
+            Asked(f"{path}store", request.store),
+            *(Asked(f"{sampling_path}.{name}", is_used) for name, is_used in unserved.items()),
+        ]
+    )
+    sampling = to_sampling(asked, sampling_path)
+    refuse(sampling_violations(sampling, sampling_path))
+    return sampling
 
 
 class _Prompt(NamedTuple):

@@ -31,6 +31,7 @@ _FINISH: dict[Finish, common_pb2.FinishReason.ValueType] = {
     Finish.CANCELLED: common_pb2.FINISH_REASON_CANCELLED,
     Finish.FAILED: common_pb2.FINISH_REASON_ERROR,
 }
+FINISH_WORDS: dict[int, str] = {reason: finish.value for finish, reason in _FINISH.items()}
 
 
 def to_messages(turns: Sequence[common_pb2.Message], path: str) -> list[Message]:

@@ -94,26 +94,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         return await self._texts.embed(request, context.time_remaining())
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
-        judging.refuse_texts(request.texts, request.top)
-        granted = await self._models.grant(request.model, seconds_left=context.time_remaining())
-        with granted.lease as lease:
-            engine, digest = lease.engine, lease.adapter_digest
-            facts = engine.head(digest)
-            if facts is None:
-                raise judging.not_a_classifier(request.model)
-            rows = await offload(engine.encode_for_head, list(request.texts), facts)
-            lengths = [len(row) for row in rows]
-            judging.refuse_lengths(lengths, granted.context_tokens)
-            judged: dict[int, list[float]] = {}
-            for places in judging.passes(lengths, virtual_tokens=engine.virtual_tokens(digest)):
-                found = await offload(engine.judge, [rows[place] for place in places], digest)
-                judged.update(zip(places, found, strict=True))
-        self._answers.count_read(sum(lengths))
-        return pb.ClassifyResponse(
-            identity=words.from_identity(granted.identity),
-            classifications=[words.classification(judged[place], facts, request.top) for place in range(len(rows))],
-            usage=words.usage(sum(lengths), 0),
-        )
+        return await self._texts.classify(request, context.time_remaining())
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         conversation = request.conversation

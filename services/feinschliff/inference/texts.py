@@ -1,4 +1,4 @@
-"""The calls about texts that are there already: how likely they are, and where they lie."""
+"""The calls about texts that are there already: how likely they are, what a head says of them, and their vectors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from feinschliff.v1 import inference_pb2 as pb
 
 
 class Texts:
-    """Scores texts, and turns them into vectors."""
+    """Scores and judges texts, and turns them into vectors."""
 
     def __init__(self, models: Models, answers: Answers) -> None:
         self._models = models
@@ -58,8 +58,12 @@ class Texts:
             Invalid: REQUEST_INVALID, DIMENSIONS_UNSUPPORTED, TOKEN_ID_UNKNOWN, CONTEXT_LENGTH_EXCEEDED.
         """
         inputs.refuse_several(len(request.texts), len(request.tokens))
-        granted = await self._models.grant(request.model, seconds_left=seconds_left)
+        return await self.embed_on(await self._models.grant(request.model, seconds_left=seconds_left), request)
+
+    async def embed_on(self, granted: Granted, request: pb.EmbedRequest) -> pb.EmbedResponse:
+        """The same on what is granted already; its lease is given back."""
         with granted.lease as lease:
+            inputs.refuse_several(len(request.texts), len(request.tokens))
             engine, digest, allowed = lease.engine, lease.adapter_digest, lease.engine.facts.dimensions
             inputs.refuse_dimensions(request.dimensions, allowed, request.model)
             dimensions, path = request.dimensions or allowed[-1], "tokens" if request.tokens else "texts"
@@ -76,6 +80,38 @@ class Texts:
         return pb.EmbedResponse(
             identity=words.from_identity(granted.identity),
             embeddings=[pb.Embedding(values=found[place]) for place in range(len(rows))],
+            usage=words.usage(sum(lengths), 0),
+        )
+
+    async def classify(self, request: pb.ClassifyRequest, seconds_left: float | None) -> pb.ClassifyResponse:
+        """What a head says of each text; those of like length are read together.
+
+        Raises:
+            Invalid: REQUEST_INVALID, CONTEXT_LENGTH_EXCEEDED.
+            WrongState: NOT_A_CLASSIFIER.
+        """
+        judging.refuse_texts(request.texts, request.top)
+        return await self.classify_on(await self._models.grant(request.model, seconds_left=seconds_left), request)
+
+    async def classify_on(self, granted: Granted, request: pb.ClassifyRequest) -> pb.ClassifyResponse:
+        """The same on what is granted already; its lease is given back."""
+        with granted.lease as lease:
+            judging.refuse_texts(request.texts, request.top)
+            engine, digest = lease.engine, lease.adapter_digest
+            facts = engine.head(digest)
+            if facts is None:
+                raise judging.not_a_classifier(request.model)
+            rows = await offload(engine.encode_for_head, list(request.texts), facts)
+            lengths = [len(row) for row in rows]
+            judging.refuse_lengths(lengths, granted.context_tokens)
+            judged: dict[int, list[float]] = {}
+            for places in judging.passes(lengths, virtual_tokens=engine.virtual_tokens(digest)):
+                found = await offload(engine.judge, [rows[place] for place in places], digest)
+                judged.update(zip(places, found, strict=True))
+        self._answers.count_read(sum(lengths))
+        return pb.ClassifyResponse(
+            identity=words.from_identity(granted.identity),
+            classifications=[words.classification(judged[place], facts, request.top) for place in range(len(rows))],
             usage=words.usage(sum(lengths), 0),
         )
 
