@@ -23,7 +23,7 @@ from tests.contract.inference.site import PARENT, Site, chat_request, refusing, 
 from tests.support.tiny_model import HIDDEN
 
 SERVICE = "inference.GRPCInferenceService"
-GREEDY = {"temperature": 0.0, "max_tokens": 8}
+GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 8}
 
 
 class Client:
