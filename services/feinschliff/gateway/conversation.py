@@ -16,6 +16,7 @@ from feinschliff.v1 import inference_pb2 as pb
 
 STOP_TEXTS_MAX = 4
 SEED_BOUND = 2**63
+TOKEN_ID_BOUND = 2**31
 SMALLEST_TOP_P = 1e-6  # 0 is taken at OpenAI and means the likeliest token alone; inference wants more than 0
 
 ROLES: Mapping[str, common_pb2.Role.ValueType] = {
@@ -29,9 +30,6 @@ ROLES: Mapping[str, common_pb2.Role.ValueType] = {
 
 NEUTRAL: Mapping[str, tuple[JsonValue, ...]] = {
     "n": (1,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
     "logprobs": (False,),
     "top_logprobs": (0,),
     "response_format": ({"type": "text"},),
@@ -110,6 +108,13 @@ def _seed(value: int | None) -> int | None:
     return value
 
 
+def _biases(value: dict[str, float] | None) -> dict[str, float] | None:
+    for token in value or {}:
+        if not token.isdecimal() or int(token) >= TOKEN_ID_BOUND:
+            raise problem("invalid_value", f"'{token[:40]}' is no token id")
+    return value
+
+
 class StreamOptions(Body):
     include_usage: bool = False
     include_obfuscation: bool | None = None
@@ -147,7 +152,7 @@ class ChatBody(Body):
     n: int | None = Field(None, ge=1, le=128)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Annotated[dict[str, float] | None, AfterValidator(_biases)] = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: JsonValue = None
@@ -193,8 +198,11 @@ class ChatBody(Body):
             params.top_p = max(self.top_p, SMALLEST_TOP_P)
         if (tokens := self.max_completion_tokens or self.max_tokens) is not None:
             params.max_tokens = tokens
-        if self.seed is not None:
-            params.seed = self.seed
+        for name in ("seed", "presence_penalty", "frequency_penalty"):
+            if (value := getattr(self, name)) is not None:
+                setattr(params, name, value)
+        for token, bias in (self.logit_bias or {}).items():
+            params.logit_bias[int(token)] = bias
         return params
 
 

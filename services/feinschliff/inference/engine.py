@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -30,7 +30,8 @@ class GenerationRequest:
         adapter_digest: of a loaded adapter; empty for the base alone.
         max_tokens: at least 1; prompt and answer together stay within the engine's `context_tokens`.
         temperature: 0 is greedy.
-        top_p: in (0, 1].
+        top_p, top_k, min_p: which tokens can be drawn; see `lm.drawing.Filters`.
+        presence_penalty, frequency_penalty, repetition_penalty, logit_bias: see `lm.penalties.Weights`.
         seed: the same seed draws the same tokens, whatever else is generated at the time.
         stop: texts that end the answer and are not part of it.
         stop_token_ids: tokens that end the turn, beside those of the base.
@@ -41,6 +42,12 @@ class GenerationRequest:
     max_tokens: int = 16
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int = 0
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()

@@ -21,6 +21,7 @@ from feinschliff.inference.life import (
     Spec,
     State,
 )
+from feinschliff.inference.wishes import from_sampling, read_sampling
 from feinschliff.kit.errors import FieldViolation, Unserved
 from feinschliff.v1 import common_pb2, inference_pb2
 
@@ -31,8 +32,8 @@ _PRECISIONS: dict[int, Precision] = {
     inference_pb2.Deployment.PRECISION_FP32: "fp32",
 }
 _ON_DEMAND_DEFAULT = 8
-_NEUTRAL = {"top_k": 0, "presence_penalty": 0, "frequency_penalty": 0, "repetition_penalty": 1, "n": 1}
-_UNSERVED_SAMPLING = (*_NEUTRAL, "logit_bias", "logprobs", "top_logprobs", "response_format")
+_NEUTRAL = {"n": 1}
+_UNSERVED_SAMPLING = (*_NEUTRAL, "logprobs", "top_logprobs", "response_format")
 
 
 class Asked(NamedTuple):
@@ -58,23 +59,7 @@ def refuse_unserved(asked: Iterable[Asked]) -> None:
 def to_sampling(params: common_pb2.SamplingParams, path: str) -> Sampling:
     """Raises Unserved FIELD_UNSERVED."""
     refuse_unserved(Asked(f"{path}.{name}", _differs(params, name)) for name in _UNSERVED_SAMPLING)
-    return Sampling(
-        temperature=params.temperature if params.HasField("temperature") else None,
-        top_p=params.top_p if params.HasField("top_p") else None,
-        max_tokens=params.max_tokens if params.HasField("max_tokens") else None,
-        seed=params.seed if params.HasField("seed") else None,
-        stop=tuple(params.stop),
-    )
-
-
-def from_sampling(sampling: Sampling) -> common_pb2.SamplingParams:
-    return common_pb2.SamplingParams(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_tokens=sampling.max_tokens,
-        seed=sampling.seed,
-        stop=sampling.stop,
-    )
+    return read_sampling(params)
 
 
 def to_spec(message: inference_pb2.Deployment) -> Spec:

@@ -15,7 +15,7 @@ from feinschliff.inference.answers import Answers
 from feinschliff.inference.engine import Done, GenerationRequest
 from feinschliff.inference.models import Granted, Models
 from feinschliff.inference.proto import Asked, refuse_unserved, timestamp, to_sampling
-from feinschliff.inference.requests import generation, refuse, sampling_violations
+from feinschliff.inference.requests import generation, refuse, sampling_violations, unknown_biases
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.errors import FieldViolation, Invalid, Refusal
 from feinschliff.kit.threads import offload
@@ -138,6 +138,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             try:
                 if facts := granted.lease.engine.head(granted.lease.adapter_digest):
                     raise judging.not_a_chat_model(request.model, facts)
+                size = granted.lease.engine.facts.vocabulary_tokens
+                refuse(unknown_biases(sampling, size, f"{path}sampling"))
                 prompt_ids = await offload(granted.lease.engine.encode_chat, messages)
                 defaults, limit = granted.deployment.spec.defaults, granted.context_tokens
                 wanted = generation(prompt_ids, sampling, defaults, granted.version, context_tokens=limit)

@@ -72,6 +72,10 @@ def test_the_best_checkpoint_is_the_model_where_one_was_kept(openai: OpenAI, gat
 
 def test_sampling_goes_on_as_it_was_asked_for(openai: OpenAI, gateway: Gateway) -> None:
     ask(openai, temperature=0, top_p=0.5, max_tokens=50, seed=-3, stop=["END", "\n"], user="u1")
+    ask(openai, presence_penalty=-1.5, frequency_penalty=2, logit_bias={"5": 1, "70": -100})
+    penalised = gateway.backends.inference.requests.pop().sampling
+    assert (penalised.presence_penalty, penalised.frequency_penalty) == (-1.5, 2)
+    assert dict(penalised.logit_bias) == {5: 1, 70: -100}
     request = gateway.backends.inference.requests[-1]
     sampling = request.sampling
     assert (sampling.temperature, sampling.top_p, sampling.max_tokens, sampling.seed) == (0, 0.5, 50, -3)
@@ -225,9 +229,6 @@ UNSERVED = [
     {"n": 2},
     {"logprobs": True},
     {"logprobs": True, "top_logprobs": 3},
-    {"presence_penalty": 0.5},
-    {"frequency_penalty": -0.5},
-    {"logit_bias": {"5": 1}},
     {"response_format": {"type": "json_object"}},
     {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}},
     {"tools": [{"type": "function", "function": {"name": "f"}}]},

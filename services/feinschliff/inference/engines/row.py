@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from transformers.cache_utils import DynamicCache
 
 from feinschliff.inference.engine import Delta, Done, Emit, Event, Finish, GenerationRequest
+from feinschliff.lm.penalties import Weights
 from feinschliff.lm.sampling import Sampler, TextStream
 
 logger = logging.getLogger(__name__)
@@ -39,8 +40,9 @@ class Row:
         decode: Callable[[Sequence[int]], str],
         stop_ids: Collection[int],
     ) -> Row:
-        sampler = Sampler(temperature=request.temperature, top_p=request.top_p, seed=request.seed)
-        return cls(request, emit, sampler, TextStream(decode, request.stop), {*stop_ids, *request.stop_token_ids})
+        return cls(
+            request, emit, _sampler(request), TextStream(decode, request.stop), {*stop_ids, *request.stop_token_ids}
+        )
 
     @property
     def prompt_tokens(self) -> int:
@@ -90,3 +92,20 @@ class Row:
         except Exception:
             self.is_aborted = True
             logger.warning("the receiver of a generation failed", exc_info=True)
+
+
+def _sampler(request: GenerationRequest) -> Sampler:
+    return Sampler(
+        temperature=request.temperature,
+        seed=request.seed,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        min_p=request.min_p,
+        weights=Weights(
+            repetition=request.repetition_penalty,
+            frequency=request.frequency_penalty,
+            presence=request.presence_penalty,
+            bias=request.logit_bias,
+        ),
+        prompt_ids=request.prompt_ids,
+    )

@@ -38,12 +38,12 @@ from feinschliff.inference.engines.cache import kv_bytes_per_position
 from feinschliff.inference.engines.deck import Deck
 from feinschliff.inference.engines.decks import Decks
 from feinschliff.inference.engines.row import Row
+from feinschliff.inference.engines.saying import say
 from feinschliff.inference.life import Precision
 from feinschliff.kit.errors import Exhausted, Unavailable, WrongState
 from feinschliff.lm.chat import Chat
 from feinschliff.lm.encoding import RowEncoder
 from feinschliff.lm.load import LoadedBase, load_base
-from feinschliff.lm.sampling import choose_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -298,13 +298,7 @@ class TransformersEngine:
         self._decks.keep_within(self._options.kv_cache_bytes_max)
 
     def _say(self, rows: Sequence[Row], logits_BV: Tensor) -> None:
-        is_usable = logits_BV.amax(-1).isfinite().tolist()
-        tokens = choose_tokens(logits_BV, [row.sampler for row in rows])
-        for row, token, usable in zip(rows, tokens, is_usable, strict=True):
-            if usable:
-                row.accept(token)
-            else:
-                row.finish(Finish.FAILED, error="the model's numbers are not finite")
+        say(rows, logits_BV)
 
     def _drop_done(self) -> None:
         for deck in self._decks:
