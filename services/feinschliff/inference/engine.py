@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from feinschliff.formats.heads import HeadFacts
 from feinschliff.formats.records import Message
+from feinschliff.inference.scores import AnswerTokens, ScoringRequest, TokenScore
 
 
 class Finish(StrEnum):
@@ -139,6 +141,14 @@ class Engine(Protocol):
         """The text that `encode_chat` makes tokens of."""
         ...
 
+    def encode_answer(self, messages: Sequence[Message]) -> AnswerTokens:
+        """Token ids of a conversation that ends with an answer, as training reads it.
+
+        Raises:
+            Invalid: CHAT_TEMPLATE_MISSING, CHAT_TEMPLATE_REFUSES, CHAT_TEMPLATE_UNSUPPORTED, TOOL_CALLS_UNSUPPORTED.
+        """
+        ...
+
     def encode_text(self, text: str) -> list[int]: ...
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
@@ -186,6 +196,18 @@ class Engine(Protocol):
         Raises:
             WrongState: ADAPTER_NOT_LOADED, NOT_A_CLASSIFIER.
             Internal: GENERATION_FAILED.
+            Unavailable: ENGINE_CLOSED.
+        """
+        ...
+
+    def score(self, request: ScoringRequest) -> Future[list[TokenScore]]:
+        """Queues a text; its scores, in order. It is read in parts between steps; cancelling the future ends that.
+
+        What fails on the way is the future's: ADAPTER_NOT_LOADED, GENERATION_FAILED, ENGINE_CLOSED.
+
+        Raises:
+            Exhausted: QUEUE_FULL.
+            WrongState: ADAPTER_NOT_LOADED.
             Unavailable: ENGINE_CLOSED.
         """
         ...

@@ -13,11 +13,13 @@ from feinschliff.inference import conversation as words
 from feinschliff.inference import judging
 from feinschliff.inference.answers import Answers
 from feinschliff.inference.engine import Done, GenerationRequest
+from feinschliff.inference.inputs import refuse_unknown_ids
 from feinschliff.inference.models import Granted, Models
 from feinschliff.inference.proto import Asked, refuse_unserved, timestamp, to_sampling
 from feinschliff.inference.requests import generation, refuse, sampling_violations, unknown_biases
+from feinschliff.inference.texts import Texts
 from feinschliff.kit.clock import Clock
-from feinschliff.kit.errors import FieldViolation, Invalid, Refusal
+from feinschliff.kit.errors import Refusal
 from feinschliff.kit.threads import offload
 from feinschliff.v1 import common_pb2, inference_pb2_grpc
 from feinschliff.v1 import inference_pb2 as pb
@@ -33,12 +35,13 @@ class Prepared(NamedTuple):
 
 
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
-    """Chat, classes and tokens; what this version does not serve answers UNIMPLEMENTED."""
+    """Chat, texts, classes and tokens; what this version does not serve answers UNIMPLEMENTED."""
 
     def __init__(self, models: Models, answers: Answers, clock: Clock) -> None:
         self._models = models
         self._answers = answers
         self._clock = clock
+        self._texts = Texts(models, answers)
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
         created, began = self._clock.now(), time.monotonic()
@@ -71,6 +74,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                     reason = words.finish_reason(event.finish)
                     tokens = words.usage(len(wanted.prompt_ids), event.completion_tokens)
                     yield pb.ChatStreamResponse(end=pb.StreamEnd(finish_reason=reason, usage=tokens))
+
+    async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
+        return await self._texts.score(request, context.time_remaining())
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
         judging.refuse_texts(request.texts, request.top)
@@ -119,11 +125,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
         with (await self._models.grant(request.model, seconds_left=context.time_remaining())).lease as lease:
-            size = lease.engine.facts.vocabulary_tokens
-            if wrong := [place for place, token in enumerate(request.ids) if not 0 <= token < size]:
-                message = f"Token ids of this model are 0 to {size - 1}; ids[{wrong[0]}] is {request.ids[wrong[0]]}."
-                fields = [FieldViolation(f"ids[{place}]", message, "OUT_OF_RANGE") for place in wrong]
-                raise Invalid("TOKEN_ID_UNKNOWN", message, fields=fields, vocabulary_tokens=size)
+            refuse_unknown_ids(request.ids, lease.engine.facts.vocabulary_tokens, "ids")
             skip = request.skip_special_tokens
             text = await offload(lease.engine.decode, list(request.ids), skip_special_tokens=skip)
         return pb.DetokenizeResponse(text=text)

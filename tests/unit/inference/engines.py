@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from feinschliff.formats.records import Message
 from feinschliff.inference.engine import Abort, Capacity, Emit, EngineFacts, GenerationRequest
 from feinschliff.inference.life import Version
 from feinschliff.inference.pool import BaseKey, Located, Source
+from feinschliff.inference.scores import AnswerTokens, ScoringRequest, TokenScore
 from tests.unit.inference.builders import DIGEST
 
 
@@ -29,6 +31,9 @@ class HandEngine:
 
     def render_chat(self, messages: Sequence[Message]) -> str:
         return ""
+
+    def encode_answer(self, messages: Sequence[Message]) -> AnswerTokens:
+        return AnswerTokens([1, 1], 1)
 
     def encode_text(self, text: str) -> list[int]:
         return [1]
@@ -55,6 +60,9 @@ class HandEngine:
         return [[1] for _ in texts]
 
     def judge(self, rows: Sequence[Sequence[int]], digest: str) -> list[list[float]]:
+        raise NotImplementedError
+
+    def score(self, request: ScoringRequest) -> Future[list[TokenScore]]:
         raise NotImplementedError
 
     def generate(self, request: GenerationRequest, emit: Emit) -> Abort:

@@ -19,7 +19,7 @@ from torch import Tensor
 from feinschliff.artifacts.bases import BaseFiles
 from feinschliff.formats.heads import HeadFacts
 from feinschliff.formats.objectives import Classify, Regress
-from feinschliff.formats.records import Message
+from feinschliff.formats.records import Message, Record
 from feinschliff.inference.batcher import Batcher, Chunk, Limits
 from feinschliff.inference.engine import (
     Abort,
@@ -39,7 +39,9 @@ from feinschliff.inference.engines.deck import Deck
 from feinschliff.inference.engines.decks import Decks
 from feinschliff.inference.engines.row import Row
 from feinschliff.inference.engines.saying import say
+from feinschliff.inference.engines.texts import Scorings
 from feinschliff.inference.life import Precision
+from feinschliff.inference.scores import AnswerTokens, ScoringRequest, TokenScore
 from feinschliff.kit.errors import Exhausted, Unavailable, WrongState
 from feinschliff.lm.chat import Chat
 from feinschliff.lm.encoding import RowEncoder
@@ -75,6 +77,12 @@ class TransformersEngine:
         self._batcher: Batcher[Row] = Batcher(limits)
         self._commands: deque[Callable[[], None]] = deque()
         self._judgements: deque[Callable[[], None]] = deque()
+        self._scorings = Scorings(
+            self._decks,
+            lambda: self._judgements.append(self._scorings.turn),
+            part_tokens=options.prefill_tokens_per_step,
+            waiting_max=max(1, options.queue_max),
+        )
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -95,6 +103,10 @@ class TransformersEngine:
 
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         return self._chat.prompt_ids(messages)
+
+    def encode_answer(self, messages: Sequence[Message]) -> AnswerTokens:
+        (row,) = self._chat.encode([Record(messages=list(messages))], loss_on="last_assistant_turn")
+        return AnswerTokens(row.token_ids, row.is_answer.index(True))
 
     def encode_text(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -140,6 +152,14 @@ class TransformersEngine:
             return self._decks.judge(rows, digest)
 
         return self._between_steps(act, self._judgements)
+
+    def score(self, request: ScoringRequest) -> Future[list[TokenScore]]:
+        with self._changed:
+            self._refuse_closed()
+            self._refuse_missing(request.adapter_digest)
+            scored = self._scorings.offer(request)
+            self._changed.notify()
+        return scored
 
     def generate(self, request: GenerationRequest, emit: Emit) -> Abort:
         row = Row.of(request, emit, decode=self.decode, stop_ids=self._chat.stop_token_ids)
@@ -229,6 +249,7 @@ class TransformersEngine:
                 for command in self._taken_commands():
                     command()
                 self._step()
+            self._scorings.close()
             while commands := self._taken_commands():
                 for command in commands:
                     command()
