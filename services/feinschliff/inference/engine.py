@@ -37,6 +37,8 @@ class GenerationRequest:
         seed: the same seed draws the same tokens, whatever else is generated at the time.
         stop: texts that end the answer and are not part of it.
         stop_token_ids: tokens that end the turn, beside those of the base.
+        logprobs: likeliest tokens told beside each token's log-probability, 0 and up; None tells neither. They are the
+            model's own: before temperature, penalties, bias and filters.
     """
 
     prompt_ids: Sequence[int]
@@ -53,6 +55,7 @@ class GenerationRequest:
     seed: int = 0
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,14 +65,18 @@ class Started:
 
 @dataclass(frozen=True)
 class Delta:
-    """One more token; its text is empty while it could still be half a character or a stop string."""
+    """One more token; its text is empty while it could still be half a character or a stop string.
+
+    `score` is there where the request asks for log-probabilities.
+    """
 
     text: str
+    score: TokenScore | None = None
 
 
 @dataclass(frozen=True)
 class Done:
-    """The last event of a generation, with the text that was still held back.
+    """The last event of a generation, with the text that was still held back, and the score of the token that ended it.
 
     `completion_tokens` counts every generated token, the one that ended the turn included.
     """
@@ -78,6 +85,7 @@ class Done:
     completion_tokens: int
     text: str = ""
     error: str = ""
+    score: TokenScore | None = None
 
 
 Event = Started | Delta | Done

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
 
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from feinschliff.inference.deployments import etag_of
@@ -32,8 +31,8 @@ _PRECISIONS: dict[int, Precision] = {
     inference_pb2.Deployment.PRECISION_FP32: "fp32",
 }
 _ON_DEMAND_DEFAULT = 8
-_NEUTRAL = {"n": 1}
-_UNSERVED_SAMPLING = (*_NEUTRAL, "logprobs", "top_logprobs", "response_format")
+_UNSERVED = ("response_format",)
+_UNSERVED_AS_DEFAULT = ("n", "logprobs", "top_logprobs", "response_format")
 
 
 class Asked(NamedTuple):
@@ -58,7 +57,17 @@ def refuse_unserved(asked: Iterable[Asked]) -> None:
 
 def to_sampling(params: common_pb2.SamplingParams, path: str) -> Sampling:
     """Raises Unserved FIELD_UNSERVED."""
-    refuse_unserved(Asked(f"{path}.{name}", _differs(params, name)) for name in _UNSERVED_SAMPLING)
+    refuse_unserved(Asked(f"{path}.{name}", _differs(params, name)) for name in _UNSERVED)
+    return read_sampling(params)
+
+
+def to_defaults(params: common_pb2.SamplingParams, path: str) -> Sampling:
+    """How tokens are drawn where a call does not say; what else a call may want only the call can.
+
+    Raises:
+        Unserved: FIELD_UNSERVED.
+    """
+    refuse_unserved(Asked(f"{path}.{name}", _differs(params, name)) for name in _UNSERVED_AS_DEFAULT)
     return read_sampling(params)
 
 
@@ -90,7 +99,7 @@ def to_spec(message: inference_pb2.Deployment) -> Spec:
         on_demand_max=message.on_demand_max or _ON_DEMAND_DEFAULT,
         replicas=message.replicas if message.HasField("replicas") else 1,
         context_tokens=message.context_tokens if message.HasField("context_tokens") else None,
-        defaults=to_sampling(message.defaults, "deployment.defaults"),
+        defaults=to_defaults(message.defaults, "deployment.defaults"),
         display_name=message.display_name,
         refuse_store=message.logging.refuse_store,
         labels=dict(message.labels),
@@ -153,8 +162,8 @@ def _from_failure(failure: Failure | None) -> common_pb2.Failure | None:
     return None if failure is None else common_pb2.Failure(**failure.model_dump())
 
 
-def _differs(message: Message, field: str) -> bool:
+def _differs(message: common_pb2.SamplingParams, field: str) -> bool:
     """Whether an optional field is set to something that changes the outcome."""
-    if field in _NEUTRAL:
-        return message.HasField(field) and getattr(message, field) != _NEUTRAL[field]
+    if field == "n" and message.HasField("n"):
+        return bool(message.n != 1)
     return any(descriptor.name == field for descriptor, _ in message.ListFields())

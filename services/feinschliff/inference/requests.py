@@ -93,6 +93,7 @@ def generation(
     version: Version | None,
     *,
     context_tokens: int,
+    logprobs: int | None = None,
     random_seed: Callable[[], int] = lambda: secrets.randbits(63),
 ) -> GenerationRequest:
     """The whole request: the caller's wishes, then the deployment's, then the model's, then the built-in ones.
@@ -108,6 +109,7 @@ def generation(
     drawn = sampling.model_dump() | {"max_tokens": min(left, sampling.max_tokens or left), "seed": seed}
     return GenerationRequest(
         **drawn,
+        logprobs=logprobs,
         prompt_ids=prompt_ids,
         adapter_digest=version.adapter_digest if version else "",
         stop_token_ids=version.stop_token_ids if version else (),

@@ -8,7 +8,7 @@ from feinschliff.inference.conversation import refuse_unserved_wishes, to_messag
 from feinschliff.inference.life import Sampling
 from feinschliff.inference.proto import to_sampling, to_spec
 from feinschliff.inference.requests import generation, refuse, sampling_violations, unknown_biases
-from feinschliff.inference.wishes import from_sampling
+from feinschliff.inference.wishes import Wishes, from_sampling, read_wishes, wish_violations
 from feinschliff.kit.errors import Invalid, Unserved
 from feinschliff.v1 import common_pb2, inference_pb2
 from tests.unit.inference.builders import version
@@ -53,6 +53,28 @@ def test_biases_are_bounded(biases: dict[int, float], field: str) -> None:
     assert [violation.field for violation in wrong] == [f"sampling.{field}"]
 
 
+@pytest.mark.parametrize(
+    ("params", "fields"),
+    [
+        (common_pb2.SamplingParams(n=0), ["n"]),
+        (common_pb2.SamplingParams(n=129), ["n"]),
+        (common_pb2.SamplingParams(logprobs=True, top_logprobs=21), ["top_logprobs"]),
+        (common_pb2.SamplingParams(logprobs=True, top_logprobs=-1), ["top_logprobs"]),
+        (common_pb2.SamplingParams(top_logprobs=1), ["top_logprobs"]),
+        (common_pb2.SamplingParams(n=128, logprobs=True, top_logprobs=20), []),
+    ],
+)
+def test_wishes_are_bounded(params: common_pb2.SamplingParams, fields: list[str]) -> None:
+    assert [one.field for one in wish_violations(params, "sampling")] == [f"sampling.{field}" for field in fields]
+
+
+def test_wishes_that_are_not_said_ask_for_one_answer_and_nothing_beside_it() -> None:
+    assert read_wishes(common_pb2.SamplingParams()) == Wishes(answers=1, logprobs=None)
+    wishes = read_wishes(common_pb2.SamplingParams(n=3, logprobs=True, top_logprobs=2))
+    assert wishes == Wishes(answers=3, logprobs=2)
+    assert read_wishes(common_pb2.SamplingParams(logprobs=True)).logprobs == 0
+
+
 @pytest.mark.parametrize(("stop", "field"), [([""], "stop[0]"), (["x" * 257], "stop[0]"), (["x"] * 17, "stop")])
 def test_stop_strings_are_bounded(stop: list[str], field: str) -> None:
     wrong = sampling_violations(Sampling(stop=tuple(stop)), "sampling")
@@ -67,8 +89,6 @@ def test_the_edges_of_the_ranges_are_allowed(edge: dict[str, float]) -> None:
 @pytest.mark.parametrize(
     "params",
     [
-        common_pb2.SamplingParams(n=2),
-        common_pb2.SamplingParams(logprobs=True),
         common_pb2.SamplingParams(
             response_format=common_pb2.ResponseFormat(json_object=common_pb2.ResponseFormat.JsonObject())
         ),
@@ -215,6 +235,8 @@ def test_wishes_that_are_not_served_are_refused(wish: dict[str, object]) -> None
         ("precision", inference_pb2.Deployment(precision=inference_pb2.Deployment.PRECISION_INT4)),
         ("replicas", inference_pb2.Deployment(replicas=2)),
         ("guards", inference_pb2.Deployment(guards=[inference_pb2.Guard(name="g")])),
+        ("defaults.n", inference_pb2.Deployment(defaults=common_pb2.SamplingParams(n=2))),
+        ("defaults.logprobs", inference_pb2.Deployment(defaults=common_pb2.SamplingParams(logprobs=True))),
         ("routes[0].shadow", inference_pb2.Deployment(routes=[inference_pb2.Route(id="a", shadow=True)])),
         ("logging.stored_fraction", inference_pb2.Deployment(logging=inference_pb2.Logging(stored_fraction=1))),
     ],

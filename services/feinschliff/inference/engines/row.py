@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from transformers.cache_utils import DynamicCache
 
 from feinschliff.inference.engine import Delta, Done, Emit, Event, Finish, GenerationRequest
+from feinschliff.inference.scores import TokenScore
 from feinschliff.lm.penalties import Weights
 from feinschliff.lm.sampling import Sampler, TextStream
 
@@ -56,30 +57,30 @@ class Row:
         """Its keys and values lie in the batch's cache now, or are not needed any more."""
         self.cache = DynamicCache()
 
-    def accept(self, token: int) -> None:
+    def accept(self, token: int, score: TokenScore | None = None) -> None:
         """Takes the next token and tells what it means to the one who asked."""
         self.last_token = token
         self.completion_tokens += 1
         if token in self.stop_ids:
-            self.finish(Finish.STOP, self.text.flush().text)
+            self.finish(Finish.STOP, self.text.flush().text, score=score)
             return
         text, stopped = self.text.push(token)
         if stopped:
-            self.finish(Finish.STOP, text)
+            self.finish(Finish.STOP, text, score=score)
         elif self.completion_tokens == self.request.max_tokens:
             rest = self.text.flush()
-            self.finish(Finish.STOP if rest.stopped else Finish.LENGTH, text + rest.text)
+            self.finish(Finish.STOP if rest.stopped else Finish.LENGTH, text + rest.text, score=score)
         else:
-            self.tell(Delta(text))
+            self.tell(Delta(text, score))
 
     @property
     def is_done(self) -> bool:
         return self.done is not None
 
-    def finish(self, finish: Finish, text: str = "", *, error: str = "") -> None:
+    def finish(self, finish: Finish, text: str = "", *, error: str = "", score: TokenScore | None = None) -> None:
         """Takes the row out of the running; `tell_done` follows once its place is free."""
         if self.done is None:
-            self.done = Done(finish, self.completion_tokens, text, error)
+            self.done = Done(finish, self.completion_tokens, text, error, score)
 
     def tell_done(self) -> None:
         if self.done is not None:
