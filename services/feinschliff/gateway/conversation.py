@@ -9,6 +9,7 @@ import orjson
 from google.protobuf.struct_pb2 import Struct
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 
+from feinschliff.gateway.answers import Shape
 from feinschliff.gateway.bodies import Body, Metadata, problem
 from feinschliff.gateway.errors import invalid, required, unsupported
 from feinschliff.v1 import common_pb2
@@ -29,9 +30,6 @@ ROLES: Mapping[str, common_pb2.Role.ValueType] = {
 }
 
 NEUTRAL: Mapping[str, tuple[JsonValue, ...]] = {
-    "n": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
     "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
@@ -186,8 +184,13 @@ class ChatBody(Body):
         )
 
     @property
-    def include_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+    def shape(self) -> Shape:
+        """How the answer is put, as far as the request decides it."""
+        return Shape(
+            choices=self.n or 1,
+            logprobs=bool(self.logprobs),
+            include_usage=self.stream_options is not None and self.stream_options.include_usage,
+        )
 
     def _sampling(self) -> common_pb2.SamplingParams:
         """What was said, and nothing else: the rest is the deployment's and the model's to decide."""
@@ -198,7 +201,7 @@ class ChatBody(Body):
             params.top_p = max(self.top_p, SMALLEST_TOP_P)
         if (tokens := self.max_completion_tokens or self.max_tokens) is not None:
             params.max_tokens = tokens
-        for name in ("seed", "presence_penalty", "frequency_penalty"):
+        for name in ("seed", "presence_penalty", "frequency_penalty", "n", "logprobs", "top_logprobs"):
             if (value := getattr(self, name)) is not None:
                 setattr(params, name, value)
         for token, bias in (self.logit_bias or {}).items():
