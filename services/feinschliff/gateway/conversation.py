@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 from feinschliff.gateway.answers import Shape
 from feinschliff.gateway.bodies import Body, Metadata, problem
 from feinschliff.gateway.errors import invalid, required, unsupported
+from feinschliff.gateway.forms import ResponseFormat
 from feinschliff.v1 import common_pb2
 from feinschliff.v1 import inference_pb2 as pb
 
@@ -30,7 +31,6 @@ ROLES: Mapping[str, common_pb2.Role.ValueType] = {
 }
 
 NEUTRAL: Mapping[str, tuple[JsonValue, ...]] = {
-    "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
@@ -153,7 +153,7 @@ class ChatBody(Body):
     logit_bias: Annotated[dict[str, float] | None, AfterValidator(_biases)] = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    response_format: JsonValue = None
+    response_format: ResponseFormat | None = None
     tools: JsonValue = None
     tool_choice: JsonValue = None
     functions: JsonValue = None
@@ -204,6 +204,8 @@ class ChatBody(Body):
         for name in ("seed", "presence_penalty", "frequency_penalty", "n", "logprobs", "top_logprobs"):
             if (value := getattr(self, name)) is not None:
                 setattr(params, name, value)
+        if self.response_format is not None and (form := self.response_format.to_message()) is not None:
+            params.response_format.CopyFrom(form)
         for token, bias in (self.logit_bias or {}).items():
             params.logit_bias[int(token)] = bias
         return params

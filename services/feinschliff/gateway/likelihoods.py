@@ -16,7 +16,8 @@ _LEAST = -9999.0  # what OpenAI says of a token that is as good as impossible; J
 class ShownTokens:
     """Follows one answer: a token is told once the text has come to it.
 
-    So the end of the turn is not told, nor what a stop text cut off. Inference tells of every token at once, also while its text is held back as the beginning of a stop text.
+    So the end of the turn is not told, nor what a stop text cut off. Inference tells of every token at once, also while
+    its text is held back as the beginning of a stop text.
     """
 
     def __init__(self) -> None:

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from feinschliff.formats.heads import HeadFacts
 from feinschliff.formats.records import Message
+from feinschliff.inference.forms import Form
 from feinschliff.inference.scores import AnswerTokens, ScoringRequest, TokenScore
 
 
@@ -21,6 +22,13 @@ class Finish(StrEnum):
     LENGTH = "length"
     CANCELLED = "cancelled"
     FAILED = "failed"
+
+
+class Grammar(Protocol):
+    """A form made ready by an engine, for that engine alone; what is in it is the engine's own business."""
+
+    @property
+    def form(self) -> Form: ...
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,8 @@ class GenerationRequest:
         stop_token_ids: tokens that end the turn, beside those of the base.
         logprobs: likeliest tokens told beside each token's log-probability, 0 and up; None tells neither. They are the
             model's own: before temperature, penalties, bias and filters.
+        grammar: the form that the answer must have, from `Engine.grammar`; None is free text. An answer that ends with
+            STOP and without a stop text has it.
     """
 
     prompt_ids: Sequence[int]
@@ -56,6 +66,7 @@ class GenerationRequest:
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True)
@@ -217,6 +228,14 @@ class Engine(Protocol):
             Exhausted: QUEUE_FULL.
             WrongState: ADAPTER_NOT_LOADED.
             Unavailable: ENGINE_CLOSED.
+        """
+        ...
+
+    def grammar(self, form: Form) -> Grammar:
+        """Makes a form ready, for any number of answers; blocks the first time.
+
+        Raises:
+            Invalid: SCHEMA_UNSUPPORTED.
         """
         ...
 

@@ -31,7 +31,6 @@ _PRECISIONS: dict[int, Precision] = {
     inference_pb2.Deployment.PRECISION_FP32: "fp32",
 }
 _ON_DEMAND_DEFAULT = 8
-_UNSERVED = ("response_format",)
 _UNSERVED_AS_DEFAULT = ("n", "logprobs", "top_logprobs", "response_format")
 
 
@@ -53,12 +52,6 @@ def refuse_unserved(asked: Iterable[Asked]) -> None:
             fields=[FieldViolation(field, text, "FIELD_UNSERVED") for field in used],
             unserved=",".join(used),
         )
-
-
-def to_sampling(params: common_pb2.SamplingParams, path: str) -> Sampling:
-    """Raises Unserved FIELD_UNSERVED."""
-    refuse_unserved(Asked(f"{path}.{name}", _differs(params, name)) for name in _UNSERVED)
-    return read_sampling(params)
 
 
 def to_defaults(params: common_pb2.SamplingParams, path: str) -> Sampling:

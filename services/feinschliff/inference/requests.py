@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from feinschliff.inference.engine import GenerationRequest
+from feinschliff.inference.engine import GenerationRequest, Grammar
 from feinschliff.inference.life import Sampling, Version
 from feinschliff.kit.errors import FieldViolation, Invalid
 
@@ -94,6 +94,7 @@ def generation(
     *,
     context_tokens: int,
     logprobs: int | None = None,
+    grammar: Grammar | None = None,
     random_seed: Callable[[], int] = lambda: secrets.randbits(63),
 ) -> GenerationRequest:
     """The whole request: the caller's wishes, then the deployment's, then the model's, then the built-in ones.
@@ -110,6 +111,7 @@ def generation(
     return GenerationRequest(
         **drawn,
         logprobs=logprobs,
+        grammar=grammar,
         prompt_ids=prompt_ids,
         adapter_digest=version.adapter_digest if version else "",
         stop_token_ids=version.stop_token_ids if version else (),

@@ -15,11 +15,11 @@ from feinschliff.inference.answers import Answers
 from feinschliff.inference.chatting import Chatting, Prepared, gathered
 from feinschliff.inference.inputs import refuse_unknown_ids
 from feinschliff.inference.models import Models
-from feinschliff.inference.proto import Asked, refuse_unserved, timestamp, to_sampling
+from feinschliff.inference.proto import Asked, refuse_unserved, timestamp
 from feinschliff.inference.requests import generation, refuse, sampling_violations, unknown_biases
 from feinschliff.inference.several import drawn_apart
 from feinschliff.inference.texts import Texts
-from feinschliff.inference.wishes import read_wishes, wish_violations
+from feinschliff.inference.wishes import read_sampling, read_wishes, wish_violations
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.errors import Refusal
 from feinschliff.kit.threads import offload
@@ -123,10 +123,10 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def _prepare(self, request: pb.ChatRequest, context: Context, path: str) -> Prepared:
         try:
             words.refuse_unserved_wishes(request)
-            sampling = to_sampling(request.sampling, f"{path}sampling")
+            sampling = read_sampling(request.sampling)
             wrong = sampling_violations(sampling, f"{path}sampling")
             refuse([*wrong, *wish_violations(request.sampling, f"{path}sampling")])
-            wishes = read_wishes(request.sampling)
+            wishes = read_wishes(request.sampling, f"{path}sampling")
             messages = words.to_messages(request.messages, f"{path}messages")
             granted = await self._models.grant(request.model, seconds_left=context.time_remaining())
             try:
@@ -134,6 +134,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                     raise judging.not_a_chat_model(request.model, facts)
                 size = granted.lease.engine.facts.vocabulary_tokens
                 refuse(unknown_biases(sampling, size, f"{path}sampling"))
+                grammar = await offload(granted.lease.engine.grammar, wishes.form) if wishes.form else None
                 prompt_ids = await offload(granted.lease.engine.encode_chat, messages)
                 defaults, limit = granted.deployment.spec.defaults, granted.context_tokens
                 wanted = generation(
@@ -143,6 +144,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                     granted.version,
                     context_tokens=limit,
                     logprobs=wishes.logprobs,
+                    grammar=grammar,
                 )
             except BaseException:
                 granted.lease.give_back()

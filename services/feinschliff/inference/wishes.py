@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from feinschliff.inference.forms import Form, Schema, form_of
 from feinschliff.inference.inputs import TOP_LOGPROBS_MAX
 from feinschliff.inference.life import Sampling
 from feinschliff.kit.errors import FieldViolation
 from feinschliff.v1 import common_pb2
 
 ANSWERS_MAX = 128
+_NAME_CHARACTERS_MAX = 64
+_WHOLE_MAX = 2**53  # beyond, a double does not tell neighbours apart
 
 _NUMBERS = (
     "temperature",
@@ -32,16 +35,23 @@ class Wishes:
     Args:
         answers: drawn to the same prompt, 1 to 128.
         logprobs: alternatives told beside each token's log-probability, 0 to 20; None tells neither.
+        form: that each answer has; None is free text.
     """
 
     answers: int = 1
     logprobs: int | None = None
+    form: Form | None = None
 
 
-def read_wishes(params: common_pb2.SamplingParams) -> Wishes:
+def read_wishes(params: common_pb2.SamplingParams, path: str) -> Wishes:
+    """
+    Raises:
+        Invalid: REQUEST_INVALID where a schema is too long.
+    """
     return Wishes(
         answers=params.n if params.HasField("n") else 1,
         logprobs=params.top_logprobs if params.logprobs else None,
+        form=response_form(params.response_format, f"{path}.response_format"),
     )
 
 
@@ -54,6 +64,10 @@ def wish_violations(params: common_pb2.SamplingParams, path: str) -> list[FieldV
         wrong.append(("top_logprobs", f"top_logprobs must be 0 to {TOP_LOGPROBS_MAX}, not {params.top_logprobs}."))
     elif params.top_logprobs and not params.logprobs:
         wrong.append(("top_logprobs", "top_logprobs needs logprobs to be true."))
+    name = params.response_format.json_schema.name
+    if len(name) > _NAME_CHARACTERS_MAX:
+        rule = f"A name has at most {_NAME_CHARACTERS_MAX} characters, not {len(name)}."
+        wrong.append(("response_format.json_schema.name", rule))
     return [FieldViolation(f"{path}.{field}", rule, "OUT_OF_RANGE") for field, rule in wrong]
 
 
@@ -65,3 +79,39 @@ def read_sampling(params: common_pb2.SamplingParams) -> Sampling:
 
 def from_sampling(sampling: Sampling) -> common_pb2.SamplingParams:
     return common_pb2.SamplingParams(**sampling.model_dump())
+
+
+def response_form(wanted: common_pb2.ResponseFormat, path: str) -> Form | None:
+    """
+    Raises:
+        Invalid: REQUEST_INVALID.
+    """
+    match wanted.WhichOneof("format"):
+        case "json_object":
+            return form_of(Schema(path, '{"type":"object"}', strict=True))
+        case "json_schema":
+            given, where = wanted.json_schema, f"{path}.json_schema"
+            return form_of(Schema.of(plain(given.schema), f"{where}.schema", strict=given.strict))
+    return None
+
+
+def plain(value: Any) -> Any:
+    """A struct of the API as ordinary objects; whole numbers are integers, as JSON has no other ones."""
+    kind = value.DESCRIPTOR.name
+    if kind == "Struct":
+        return {key: plain(one) for key, one in sorted(value.fields.items())}
+    if kind == "ListValue":
+        return [plain(one) for one in value.values]
+    match value.WhichOneof("kind"):
+        case "struct_value":
+            return plain(value.struct_value)
+        case "list_value":
+            return plain(value.list_value)
+        case "number_value":
+            number = value.number_value
+            return int(number) if number.is_integer() and abs(number) < _WHOLE_MAX else number
+        case "string_value":
+            return value.string_value
+        case "bool_value":
+            return value.bool_value
+    return None

@@ -252,9 +252,35 @@ def test_log_probabilities_are_those_of_the_tokens_that_are_shown(openai: OpenAI
     assert ask(openai).choices[0].logprobs is None
 
 
+def test_the_form_of_an_answer_goes_on_with_the_order_of_its_properties(openai: OpenAI, gateway: Gateway) -> None:
+    schema = {"type": "object", "properties": {"b": {"properties": {"y": {}, "x": {}}}, "properties": {}, "a": {}}}
+    ask(openai, response_format={"type": "json_schema", "json_schema": {"name": "s", "schema": schema, "strict": True}})
+    sent = gateway.backends.inference.requests[-1].sampling.response_format.json_schema
+    assert (sent.name, sent.strict) == ("s", True)
+    assert list(sent.schema["propertyOrdering"]) == ["b", "properties", "a"]
+    assert list(sent.schema["properties"]["b"]["propertyOrdering"]) == ["y", "x"]
+    ask(openai, response_format={"type": "json_object"})
+    assert gateway.backends.inference.requests[-1].sampling.response_format.WhichOneof("format") == "json_object"
+    ask(openai, response_format={"type": "text"})
+    assert not gateway.backends.inference.requests[-1].sampling.HasField("response_format")
+
+
+@pytest.mark.parametrize(
+    ("form", "param"),
+    [
+        ({"type": "json_schema"}, "response_format.json_schema"),
+        ({"type": "json_schema", "json_schema": {"name": "x"}}, "response_format.json_schema.schema"),
+        ({"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}, "response_format.json_schema.name"),
+        ({"type": "xml"}, "response_format.type"),
+    ],
+)
+def test_a_form_that_says_nothing_is_refused_by_its_path(openai: OpenAI, form: dict[str, Any], param: str) -> None:
+    with pytest.raises(sdk.BadRequestError) as caught:
+        ask(openai, response_format=form)
+    assert caught.value.param == param
+
+
 UNSERVED = [
-    {"response_format": {"type": "json_object"}},
-    {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}},
     {"tools": [{"type": "function", "function": {"name": "f"}}]},
     {"tool_choice": "required"},
     {"functions": [{"name": "f"}]},

@@ -6,9 +6,9 @@ import pytest
 
 from feinschliff.inference.conversation import refuse_unserved_wishes, to_messages
 from feinschliff.inference.life import Sampling
-from feinschliff.inference.proto import to_sampling, to_spec
+from feinschliff.inference.proto import to_spec
 from feinschliff.inference.requests import generation, refuse, sampling_violations, unknown_biases
-from feinschliff.inference.wishes import Wishes, from_sampling, read_wishes, wish_violations
+from feinschliff.inference.wishes import Wishes, from_sampling, read_sampling, read_wishes, wish_violations
 from feinschliff.kit.errors import Invalid, Unserved
 from feinschliff.v1 import common_pb2, inference_pb2
 from tests.unit.inference.builders import version
@@ -36,7 +36,7 @@ from tests.unit.inference.builders import version
 def test_values_out_of_range_are_refused_by_their_path(field: str, value: float) -> None:
     params = common_pb2.SamplingParams(**{field: value})  # type: ignore[arg-type]
     with pytest.raises(Invalid) as refused:
-        refuse(sampling_violations(to_sampling(params, "sampling"), "sampling"))
+        refuse(sampling_violations(read_sampling(params), "sampling"))
     assert [violation.field for violation in refused.value.fields] == [f"sampling.{field}"]
 
 
@@ -69,10 +69,10 @@ def test_wishes_are_bounded(params: common_pb2.SamplingParams, fields: list[str]
 
 
 def test_wishes_that_are_not_said_ask_for_one_answer_and_nothing_beside_it() -> None:
-    assert read_wishes(common_pb2.SamplingParams()) == Wishes(answers=1, logprobs=None)
-    wishes = read_wishes(common_pb2.SamplingParams(n=3, logprobs=True, top_logprobs=2))
+    assert read_wishes(common_pb2.SamplingParams(), "s") == Wishes(answers=1, logprobs=None)
+    wishes = read_wishes(common_pb2.SamplingParams(n=3, logprobs=True, top_logprobs=2), "s")
     assert wishes == Wishes(answers=3, logprobs=2)
-    assert read_wishes(common_pb2.SamplingParams(logprobs=True)).logprobs == 0
+    assert read_wishes(common_pb2.SamplingParams(logprobs=True), "s").logprobs == 0
 
 
 @pytest.mark.parametrize(("stop", "field"), [([""], "stop[0]"), (["x" * 257], "stop[0]"), (["x"] * 17, "stop")])
@@ -86,24 +86,9 @@ def test_the_edges_of_the_ranges_are_allowed(edge: dict[str, float]) -> None:
     assert sampling_violations(Sampling(**edge), "sampling") == []
 
 
-@pytest.mark.parametrize(
-    "params",
-    [
-        common_pb2.SamplingParams(
-            response_format=common_pb2.ResponseFormat(json_object=common_pb2.ResponseFormat.JsonObject())
-        ),
-    ],
-)
-def test_what_is_not_served_is_refused_and_not_ignored(params: common_pb2.SamplingParams) -> None:
-    with pytest.raises(Unserved) as refused:
-        to_sampling(params, "sampling")
-    assert refused.value.reason == "FIELD_UNSERVED"
-    assert refused.value.fields[0].field.startswith("sampling.")
-
-
 def test_values_that_change_nothing_are_accepted() -> None:
     neutral = common_pb2.SamplingParams(top_k=0, n=1, presence_penalty=0, repetition_penalty=1)
-    assert to_sampling(neutral, "sampling") == Sampling(top_k=0, presence_penalty=0.0, repetition_penalty=1.0)
+    assert read_sampling(neutral) == Sampling(top_k=0, presence_penalty=0.0, repetition_penalty=1.0)
 
 
 def test_everything_that_is_said_of_a_draw_reaches_the_engine_and_comes_back() -> None:
@@ -120,7 +105,7 @@ def test_everything_that_is_said_of_a_draw_reaches_the_engine_and_comes_back() -
         repetition_penalty=1.5,
         logit_bias={3: 1.0, 500: -100.0},
     )
-    sampling = to_sampling(params, "sampling")
+    sampling = read_sampling(params)
     assert sampling_violations(sampling, "sampling") == []
     assert from_sampling(sampling) == params
     request = generation([1], sampling, Sampling(logit_bias={4: 1.0}), None, context_tokens=100)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from transformers.cache_utils import DynamicCache
 
 from feinschliff.inference.engine import Delta, Done, Emit, Event, Finish, GenerationRequest
+from feinschliff.inference.engines.grammars import Grammar, Writing
 from feinschliff.inference.scores import TokenScore
 from feinschliff.lm.penalties import Weights
 from feinschliff.lm.sampling import Sampler, TextStream
@@ -24,6 +25,7 @@ class Row:
     emit: Emit
     sampler: Sampler
     text: TextStream
+    writing: Writing | None  # where the answer must have a form
     stop_ids: Collection[int]
     virtual_tokens: int = 0  # positions that its adapter has in use before the prompt
     cache: DynamicCache = field(default_factory=DynamicCache)
@@ -41,9 +43,8 @@ class Row:
         decode: Callable[[Sequence[int]], str],
         stop_ids: Collection[int],
     ) -> Row:
-        return cls(
-            request, emit, _sampler(request), TextStream(decode, request.stop), {*stop_ids, *request.stop_token_ids}
-        )
+        text, stops = TextStream(decode, request.stop), {*stop_ids, *request.stop_token_ids}
+        return cls(request, emit, _sampler(request), text, _writing(request), stops)
 
     @property
     def prompt_tokens(self) -> int:
@@ -67,11 +68,20 @@ class Row:
         text, stopped = self.text.push(token)
         if stopped:
             self.finish(Finish.STOP, text, score=score)
+        elif self._is_written(token):
+            self.finish(Finish.STOP, text + self.text.flush().text, score=score)
         elif self.completion_tokens == self.request.max_tokens:
             rest = self.text.flush()
             self.finish(Finish.STOP if rest.stopped else Finish.LENGTH, text + rest.text, score=score)
         else:
             self.tell(Delta(text, score))
+
+    def _is_written(self, token: int) -> bool:
+        """Whether the form of the answer lets nothing follow."""
+        if self.writing is None:
+            return False
+        self.writing.accept(token)
+        return self.writing.is_complete
 
     @property
     def is_done(self) -> bool:
@@ -93,6 +103,13 @@ class Row:
         except Exception:
             self.is_aborted = True
             logger.warning("the receiver of a generation failed", exc_info=True)
+
+
+def _writing(request: GenerationRequest) -> Writing | None:
+    if request.grammar is None:
+        return None
+    assert isinstance(request.grammar, Grammar)
+    return request.grammar.begin()
 
 
 def _sampler(request: GenerationRequest) -> Sampler:

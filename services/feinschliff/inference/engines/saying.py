@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from feinschliff.inference.engine import Finish
@@ -13,17 +15,29 @@ from feinschliff.lm.sampling import choose_tokens
 
 
 def say(rows: Sequence[Row], logits_BV: Tensor) -> None:
-    """Each row takes its next token; one whose logits are no numbers fails, and no other."""
-    usable = [place for place, is_finite in enumerate(logits_BV.amax(-1).isfinite().tolist()) if is_finite]
-    if len(usable) < len(rows):
-        for row in (row for place, row in enumerate(rows) if place not in usable):
-            row.finish(Finish.FAILED, error="the model's numbers are not finite")
-        rows, logits_BV = [rows[place] for place in usable], logits_BV[usable]
+    """Each row takes its next token; one that cannot take any fails, and no other."""
+    allowed_B = [row.writing.allowed(logits_BV.shape[1]) if row.writing else None for row in rows]
+    problems = list(map(_problem, rows, logits_BV.amax(-1).isfinite().tolist(), allowed_B))
+    able = [place for place, problem in enumerate(problems) if not problem]
+    if len(able) < len(rows):
+        for row, problem in zip(rows, problems, strict=True):
+            if problem:
+                row.finish(Finish.FAILED, error=problem)
+        rows, logits_BV, allowed_B = [rows[place] for place in able], logits_BV[able], [allowed_B[i] for i in able]
     if not rows:
         return
-    tokens = choose_tokens(logits_BV, [row.sampler for row in rows])
+    tokens = choose_tokens(logits_BV, [row.sampler for row in rows], allowed_B)
     for row, token, score in zip(rows, tokens, _scores(rows, logits_BV, tokens), strict=True):
         row.accept(token, score)
+
+
+def _problem(row: Row, is_finite: bool, allowed_V: NDArray[np.bool_] | None) -> str:
+    """Why a row cannot go on; empty where it can."""
+    if not is_finite:
+        return "the model's numbers are not finite"
+    if allowed_V is not None and not allowed_V.any():
+        return f"the form of the answer cannot be followed further: {row.writing.error if row.writing else ''}"
+    return ""
 
 
 def _scores(rows: Sequence[Row], logits_BV: Tensor, tokens: Sequence[int]) -> list[TokenScore | None]:

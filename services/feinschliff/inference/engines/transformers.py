@@ -37,9 +37,11 @@ from feinschliff.inference.engines import EngineOptions
 from feinschliff.inference.engines.cache import kv_bytes_per_position
 from feinschliff.inference.engines.deck import Deck
 from feinschliff.inference.engines.decks import Decks
+from feinschliff.inference.engines.grammars import Grammar, Grammars
 from feinschliff.inference.engines.row import Row
 from feinschliff.inference.engines.saying import say
 from feinschliff.inference.engines.texts import Scorings
+from feinschliff.inference.forms import Form
 from feinschliff.inference.life import Precision
 from feinschliff.inference.scores import AnswerTokens, ScoringRequest, TokenScore
 from feinschliff.kit.errors import Exhausted, Unavailable, WrongState
@@ -69,6 +71,7 @@ class TransformersEngine:
             context_tokens=min(int(config.max_position_embeddings), cells_max),
             vocabulary_tokens=int(config.vocab_size),
         )
+        self._grammars = Grammars(self._tokenizer, self.facts.vocabulary_tokens, self._chat.stop_token_ids)
         self._options = options
         self._device = loaded.model.device
         self._decks = Decks(loaded.model, context_tokens=self.facts.context_tokens)
@@ -160,6 +163,9 @@ class TransformersEngine:
             scored = self._scorings.offer(request)
             self._changed.notify()
         return scored
+
+    def grammar(self, form: Form) -> Grammar:
+        return self._grammars.grammar(form)
 
     def generate(self, request: GenerationRequest, emit: Emit) -> Abort:
         row = Row.of(request, emit, decode=self.decode, stop_ids=self._chat.stop_token_ids)
