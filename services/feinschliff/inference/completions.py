@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import NamedTuple
@@ -9,20 +10,33 @@ from typing import NamedTuple
 from feinschliff.inference import conversation as words
 from feinschliff.inference import inputs, judging
 from feinschliff.inference.answers import Answers
-from feinschliff.inference.engine import Done, GenerationRequest
+from feinschliff.inference.chatting import Chatting, Prepared, gathered
 from feinschliff.inference.life import Sampling
 from feinschliff.inference.models import Granted, Models
-from feinschliff.inference.proto import Asked, refuse_unserved, to_sampling
-from feinschliff.inference.requests import generation, refuse, sampling_violations
-from feinschliff.kit.errors import Refusal, WrongState
+from feinschliff.inference.proto import Asked, refuse_unserved
+from feinschliff.inference.requests import generation, refuse, sampling_violations, unknown_biases
+from feinschliff.inference.several import drawn_apart
+from feinschliff.inference.wishes import Wishes, read_sampling, read_wishes, wish_violations
+from feinschliff.kit.errors import FieldViolation, Refusal, WrongState
 from feinschliff.kit.threads import offload
+from feinschliff.v1 import common_pb2
 from feinschliff.v1 import inference_pb2 as pb
 
+BEST_OF_MAX = 20
 
-class Prepared(NamedTuple):
-    """A continuation that may begin, and the text that stands before it in the answer."""
 
-    request: GenerationRequest
+class _Drawn(NamedTuple):
+    """How tokens are drawn, what is told of them, and how many continuations are drawn."""
+
+    sampling: Sampling
+    wishes: Wishes
+    best_of: int
+
+
+class _Begun(NamedTuple):
+    """Continuations that run, and the text that stands before them in the answer."""
+
+    chat: Chatting
     echoed: str
 
 
@@ -34,10 +48,10 @@ class Completions:
         self._answers = answers
 
     async def whole(self, request: pb.CompleteRequest, seconds_left: float | None) -> pb.CompleteResponse:
-        """One continuation.
+        """As many continuations as asked for, the likeliest where more are drawn.
 
         Raises:
-            Invalid: REQUEST_INVALID, TOKEN_ID_UNKNOWN, CONTEXT_LENGTH_EXCEEDED.
+            Invalid: REQUEST_INVALID, TOKEN_ID_UNKNOWN, CONTEXT_LENGTH_EXCEEDED, SCHEMA_UNSUPPORTED.
             Unserved: FIELD_UNSERVED.
             WrongState: NOT_A_CHAT_MODEL, INFILL_UNSUPPORTED.
         """
@@ -50,53 +64,75 @@ class Completions:
         self, granted: Granted, request: pb.CompleteRequest, path: str = "", sampling_path: str = "sampling"
     ) -> pb.CompleteResponse:
         """The same on what is granted already; its lease is given back."""
-        wanted, text = await self._prepare(granted, request, path, sampling_path)
-        async with aclosing(self._answers.stream(granted.lease, wanted)) as events:
-            async for event in events:
-                text += event.text
-                if isinstance(event, Done):
-                    break
-        assert isinstance(event, Done)
+        drawn = _read_wishes(request, path, sampling_path)
+        chat, echoed = await self._begin(granted, request, drawn, path, sampling_path)
+        async with aclosing(chat.deltas()) as deltas:
+            choices = await gathered(deltas)
+        if drawn.best_of > drawn.wishes.answers:
+            choices = sorted(choices, key=_likelihood, reverse=True)[: drawn.wishes.answers]
         return pb.CompleteResponse(
             identity=words.from_identity(granted.identity),
-            choices=[pb.CompletionChoice(text=text, finish_reason=words.finish_reason(event.finish))],
-            usage=words.usage(len(wanted.prompt_ids), event.completion_tokens),
+            choices=[
+                pb.CompletionChoice(
+                    index=place,
+                    text=echoed + "".join(part.text for part in choice.message.parts),
+                    finish_reason=choice.finish_reason,
+                    logprobs=choice.logprobs if drawn.wishes.logprobs is not None else [],
+                )
+                for place, choice in enumerate(choices)
+            ],
+            usage=chat.usage,
         )
 
     async def stream(
         self, request: pb.CompleteRequest, seconds_left: float | None
     ) -> AsyncGenerator[pb.CompleteStreamResponse]:
-        """The same in pieces; refused as `whole` is, with paths below `complete`."""
+        """The same in pieces, all that is drawn; refused as `whole` is, with paths below `complete`."""
         with self._counting_refusals():
-            _read_wishes(request, "complete.", "complete.sampling")
+            drawn = _read_wishes(request, "complete.", "complete.sampling", in_pieces=True)
             granted = await self._models.grant(request.model, seconds_left=seconds_left)
-        wanted, echoed = await self._prepare(granted, request, "complete.", "complete.sampling")
-        async with aclosing(self._answers.stream(granted.lease, wanted)) as events:
+        chat, echoed = await self._begin(granted, request, drawn, "complete.", "complete.sampling")
+        reason = common_pb2.FINISH_REASON_UNSPECIFIED
+        async with aclosing(chat.deltas()) as deltas:
             yield pb.CompleteStreamResponse(identity=words.from_identity(granted.identity))
-            if echoed:
-                yield pb.CompleteStreamResponse(delta=pb.CompleteDelta(text=echoed))
-            async for event in events:
-                if event.text:
-                    yield pb.CompleteStreamResponse(delta=pb.CompleteDelta(text=event.text))
-                if isinstance(event, Done):
-                    reason = words.finish_reason(event.finish)
-                    tokens = words.usage(len(wanted.prompt_ids), event.completion_tokens)
-                    yield pb.CompleteStreamResponse(end=pb.StreamEnd(finish_reason=reason, usage=tokens))
+            for index in range(drawn.wishes.answers if echoed else 0):
+                yield pb.CompleteStreamResponse(delta=pb.CompleteDelta(index=index, text=echoed))
+            async for delta in deltas:
+                reason = delta.finish_reason if delta.index == 0 else reason
+                yield pb.CompleteStreamResponse(
+                    delta=pb.CompleteDelta(
+                        index=delta.index,
+                        text=delta.text,
+                        logprobs=delta.logprobs,
+                        finish_reason=delta.finish_reason,
+                    )
+                )
+        yield pb.CompleteStreamResponse(end=pb.StreamEnd(finish_reason=reason, usage=chat.usage))
 
-    async def _prepare(self, granted: Granted, request: pb.CompleteRequest, path: str, sampling_path: str) -> Prepared:
+    async def _begin(
+        self, granted: Granted, request: pb.CompleteRequest, drawn: _Drawn, path: str, sampling_path: str
+    ) -> _Begun:
         """What is refused gives the lease back."""
         try:
             with self._counting_refusals():
-                sampling = _read_wishes(request, path, sampling_path)
-                if facts := granted.lease.engine.head(granted.lease.adapter_digest):
+                engine, wishes = granted.lease.engine, drawn.wishes
+                if facts := engine.head(granted.lease.adapter_digest):
                     raise judging.not_a_chat_model(request.model, facts)
+                refuse(unknown_biases(drawn.sampling, engine.facts.vocabulary_tokens, sampling_path))
                 ids, echoed = await _prompt(request, granted, path)
-                defaults, limit = granted.deployment.spec.defaults, granted.context_tokens
-                wanted = generation(ids, sampling, defaults, granted.version, context_tokens=limit)
+                wanted = generation(
+                    ids,
+                    drawn.sampling,
+                    granted.deployment.spec.defaults,
+                    granted.version,
+                    context_tokens=granted.context_tokens,
+                    logprobs=0 if drawn.best_of > wishes.answers and wishes.logprobs is None else wishes.logprobs,
+                    grammar=await offload(engine.grammar, wishes.form) if wishes.form else None,
+                )
         except BaseException:
             granted.lease.give_back()
             raise
-        return Prepared(wanted, echoed)
+        return _Begun(Chatting(Prepared(granted, drawn_apart(wanted, drawn.best_of)), self._answers), echoed)
 
     @contextmanager
     def _counting_refusals(self) -> Iterator[None]:
@@ -107,31 +143,28 @@ class Completions:
             raise
 
 
-def _read_wishes(request: pb.CompleteRequest, path: str, sampling_path: str) -> Sampling:
-    """How tokens are drawn.
-
+def _read_wishes(request: pb.CompleteRequest, path: str, sampling_path: str, *, in_pieces: bool = False) -> _Drawn:
+    """
     Raises:
         Invalid: REQUEST_INVALID.
         Unserved: FIELD_UNSERVED.
     """
-    asked = request.sampling
-    unserved = {
-        "n": asked.HasField("n") and asked.n != 1,
-        "logprobs": asked.logprobs,
-        "top_logprobs": bool(asked.top_logprobs),
-        "response_format": asked.HasField("response_format"),
-    }
-    best_of = request.HasField("best_of") and request.best_of != 1
-    refuse_unserved(
-        [
-            Asked(f"{path}best_of", best_of),
-            Asked(f"{path}store", request.store),
-            *(Asked(f"{sampling_path}.{name}", is_used) for name, is_used in unserved.items()),
-        ]
-    )
-    sampling = to_sampling(asked, sampling_path)
-    refuse(sampling_violations(sampling, sampling_path))
-    return sampling
+    refuse_unserved([Asked(f"{path}store", request.store)])
+    sampling = read_sampling(request.sampling)
+    wrong = [*sampling_violations(sampling, sampling_path), *wish_violations(request.sampling, sampling_path)]
+    wishes = read_wishes(request.sampling, sampling_path)
+    best_of = request.best_of if request.HasField("best_of") else wishes.answers
+    most = wishes.answers if in_pieces else max(BEST_OF_MAX, wishes.answers)
+    if not wishes.answers <= best_of <= most:
+        rule = f"best_of must be {wishes.answers} (n) to {most}, not {best_of}; a stream shows all that is drawn."
+        wrong.append(FieldViolation(f"{path}best_of", rule, "OUT_OF_RANGE"))
+    refuse(wrong)
+    return _Drawn(sampling, wishes, best_of)
+
+
+def _likelihood(choice: pb.ChatChoice) -> float:
+    """Natural logarithm, per token."""
+    return math.fsum(one.logprob for one in choice.logprobs) / max(1, len(choice.logprobs))
 
 
 class _Prompt(NamedTuple):

@@ -67,10 +67,6 @@ def refuse_unserved_wishes(request: inference_pb2.ChatRequest) -> None:
     )
 
 
-def answer_message(text: str) -> common_pb2.Message:
-    return common_pb2.Message(role=common_pb2.ROLE_ASSISTANT, parts=[common_pb2.Part(text=text)])
-
-
 def finish_reason(finish: Finish) -> common_pb2.FinishReason.ValueType:
     return _FINISH[finish]
 

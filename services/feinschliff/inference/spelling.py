@@ -14,45 +14,54 @@ _CHARACTER_TOKENS_MAX = 4  # bytes of the longest UTF-8 character, and a token h
 Decode = Callable[[Sequence[int]], str]
 
 
-def spelled(scores: Sequence[TokenScore], before: Sequence[int], decode: Decode) -> list[common_pb2.TokenLogprob]:
-    """What `TokenLogprob` says of each token.
+class Speller:
+    """Spells the tokens of a growing text, one after the other.
 
     Args:
         before: tokens that stand before the first one; some decoders treat the first token of a text in their own way.
     """
-    found, context, pending = [], list(before[-1:]), list[int]()
-    for score in scores:
-        text = _behind(context, [score.token_id], decode)
-        whole = _behind(context, [*pending, score.token_id], decode) if pending else text
-        is_whole = not whole.endswith(_UNFINISHED) or len(pending) == _CHARACTER_TOKENS_MAX - 1
-        found.append(
+
+    def __init__(self, before: Sequence[int], decode: Decode) -> None:
+        self._decode = decode
+        self._context = list(before[-1:])
+        self._pending: list[int] = []
+
+    def spell(self, score: TokenScore) -> common_pb2.TokenLogprob:
+        """What `TokenLogprob` says of the next token."""
+        text = self._behind([score.token_id])
+        whole = self._behind([*self._pending, score.token_id]) if self._pending else text
+        is_whole = not whole.endswith(_UNFINISHED) or len(self._pending) == _CHARACTER_TOKENS_MAX - 1
+        top = [
             common_pb2.TokenLogprob(
-                token=text,
-                token_id=score.token_id,
-                logprob=min(0.0, score.logprob),
-                utf8=_cut(whole) if is_whole else b"",
-                top=[
-                    common_pb2.TokenLogprob(
-                        token=(other := _behind(context, [one.token_id], decode)),
-                        token_id=one.token_id,
-                        logprob=min(0.0, one.logprob),
-                        utf8=_cut(other),
-                    )
-                    for one in score.top
-                ],
+                token=(other := self._behind([one.token_id])),
+                token_id=one.token_id,
+                logprob=min(0.0, one.logprob),
+                utf8=_cut(other),
             )
-        )
-        pending = [] if is_whole else [*pending, score.token_id]
+            for one in score.top
+        ]
+        self._pending = [] if is_whole else [*self._pending, score.token_id]
         if is_whole:
-            context = [score.token_id]
-    return found
+            self._context = [score.token_id]
+        return common_pb2.TokenLogprob(
+            token=text,
+            token_id=score.token_id,
+            logprob=min(0.0, score.logprob),
+            utf8=_cut(whole) if is_whole else b"",
+            top=top,
+        )
+
+    def _behind(self, ids: Sequence[int]) -> str:
+        """The text that tokens add behind those before."""
+        before = self._decode(self._context) if self._context else ""
+        whole = self._decode([*self._context, *ids])
+        return whole[len(before) :] if whole.startswith(before) else self._decode(ids)
 
 
-def _behind(context: Sequence[int], ids: Sequence[int], decode: Decode) -> str:
-    """The text that tokens add behind others."""
-    before = decode(context) if context else ""
-    whole = decode([*context, *ids])
-    return whole[len(before) :] if whole.startswith(before) else decode(ids)
+def spelled(scores: Sequence[TokenScore], before: Sequence[int], decode: Decode) -> list[common_pb2.TokenLogprob]:
+    """What `TokenLogprob` says of each token; `before` as for `Speller`."""
+    speller = Speller(before, decode)
+    return [speller.spell(score) for score in scores]
 
 
 def _cut(text: str) -> bytes:

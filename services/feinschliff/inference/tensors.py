@@ -22,6 +22,8 @@ _FLOATS = (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT)
 _WHOLE = (FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64)
 _SCALARS = (*_FLOATS, *_WHOLE, FieldDescriptor.CPPTYPE_BOOL)
 
+_NOT_HERE = ("n", "logprobs", "top_logprobs")  # one text comes out for each that goes in, and nothing about its tokens
+
 Value = bool | int | float | str
 
 
@@ -155,7 +157,7 @@ def _set(sampling: common_pb2.SamplingParams, name: str, parameter: pb.InferPara
     if name == "stop":
         sampling.stop.append(str(_value(parameter, name, str)))
         return
-    if field is None or field.is_repeated or field.cpp_type not in _SCALARS:
+    if field is None or name in _NOT_HERE or field.is_repeated or field.cpp_type not in _SCALARS:
         told = "This setting is not known; `temperature`, `top_p`, `max_tokens`, `seed`, `stop` and `chat` are."
         _refuse(f"parameters[{name[:100]!r}]", told, reason="PARAMETER_INVALID")
     kind = float if field.cpp_type in _FLOATS else int if field.cpp_type in _WHOLE else bool

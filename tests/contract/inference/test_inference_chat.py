@@ -43,7 +43,8 @@ async def test_a_stream_is_identity_then_deltas_then_end(site: Site) -> None:
     assert set(kinds[1:-1]) == {"delta"}
     unary = await site.chat(site.base, max_tokens=20)
     assert "".join(event.delta.text for event in events) == text_of(unary)
-    assert all(event.delta.text for event in events[1:-1])
+    assert all(event.delta.text for event in events[1:-2])
+    assert [event.delta.finish_reason for event in events[1:-1]] == [0] * (len(events) - 3) + [unary.finish_reason]
     assert events[0].identity == unary.identity
     assert events[-1].end.usage == unary.usage
     assert events[-1].end.finish_reason == unary.finish_reason == common_pb2.FINISH_REASON_LENGTH

@@ -95,6 +95,39 @@ async def test_draws_stop_texts_and_seeds_are_those_of_chats(site: Site) -> None
     assert draws[0] == draws[1] != draws[2]
 
 
+async def test_several_are_drawn_and_the_likeliest_are_kept(site: Site) -> None:
+    await site.create()
+    drawing = {"temperature": 1.0, "seed": 5, "n": 5, "logprobs": True, "top_logprobs": 2}
+    every = await complete(site, site.base, sampling=drawing)
+    assert [one.index for one in every.choices] == list(range(5))
+    assert len({one.text for one in every.choices}) == 5
+    assert all(len(one.logprobs) == 8 and len(one.logprobs[0].top) == 2 for one in every.choices)
+    ranked = sorted(every.choices, key=lambda one: -sum(each.logprob for each in one.logprobs))
+    best = await complete(site, site.base, best_of=5, sampling={**drawing, "n": 2}, echo=True)
+    assert [one.text for one in best.choices] == [TEXT + one.text for one in ranked[:2]]
+    assert [list(one.logprobs) for one in best.choices] == [list(one.logprobs) for one in ranked[:2]]
+    assert best.usage == every.usage
+    assert best.usage.completion_tokens == 40
+    quiet = await complete(site, site.base, best_of=5, sampling={"temperature": 1.0, "seed": 5})
+    assert [(one.text, list(one.logprobs)) for one in quiet.choices] == [(ranked[0].text, [])]
+    events = [one.delta for one in await streamed(site, site.base, sampling=drawing, echo=True)]
+    for one in every.choices:
+        mine = [delta for delta in events if delta.index == one.index]
+        assert "".join(delta.text for delta in mine) == TEXT + one.text
+        assert [each for delta in mine for each in delta.logprobs] == list(one.logprobs)
+    request = pb.CompleteStreamRequest(complete=asked(site.base, best_of=2))
+    with pytest.raises(grpc.RpcError) as refused:
+        await site.chats.CompleteStream(request).read()
+    assert [one.field for one in from_rpc_error(refused.value).fields] == ["complete.best_of"]
+
+
+async def test_a_continuation_may_have_a_form(site: Site) -> None:
+    await site.create()
+    form = common_pb2.ResponseFormat(json_object=common_pb2.ResponseFormat.JsonObject())
+    answer = await complete(site, site.base, sampling={"response_format": form, "max_tokens": 200, "stop": []})
+    assert answer.choices[0].text.lstrip().startswith("{")
+
+
 async def test_what_cannot_be_continued_is_refused_by_its_path(site: Site, tiny_model: Path, tmp_path: Path) -> None:
     judge = Made(tiny_model, tmp_path / "made", "lora")
     with_head(judge, HeadFacts(kind="regress"))
@@ -113,10 +146,12 @@ async def test_what_cannot_be_continued_is_refused_by_its_path(site: Site, tiny_
         assert [one.field.removeprefix("complete.") for one in in_stream.value.fields] == paths
         return whole.value.reason, paths
 
-    assert await refused(best_of=3) == ("FIELD_UNSERVED", ["best_of"])
     assert await refused(store=True) == ("FIELD_UNSERVED", ["store"])
-    assert await refused(sampling={"n": 2}) == ("FIELD_UNSERVED", ["sampling.n"])
-    assert await refused(sampling={"logprobs": True}) == ("FIELD_UNSERVED", ["sampling.logprobs"])
+    assert await refused(best_of=21) == ("REQUEST_INVALID", ["best_of"])
+    assert await refused(best_of=2, sampling={"n": 3}) == ("REQUEST_INVALID", ["best_of"])
+    assert await refused(sampling={"n": 129}) == ("REQUEST_INVALID", ["sampling.n"])
+    assert await refused(sampling={"top_logprobs": 2}) == ("REQUEST_INVALID", ["sampling.top_logprobs"])
+    assert await refused(sampling={"logit_bias": {600: 1}}) == ("REQUEST_INVALID", ["sampling.logit_bias[600]"])
     assert await refused(sampling={"temperature": 3}) == ("REQUEST_INVALID", ["sampling.temperature"])
     assert await refused(suffix="the end") == ("INFILL_UNSUPPORTED", [])
     assert await refused(text="") == ("REQUEST_INVALID", ["text"])

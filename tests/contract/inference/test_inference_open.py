@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from feinschliff.formats.heads import HeadFacts
-from feinschliff.kit.errors import Invalid, NotFound, Refusal, Unserved, WrongState
+from feinschliff.kit.errors import Invalid, NotFound, Refusal, WrongState
 from feinschliff.v1 import common_pb2, open_inference_pb2_grpc
 from feinschliff.v1 import inference_pb2 as ours
 from feinschliff.v1 import open_inference_pb2 as pb
@@ -217,7 +217,7 @@ async def test_what_a_model_refuses_is_refused_with_its_reason(site: Site, clien
         return type(caught.value), caught.value.reason, [one.field for one in caught.value.fields]
 
     assert await refused(["x"], temperature=3.0) == (Invalid, "REQUEST_INVALID", ["parameters.temperature"])
-    assert await refused(["x"], n=2) == (Unserved, "FIELD_UNSERVED", ["parameters.n"])
+    assert await refused(["x"], n=2) == (Invalid, "PARAMETER_INVALID", ["parameters['n']"])
     assert await refused(["please"] * 129) == (Invalid, "REQUEST_INVALID", ["inputs[0].shape"])
     assert await refused(["fine", "hello " * 70]) == (Invalid, "CONTEXT_LENGTH_EXCEEDED", ["inputs[0].text"])
     assert await refused(["x"], outputs=("embedding",), dimensions=7) == (

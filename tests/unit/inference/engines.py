@@ -11,7 +11,8 @@ from pathlib import Path
 from feinschliff.artifacts.bases import BaseFiles
 from feinschliff.formats.heads import HeadFacts
 from feinschliff.formats.records import Message
-from feinschliff.inference.engine import Abort, Capacity, Emit, EngineFacts, GenerationRequest
+from feinschliff.inference.engine import Abort, Capacity, Emit, EngineFacts, GenerationRequest, Grammar
+from feinschliff.inference.forms import Form
 from feinschliff.inference.life import Version
 from feinschliff.inference.pool import BaseKey, Located, Source
 from feinschliff.inference.scores import AnswerTokens, ScoringRequest, TokenScore
@@ -58,6 +59,9 @@ class HandEngine:
 
     def virtual_tokens(self, digest: str) -> int:
         return 0
+
+    def grammar(self, form: Form) -> Grammar:
+        raise AssertionError("nobody asks for a form here")
 
     def head(self, digest: str) -> HeadFacts | None:
         return None

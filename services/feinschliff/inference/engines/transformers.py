@@ -37,8 +37,11 @@ from feinschliff.inference.engines import EngineOptions
 from feinschliff.inference.engines.cache import kv_bytes_per_position
 from feinschliff.inference.engines.deck import Deck
 from feinschliff.inference.engines.decks import Decks
+from feinschliff.inference.engines.grammars import Grammar, Grammars
 from feinschliff.inference.engines.row import Row
+from feinschliff.inference.engines.saying import say
 from feinschliff.inference.engines.texts import Scorings, dimensions_of, vectors
+from feinschliff.inference.forms import Form
 from feinschliff.inference.life import Precision
 from feinschliff.inference.scores import AnswerTokens, ScoringRequest, TokenScore
 from feinschliff.kit.errors import Exhausted, Unavailable, WrongState
@@ -46,7 +49,6 @@ from feinschliff.lm.chat import Chat
 from feinschliff.lm.encoding import RowEncoder
 from feinschliff.lm.gaps import gap_of
 from feinschliff.lm.load import LoadedBase, load_base
-from feinschliff.lm.sampling import choose_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +74,7 @@ class TransformersEngine:
             gap=gap_of(self._tokenizer.token_to_id),
             dimensions=dimensions_of(loaded.model.config),
         )
+        self._grammars = Grammars(self._tokenizer, self.facts.vocabulary_tokens, self._chat.stop_token_ids)
         self._options = options
         self._device = loaded.model.device
         self._decks = Decks(loaded.model, context_tokens=self.facts.context_tokens)
@@ -177,6 +180,9 @@ class TransformersEngine:
             scored = self._scorings.offer(request)
             self._changed.notify()
         return scored
+
+    def grammar(self, form: Form) -> Grammar:
+        return self._grammars.grammar(form)
 
     def generate(self, request: GenerationRequest, emit: Emit) -> Abort:
         row = Row.of(request, emit, decode=self.decode, stop_ids=self._chat.stop_token_ids)
@@ -336,13 +342,7 @@ class TransformersEngine:
         self._decks.keep_within(self._options.kv_cache_bytes_max)
 
     def _say(self, rows: Sequence[Row], logits_BV: Tensor) -> None:
-        is_usable = logits_BV.amax(-1).isfinite().tolist()
-        tokens = choose_tokens(logits_BV, [row.sampler for row in rows])
-        for row, token, usable in zip(rows, tokens, is_usable, strict=True):
-            if usable:
-                row.accept(token)
-            else:
-                row.finish(Finish.FAILED, error="the model's numbers are not finite")
+        say(rows, logits_BV)
 
     def _drop_done(self) -> None:
         for deck in self._decks:
