@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -10,8 +10,16 @@ from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 
 from feinschliff.gateway.answers import fingerprint, finish_of, usage_of
 from feinschliff.gateway.bodies import Body, problem
-from feinschliff.gateway.conversation import SMALLEST_TOP_P, STOP_TEXTS_MAX, StreamOptions, as_stops, checked_seed
+from feinschliff.gateway.conversation import (
+    SMALLEST_TOP_P,
+    STOP_TEXTS_MAX,
+    StreamOptions,
+    as_stops,
+    checked_biases,
+    checked_seed,
+)
 from feinschliff.gateway.errors import ParamOf, invalid, unsupported
+from feinschliff.gateway.likelihoods import LEAST_LOGPROB, ShownTokens
 from feinschliff.v1 import common_pb2
 from feinschliff.v1 import inference_pb2 as pb
 
@@ -19,16 +27,6 @@ PROMPTS_MAX = 128
 STREAMS_MAX = 16
 """Prompts answered at once: of a stream all; else the others wait their turn here, not in the engine's queue."""
 MAX_TOKENS_DEFAULT = 16
-
-NEUTRAL: Mapping[str, tuple[JsonValue, ...]] = {
-    "n": (1,),
-    "best_of": (1,),
-    "logprobs": (),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-}
-"""Parameters that this version does not serve, with the values that ask for nothing; null always asks for nothing."""
 
 Prompt = str | list[int]
 
@@ -72,20 +70,21 @@ class CompletionBody(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
-    # Checked, and refused where they ask for something; see NEUTRAL.
     n: int | None = Field(None, ge=1, le=128)
     best_of: int | None = Field(None, ge=0, le=20)
     logprobs: int | None = Field(None, ge=0, le=5)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Annotated[dict[str, float] | None, AfterValidator(checked_biases)] = None
 
     def check_served(self) -> None:
-        """Raises ApiError 400 unsupported_parameter for the first parameter that would change the answer."""
-        for name, neutral in NEUTRAL.items():
-            value = getattr(self, name)
-            if value is not None and value not in neutral:
-                raise unsupported(name, f"The parameter '{name}' is not served by this version; leave it out.")
+        """Raises ApiError 400 for the first parameter that is not served, or not together with another."""
+        if self.echo and self.logprobs is not None:
+            raise unsupported(
+                "logprobs", "Log-probabilities of a prompt are not served; leave out 'echo' or 'logprobs'."
+            )
+        if self.best_of and self.stream and self.best_of > self.choices:
+            raise invalid("best_of", "'best_of' above 'n' cannot be streamed: which is best is known at the end.")
         if self.stream_options is not None and not self.stream:
             raise invalid("stream_options", "'stream_options' is only allowed when 'stream' is true.")
         if self.stream and len(self.prompt) > STREAMS_MAX:
@@ -94,6 +93,11 @@ class CompletionBody(Body):
     def to_requests(self, model: str) -> list[pb.CompleteRequest]:
         """One for each prompt."""
         return [self._request(model, prompt) for prompt in self.prompt]
+
+    @property
+    def choices(self) -> int:
+        """Continuations of each prompt."""
+        return self.n or 1
 
     @property
     def include_usage(self) -> bool:
@@ -107,6 +111,8 @@ class CompletionBody(Body):
             request.text = prompt
         else:
             request.tokens.ids.extend(prompt)
+        if self.best_of:
+            request.best_of = self.best_of
         return request
 
     def _sampling(self) -> common_pb2.SamplingParams:
@@ -115,8 +121,13 @@ class CompletionBody(Body):
             params.temperature = self.temperature
         if self.top_p is not None:
             params.top_p = max(self.top_p, SMALLEST_TOP_P)
-        if self.seed is not None:
-            params.seed = self.seed
+        for name in ("seed", "n", "presence_penalty", "frequency_penalty"):
+            if (value := getattr(self, name)) is not None:
+                setattr(params, name, value)
+        if self.logprobs is not None:
+            params.logprobs, params.top_logprobs = True, self.logprobs
+        for token, bias in (self.logit_bias or {}).items():
+            params.logit_bias[int(token)] = bias
         return params
 
 
@@ -126,7 +137,7 @@ def param_of(place: int, prompts: int) -> ParamOf:
     def find(path: str) -> str | None:
         ours = path.removeprefix("complete.")
         if ours.startswith("sampling."):
-            return ours.removeprefix("sampling.")
+            return {"sampling.top_logprobs": "logprobs"}.get(ours, ours.removeprefix("sampling."))
         if ours.startswith(("text", "tokens")):
             return (
                 "prompt" + (f"[{place}]" if prompts > 1 else "") + ours.removeprefix("text").removeprefix("tokens.ids")
@@ -144,11 +155,13 @@ class TextEnvelope:
     created: int
     model: str
 
-    def completion(self, answers: Sequence[pb.CompleteResponse]) -> dict[str, JsonValue]:
-        choices: list[JsonValue] = [
-            text_choice(place, choice.text, finish_of(choice.finish_reason))
-            for place, choice in enumerate(choice for answer in answers for choice in answer.choices)
-        ]
+    def completion(self, answers: Sequence[pb.CompleteResponse], *, logprobs: bool) -> dict[str, JsonValue]:
+        """Choices of the first prompt first."""
+        choices: list[JsonValue] = []
+        for choice in (choice for answer in answers for choice in answer.choices):
+            told = TextLikelihoods() if logprobs else None
+            likely = told.push(choice.text, choice.logprobs) if told else None
+            choices.append(text_choice(len(choices), choice.text, finish_of(choice.finish_reason), likely))
         total = sum_of([answer.usage for answer in answers])
         return self.of(choices, answers[0].identity) | {"usage": usage_of(total)}
 
@@ -163,8 +176,31 @@ class TextEnvelope:
         }
 
 
-def text_choice(place: int, text: str, finish: str | None) -> dict[str, JsonValue]:
-    return {"index": place, "text": text, "logprobs": None, "finish_reason": finish}
+def text_choice(place: int, text: str, finish: str | None, logprobs: JsonValue = None) -> dict[str, JsonValue]:
+    return {"index": place, "text": text, "logprobs": logprobs, "finish_reason": finish}
+
+
+class TextLikelihoods:
+    """Follows one continuation: how likely its shown tokens were, as arrays side by side."""
+
+    def __init__(self) -> None:
+        self._shown = ShownTokens()
+        self._offset = 0  # characters of the tokens told
+
+    def push(self, text: str, logprobs: Sequence[common_pb2.TokenLogprob]) -> JsonValue:
+        """Of the tokens that this piece shows."""
+        tokens: list[JsonValue] = []
+        chances: list[JsonValue] = []
+        likeliest: list[JsonValue] = []
+        offsets: list[JsonValue] = []
+        for one in self._shown.push(text, logprobs):
+            tokens.append(one.token)
+            chances.append(max(one.logprob, LEAST_LOGPROB))
+            best: dict[str, JsonValue] = {each.token: max(each.logprob, LEAST_LOGPROB) for each in one.top}
+            likeliest.append(best)
+            offsets.append(self._offset)
+            self._offset += len(one.utf8.decode(errors="ignore"))
+        return {"tokens": tokens, "token_logprobs": chances, "top_logprobs": likeliest, "text_offset": offsets}
 
 
 def sum_of(usages: Sequence[common_pb2.TokenUsage]) -> common_pb2.TokenUsage:

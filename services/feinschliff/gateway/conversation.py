@@ -106,7 +106,7 @@ def checked_seed(value: int | None) -> int | None:
     return value
 
 
-def _biases(value: dict[str, float] | None) -> dict[str, float] | None:
+def checked_biases(value: dict[str, float] | None) -> dict[str, float] | None:
     for token in value or {}:
         if not token.isdecimal() or int(token) >= TOKEN_ID_BOUND:
             raise problem("invalid_value", f"'{token[:40]}' is no token id")
@@ -150,7 +150,7 @@ class ChatBody(Body):
     n: int | None = Field(None, ge=1, le=128)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: Annotated[dict[str, float] | None, AfterValidator(_biases)] = None
+    logit_bias: Annotated[dict[str, float] | None, AfterValidator(checked_biases)] = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None

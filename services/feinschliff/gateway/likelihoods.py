@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from feinschliff.v1 import common_pb2
 from feinschliff.v1 import inference_pb2 as pb
 
-_LEAST = -9999.0  # what OpenAI says of a token that is as good as impossible; JSON has no infinity
+LEAST_LOGPROB = -9999.0  # what OpenAI says of a token that is as good as impossible; JSON has no infinity
 
 
 class ShownTokens:
@@ -54,4 +54,4 @@ def logprobs_of(tokens: Iterable[common_pb2.TokenLogprob]) -> JsonValue:
 
 def _token(one: common_pb2.TokenLogprob) -> dict[str, JsonValue]:
     spelled: list[JsonValue] = list(one.utf8)
-    return {"token": one.token, "logprob": max(one.logprob, _LEAST), "bytes": spelled or None}
+    return {"token": one.token, "logprob": max(one.logprob, LEAST_LOGPROB), "bytes": spelled or None}

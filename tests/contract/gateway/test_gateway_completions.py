@@ -52,6 +52,7 @@ def test_what_is_asked_for_goes_on_as_it_is(openai: OpenAI, gateway: Gateway) ->
     complete(openai)
     silent = asked(gateway)[-1].sampling
     assert [field.name for field, _ in silent.ListFields()] == ["max_tokens"]
+    assert not asked(gateway)[-1].HasField("best_of")
     assert silent.max_tokens == 16
 
 
@@ -119,14 +120,47 @@ def test_what_is_wrong_is_named_by_its_place(openai: OpenAI) -> None:
     assert refusal(openai, stream_options={"include_usage": True})[2] == "stream_options"
 
 
+def test_several_are_drawn_for_each_prompt_and_numbered_through(openai: OpenAI, gateway: Gateway) -> None:
+    answer = complete(openai, ["a", "b"], n=3, best_of=5, echo=True)
+    expected = [f"{letter} again{number}" for letter in "ab" for number in ("", " 1", " 2")]
+    assert [(choice.index, choice.text) for choice in answer.choices] == list(enumerate(expected))
+    assert [(one.sampling.n, one.best_of) for one in asked(gateway)] == [(3, 5)] * 2
+    chunks = list(complete(openai, ["a", "b"], n=3, best_of=3, echo=True, stream=True))
+    for place, text in enumerate(expected):
+        mine = [chunk.choices[0] for chunk in chunks if chunk.choices[0].index == place]
+        assert "".join(choice.text for choice in mine) == f"{text} "
+        assert [choice.finish_reason for choice in mine] == [None] * (len(mine) - 1) + ["stop"]
+
+
+def test_log_probabilities_come_as_arrays_of_the_tokens_that_are_shown(openai: OpenAI, gateway: Gateway) -> None:
+    (choice,) = complete(openai, logprobs=2).choices
+    likely = choice.logprobs
+    assert (likely.tokens, likely.token_logprobs, likely.text_offset) == (["agai", "n"], [0.0, -0.5], [0, 4])
+    assert likely.top_logprobs == [{"agai": 0.0, "x": -9999.0}, {"n": -0.5, "x": -9999.0}]
+    sampling = asked(gateway)[-1].sampling
+    assert (sampling.logprobs, sampling.top_logprobs) == (True, 2)
+    pieces = [chunk.choices[0].logprobs for chunk in complete(openai, logprobs=0, stream=True)]
+    assert [piece.tokens for piece in pieces] == [["agai", "n "], []]
+    assert [offset for piece in pieces for offset in piece.text_offset] == [0, 4]
+
+
+def test_penalties_and_biases_go_on_as_they_are(openai: OpenAI, gateway: Gateway) -> None:
+    complete(openai, presence_penalty=1, frequency_penalty=-0.5, logit_bias={"5": 2})
+    sampling = asked(gateway)[-1].sampling
+    assert (sampling.presence_penalty, sampling.frequency_penalty, dict(sampling.logit_bias)) == (1, -0.5, {5: 2})
+
+
 @pytest.mark.parametrize(
-    ("name", "value"),
-    [("n", 2), ("best_of", 3), ("logprobs", 0), ("presence_penalty", 1), ("logit_bias", {"5": 1})],
+    ("options", "refused"),
+    [
+        ({"echo": True, "logprobs": 0}, (400, "unsupported_parameter", "logprobs")),
+        ({"best_of": 3, "stream": True}, (400, "invalid_value", "best_of")),
+        ({"best_of": 21}, (400, "integer_above_max_value", "best_of")),
+        ({"logprobs": 6}, (400, "integer_above_max_value", "logprobs")),
+        ({"logit_bias": {"a": 1}}, (400, "invalid_value", "logit_bias")),
+    ],
 )
-def test_what_is_not_served_is_refused_by_name(openai: OpenAI, name: str, value: Any) -> None:
-    assert refusal(openai, **{name: value}) == (400, "unsupported_parameter", name)
-
-
-def test_values_that_ask_for_nothing_are_taken(openai: OpenAI) -> None:
-    answer = complete(openai, n=1, best_of=1, logprobs=None, presence_penalty=0, frequency_penalty=0, logit_bias={})
-    assert answer.choices[0].text == "again"
+def test_what_does_not_go_together_is_refused_by_name(
+    openai: OpenAI, options: dict[str, Any], refused: tuple[int, str, str]
+) -> None:
+    assert refusal(openai, **options) == refused

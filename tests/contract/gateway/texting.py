@@ -33,19 +33,32 @@ class TextInference(Inference):
             text, usage = self._continued(request, "")
         finally:
             self.at_once -= 1
-        choice = pb.CompletionChoice(text=text, finish_reason=common.FINISH_REASON_LENGTH)
-        return pb.CompleteResponse(identity=_identity(request.model), choices=[choice], usage=usage)
+        choices = [
+            pb.CompletionChoice(
+                index=index,
+                text=f"{text}{number_of(index)}",
+                finish_reason=common.FINISH_REASON_LENGTH,
+                logprobs=spelled(f"{text}{number_of(index)}") if request.sampling.logprobs else [],
+            )
+            for index in range(request.sampling.n or 1)
+        ]
+        return pb.CompleteResponse(identity=_identity(request.model), choices=choices, usage=usage)
 
     async def CompleteStream(
         self, request: pb.CompleteStreamRequest, context: Context
     ) -> AsyncIterator[pb.CompleteStreamResponse]:
         text, usage = self._continued(request.complete, "complete.")
         yield pb.CompleteStreamResponse(identity=_identity(request.complete.model))
-        for word in text.split(" "):
-            yield pb.CompleteStreamResponse(delta=pb.CompleteDelta(text=f"{word} "))
-            await asyncio.sleep(0)
-            if word == "break":
-                raise RuntimeError("the engine fell over")
+        asked = request.complete.sampling
+        for index in range(asked.n or 1):
+            for word in f"{text}{number_of(index)}".split(" "):
+                logprobs = spelled(f"{word} ") if asked.logprobs else []
+                yield pb.CompleteStreamResponse(delta=pb.CompleteDelta(index=index, text=f"{word} ", logprobs=logprobs))
+                await asyncio.sleep(0)
+                if word == "break":
+                    raise RuntimeError("the engine fell over")
+            last = pb.CompleteDelta(index=index, finish_reason=common.FINISH_REASON_STOP)
+            yield pb.CompleteStreamResponse(delta=last)
         end = pb.StreamEnd(finish_reason=common.FINISH_REASON_STOP, usage=usage)
         yield pb.CompleteStreamResponse(end=end)
 
@@ -81,6 +94,25 @@ class TextInference(Inference):
             text = "one break two"
         count = len(said.split())
         return text, common.TokenUsage(prompt_tokens=count, completion_tokens=2, total_tokens=count + 2)
+
+
+def number_of(index: int) -> str:
+    return f" {index}" if index else ""
+
+
+def spelled(text: str) -> list[common.TokenLogprob]:
+    """Four characters a token, and at the end one that is not shown."""
+    pieces = [text[at : at + 4] for at in range(0, len(text), 4)]
+    likely = [
+        common.TokenLogprob(
+            token=piece,
+            logprob=-0.5 * number,
+            utf8=piece.encode(),
+            top=[common.TokenLogprob(token=piece, logprob=-0.5 * number), common.TokenLogprob(token="x", logprob=-9e9)],
+        )
+        for number, piece in enumerate(pieces)
+    ]
+    return [*likely, common.TokenLogprob(token="<end>", logprob=-1.0, utf8=b"<end>")]
 
 
 def vector_of(text: str) -> list[float]:

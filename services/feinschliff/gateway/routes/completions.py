@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -14,7 +15,15 @@ from fastapi import APIRouter, Request, Response
 from feinschliff.gateway import ids
 from feinschliff.gateway.answers import DONE, finish_of, usage_of
 from feinschliff.gateway.bodies import read_json, reply
-from feinschliff.gateway.completing import STREAMS_MAX, CompletionBody, TextEnvelope, param_of, sum_of, text_choice
+from feinschliff.gateway.completing import (
+    STREAMS_MAX,
+    CompletionBody,
+    TextEnvelope,
+    TextLikelihoods,
+    param_of,
+    sum_of,
+    text_choice,
+)
 from feinschliff.gateway.errors import SERVER, ApiError, answering, from_refusal, no_model
 from feinschliff.gateway.models import Target
 from feinschliff.gateway.routes.chat import broken
@@ -54,9 +63,9 @@ async def create(request: Request, here: Here, project: Project) -> Response:
     envelope = TextEnvelope(ids.new_text_completion_id(), int(here.clock.now().timestamp()), body.model)
     if body.stream:
         begun = await while_connected(request, _begin(here, project, body))
-        return event_stream(_events(here, envelope, begun, include_usage=body.include_usage))
+        return event_stream(_events(here, envelope, begun, body))
     answers = await while_connected(request, _answers(here, project, body))
-    return reply(envelope.completion(answers))
+    return reply(envelope.completion(answers, logprobs=body.logprobs is not None))
 
 
 async def _answers(here: State, project: str, body: CompletionBody) -> list[pb.CompleteResponse]:
@@ -117,25 +126,28 @@ async def _first_piece(place: int, call: StreamCall) -> Begun:
 
 
 async def _events(
-    here: State, envelope: TextEnvelope, begun: Sequence[Begun], *, include_usage: bool
+    here: State, envelope: TextEnvelope, begun: Sequence[Begun], body: CompletionBody
 ) -> AsyncIterator[bytes]:
     sent, usages = here.metrics.counter("feinschliff_gateway_stream_chunks_total"), list[common_pb2.TokenUsage]()
-    unsaid = {"usage": None} if include_usage else {}
+    unsaid = {"usage": None} if body.include_usage else {}
+    likely: defaultdict[int, TextLikelihoods] = defaultdict(TextLikelihoods)
     try:
         async with aclosing(_merged(begun)) as pieces:
             async for place, response in pieces:
-                finish = None
                 if response.WhichOneof("event") == "end":
-                    finish = finish_of(response.end.finish_reason)
                     usages.append(response.end.usage)
-                choice = text_choice(place, response.delta.text, finish)
+                    continue
+                delta, index = response.delta, place * body.choices + response.delta.index
+                finish = finish_of(delta.finish_reason) if delta.finish_reason else None
+                logprobs = likely[index].push(delta.text, delta.logprobs) if body.logprobs is not None else None
+                choice = text_choice(index, delta.text, finish, logprobs)
                 yield data_event(orjson.dumps(envelope.of([choice], begun[place].identity) | unsaid))
                 sent.inc()
         if len(usages) < len(begun):
             raise ApiError(
                 500, "The answer broke off before its end. Ask again.", type=SERVER, code="answer_incomplete"
             )
-        if include_usage:
+        if body.include_usage:
             yield data_event(orjson.dumps(envelope.of([], begun[0].identity) | {"usage": usage_of(sum_of(usages))}))
         yield DONE
     except grpc.RpcError as error:
