@@ -12,7 +12,7 @@ from feinschliff.inference.engines.adapters import AdapterBank
 from feinschliff.inference.engines.decoder import Decoder, PlainDecoder
 from feinschliff.inference.engines.forward import Forward
 from feinschliff.inference.engines.native import NativeDecoder
-from feinschliff.inference.engines.parts import Adapter
+from feinschliff.inference.engines.parts import Adapter, Opening
 from feinschliff.inference.engines.row import Row
 from feinschliff.kit.errors import WrongState
 
@@ -95,6 +95,11 @@ class Deck:
         """Hidden states behind the last token of each text, (B, H), all with the same adapter."""
         self._bank.select([digest] * len(rows))
         return self._forward.last_states(rows, self._bank.opening(digest))
+
+    def turn_to(self, digest: str, *, rows: int) -> Opening | None:
+        """From now on the model's own forward is of so many rows with this adapter; what each of them begins with."""
+        self._bank.select([digest] * rows)
+        return self._bank.opening(digest)
 
     def close(self) -> None:
         """Takes the hooks off the model."""
