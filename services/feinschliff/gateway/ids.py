@@ -99,6 +99,10 @@ def new_completion_id() -> str:
     return names.new_id("chatcmpl-")
 
 
+def new_moderation_id() -> str:
+    return names.new_id("modr-")
+
+
 def project_name(project: str) -> str:
     return f"projects/{project}"
 

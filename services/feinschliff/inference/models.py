@@ -109,6 +109,15 @@ class Models:
             return await self._on_demand(model, min(self._wait_seconds_max, seconds_left or self._wait_seconds_max))
         raise why_not(model, deployments)
 
+    async def deployment(self, name: str) -> Deployment:
+        """Raises NotFound DEPLOYMENT_NOT_FOUND."""
+        names.parse(NAME, name, field="deployment")
+        for look in (self._view.all(), await offload(self._look_again)):
+            for one in look:
+                if one.name == name:
+                    return one
+        raise NotFound("DEPLOYMENT_NOT_FOUND", f"There is no deployment {name}.", deployment=name)
+
     def _granted(self, found: Sequence[Target]) -> Granted | None:
         for target in found:
             key = key_of(target.deployment)

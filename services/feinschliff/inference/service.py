@@ -13,6 +13,10 @@ from feinschliff.inference import conversation as words
 from feinschliff.inference import judging
 from feinschliff.inference.answers import Answers
 from feinschliff.inference.engine import Done, GenerationRequest
+from feinschliff.inference.guards.bounds import guard_violations
+from feinschliff.inference.guards.guarding import Guarded, Guards
+from feinschliff.inference.guards.judges import Judges
+from feinschliff.inference.guards.proto import from_finding, to_guards
 from feinschliff.inference.models import Granted, Models
 from feinschliff.inference.proto import Asked, refuse_unserved, timestamp, to_sampling
 from feinschliff.inference.requests import generation, refuse, sampling_violations
@@ -29,6 +33,7 @@ class Prepared(NamedTuple):
     """A chat that may begin."""
 
     granted: Granted
+    guarded: Guarded
     request: GenerationRequest
 
 
@@ -39,12 +44,13 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         self._models = models
         self._answers = answers
         self._clock = clock
+        self._guards = Guards(Judges(models, answers), answers.metrics)
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
         created, began = self._clock.now(), time.monotonic()
-        granted, wanted = await self._prepare(request, context, "")
+        granted, guarded, wanted = await self._prepare(request, context, "")
         identity, text = granted.identity, ""
-        async with aclosing(self._answers.stream(granted.lease, wanted)) as events:
+        async with aclosing(guarded.watch(self._answers.stream(granted.lease, wanted))) as events:
             async for event in events:
                 text += event.text
                 if isinstance(event, Done):
@@ -55,14 +61,15 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             message=words.answer_message(text),
             finish_reason=words.finish_reason(event.finish),
             usage=words.usage(len(wanted.prompt_ids), event.completion_tokens),
+            guards=map(from_finding, guarded.findings),
             latency_seconds=time.monotonic() - began,
             create_time=timestamp(created),
         )
 
     async def ChatStream(self, request: pb.ChatStreamRequest, context: Context) -> AsyncIterator[pb.ChatStreamResponse]:
-        granted, wanted = await self._prepare(request.chat, context, "chat.")
+        granted, guarded, wanted = await self._prepare(request.chat, context, "chat.")
         identity = granted.identity
-        async with aclosing(self._answers.stream(granted.lease, wanted)) as events:
+        async with aclosing(guarded.watch(self._answers.stream(granted.lease, wanted))) as events:
             yield pb.ChatStreamResponse(identity=words.from_identity(identity))
             async for event in events:
                 if event.text:
@@ -70,7 +77,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 if isinstance(event, Done):
                     reason = words.finish_reason(event.finish)
                     tokens = words.usage(len(wanted.prompt_ids), event.completion_tokens)
-                    yield pb.ChatStreamResponse(end=pb.StreamEnd(finish_reason=reason, usage=tokens))
+                    found = map(from_finding, guarded.findings)
+                    yield pb.ChatStreamResponse(end=pb.StreamEnd(finish_reason=reason, usage=tokens, guards=found))
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
         judging.refuse_texts(request.texts, request.top)
@@ -128,6 +136,27 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             text = await offload(lease.engine.decode, list(request.ids), skip_special_tokens=skip)
         return pb.DetokenizeResponse(text=text)
 
+    async def CheckText(self, request: pb.CheckTextRequest, context: Context) -> pb.CheckTextResponse:
+        judging.refuse_texts(request.texts, 0)
+        if request.deployment and request.guards:
+            message = "Name a deployment or give guards, not both."
+            raise Invalid("REQUEST_INVALID", message, fields=[FieldViolation("guards", message, "FIELD_FORBIDDEN")])
+        if request.deployment:
+            guards = (await self._models.deployment(request.deployment)).spec.guards
+        else:
+            guards = to_guards(request.guards, "guards")
+            refuse(await offload(guard_violations, guards, "guards"))
+            missing = "Name a deployment, or give the guards to run."
+            refuse([] if guards else [FieldViolation("guards", missing, "FIELD_MISSING")])
+        left = context.time_remaining()
+        guarded = self._guards.over(guards, request.deployment, skip=False, seconds_left=left)
+        return pb.CheckTextResponse(
+            results=[
+                pb.CheckedText(flagged=one.is_blocked, guards=map(from_finding, one.findings))
+                for one in await guarded.check(request.texts)
+            ]
+        )
+
     async def _prepare(self, request: pb.ChatRequest, context: Context, path: str) -> Prepared:
         try:
             words.refuse_unserved_wishes(request)
@@ -138,6 +167,11 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             try:
                 if facts := granted.lease.engine.head(granted.lease.adapter_digest):
                     raise judging.not_a_chat_model(request.model, facts)
+                deployment, left = granted.deployment, context.time_remaining()
+                guarded = self._guards.over(
+                    deployment.spec.guards, deployment.name, skip=request.skip_guards, seconds_left=left
+                )
+                messages = await guarded.admit(messages, f"{path}messages")
                 prompt_ids = await offload(granted.lease.engine.encode_chat, messages)
                 defaults, limit = granted.deployment.spec.defaults, granted.context_tokens
                 wanted = generation(prompt_ids, sampling, defaults, granted.version, context_tokens=limit)
@@ -147,4 +181,4 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         except Refusal:
             self._answers.count_refused()
             raise
-        return Prepared(granted, wanted)
+        return Prepared(granted, guarded, wanted)
