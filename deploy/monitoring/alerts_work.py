@@ -199,5 +199,17 @@ def serving() -> Group:
                 "{{ $value | humanize }} adapters a second are put out for others.",
                 "More adapters are in use than fit beside the base; each swap makes a caller wait.",
             ),
+            _guards(),
         ),
+    )
+
+
+def _guards() -> Alert:
+    return Alert(
+        "GuardsCannotJudge",
+        f"{grown('feinschliff_inference_guard_failures_total', '10m')} > 0",
+        "10m",
+        "warning",
+        "Guards could not judge {{ $value | humanize }} times in 10 minutes.",
+        "Calls are refused with GUARD_UNAVAILABLE, or answered unread where a guard only notes.",
     )

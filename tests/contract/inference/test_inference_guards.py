@@ -206,6 +206,7 @@ async def test_a_model_with_a_head_and_a_model_that_chats_judge(site: Site, tiny
     under = pb.CheckTextRequest(texts=["hello"], guards=[judged("fine", min(1.0, 1.01 - expected))])
     assert not (await site.chats.CheckText(under)).results[0].flagged
 
+    verdict = text_of(await site.chat(site.base, "hello", max_tokens=32)).strip()
     strict = await guarded(site, "strict", judged("bad", 0.0))
     assert (await refused(site.chat(strict))).metadata["rule"] == "bad"
     output = judged("bad", 0.0)
@@ -216,7 +217,6 @@ async def test_a_model_with_a_head_and_a_model_that_chats_judge(site: Site, tiny
     events = await streamed(site, chat_request(held))
     assert [event.WhichOneof("event") for event in events] == ["identity", "end"]
 
-    verdict = text_of(await site.chat(site.base, "hello", max_tokens=32)).strip()
     says = pb.CheckTextRequest(texts=["hello"], guards=[judged(verdict, 0.5, model=site.base)])
     assert (await site.chats.CheckText(says)).results[0].flagged
     never = pb.CheckTextRequest(texts=["hello"], guards=[judged("qqqqq", 0.5, model=site.base)])
