@@ -142,9 +142,7 @@ def evaluation() -> Group:
 
 
 def serving() -> Group:
-    queue, longest = (
-        total(f"feinschliff_inference_{name}") for name in ("queue_depth_requests", "queue_limit_requests")
-    )
+    queue, longest = (total(f"feinschliff_inference_queue_{name}_requests") for name in ("depth", "limit"))
     cached, most = (total(f"feinschliff_inference_kv_cache_{name}") for name in ("bytes", "limit_bytes"))
     return Group(
         "feinschliff-serving",

@@ -111,6 +111,7 @@ class Guarded:
                         yield Delta(text)
                         continue
                     finish = event.finish if isinstance(event, Done) else Finish.STOP
+                    await events.aclose()  # its place in the batch is free before a model judges
                     if judging:
                         text, is_judged = await self._judge_answer(judging, held)
                         is_blocked |= is_judged
