@@ -103,6 +103,10 @@ def new_text_completion_id() -> str:
     return names.new_id("cmpl-")
 
 
+def new_moderation_id() -> str:
+    return names.new_id("modr-")
+
+
 def project_name(project: str) -> str:
     return f"projects/{project}"
 

@@ -14,6 +14,8 @@ from feinschliff.inference.completions import Completions
 from feinschliff.inference.deployment_service import DeploymentService
 from feinschliff.inference.deployments import Deployments
 from feinschliff.inference.engines import EngineOptions
+from feinschliff.inference.guards.guarding import Guards
+from feinschliff.inference.guards.judges import Judges
 from feinschliff.inference.loader import ArtifactLoader
 from feinschliff.inference.models import Models
 from feinschliff.inference.open_inference import OpenInference
@@ -58,6 +60,8 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
     wait_seconds = settings.inference_on_demand_wait_seconds
     models = Models(pool, view, reconciler.read, versions, wake, wait_seconds_max=wait_seconds)
     ready = Readiness()
+    guards = Guards(Judges(models, answers), metrics)
+    completions = Completions(models, answers, guards)
     check_base = base_check(artifacts, settings)
     deployments = Deployments(database, versions, check_base, view=view, clock=clock, wake=wake)
     replica_id = settings.inference_replica_id or os.uname().nodename
@@ -76,12 +80,12 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
         servicers=[
             Servicer(
                 stubs.add_InferenceServiceServicer_to_server,
-                InferenceService(models, answers, clock),
+                InferenceService(models, answers, guards, completions, clock),
                 "feinschliff.v1.InferenceService",
             ),
             Servicer(
                 open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server,
-                OpenInference(models, Texts(models, answers), Completions(models, answers), ready),
+                OpenInference(models, Texts(models, answers), completions, ready),
                 "inference.GRPCInferenceService",
             ),
             Servicer(

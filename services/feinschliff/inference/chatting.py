@@ -8,8 +8,9 @@ from functools import partial
 from typing import NamedTuple
 
 from feinschliff.inference import conversation as words
-from feinschliff.inference.answers import Answers
-from feinschliff.inference.engine import Done, GenerationRequest
+from feinschliff.inference.answers import Answers, Held
+from feinschliff.inference.engine import Delta, Done, GenerationRequest
+from feinschliff.inference.guards.guarding import Guarded
 from feinschliff.inference.models import Granted
 from feinschliff.inference.several import Piece, several
 from feinschliff.inference.spelling import Speller
@@ -21,6 +22,7 @@ class Prepared(NamedTuple):
     """A chat that may begin: one request for each answer."""
 
     granted: Granted
+    guarded: Guarded
     requests: Sequence[GenerationRequest]
 
 
@@ -44,12 +46,15 @@ class Chatting:
 
     async def deltas(self) -> AsyncGenerator[pb.ChatDelta]:
         """The answers as they grow; the last delta of each says why it ended. Raises as `several`."""
-        granted, requests = self._prepared
-        async with aclosing(several(self._answers, granted.lease, requests)) as pieces:
+        granted, _, requests = self._prepared
+        async with aclosing(several(self._stream, granted.lease, requests)) as pieces:
             async for piece in pieces:
                 delta = self._delta(piece)
                 if delta.text or delta.logprobs or delta.finish_reason:
                     yield delta
+
+    def _stream(self, lease: Held, request: GenerationRequest) -> AsyncGenerator[Delta | Done]:
+        return self._prepared.guarded.watch(self._answers.stream(lease, request))
 
     def _delta(self, piece: Piece) -> pb.ChatDelta:
         number, event = piece

@@ -28,6 +28,7 @@ _PARTS_OF: dict[Role, tuple[str, ...]] = {"assistant": ("text", "tool_call"), "t
 _FINISH: dict[Finish, common_pb2.FinishReason.ValueType] = {
     Finish.STOP: common_pb2.FINISH_REASON_STOP,
     Finish.LENGTH: common_pb2.FINISH_REASON_LENGTH,
+    Finish.FILTERED: common_pb2.FINISH_REASON_CONTENT_FILTER,
     Finish.CANCELLED: common_pb2.FINISH_REASON_CANCELLED,
     Finish.FAILED: common_pb2.FINISH_REASON_ERROR,
 }

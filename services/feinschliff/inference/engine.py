@@ -21,6 +21,7 @@ class Finish(StrEnum):
 
     STOP = "stop"
     LENGTH = "length"
+    FILTERED = "content_filter"  # a guard ended it
     CANCELLED = "cancelled"
     FAILED = "failed"
 

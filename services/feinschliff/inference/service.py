@@ -14,6 +14,9 @@ from feinschliff.inference import judging
 from feinschliff.inference.answers import Answers
 from feinschliff.inference.chatting import Chatting, Prepared, gathered
 from feinschliff.inference.completions import Completions
+from feinschliff.inference.guards.bounds import guard_violations
+from feinschliff.inference.guards.guarding import Guards
+from feinschliff.inference.guards.proto import from_finding, to_guards
 from feinschliff.inference.inputs import refuse_unknown_ids
 from feinschliff.inference.models import Models
 from feinschliff.inference.proto import Asked, refuse_unserved, timestamp
@@ -22,7 +25,7 @@ from feinschliff.inference.several import drawn_apart
 from feinschliff.inference.texts import Texts
 from feinschliff.inference.wishes import read_sampling, read_wishes, wish_violations
 from feinschliff.kit.clock import Clock
-from feinschliff.kit.errors import Refusal
+from feinschliff.kit.errors import FieldViolation, Invalid, Refusal
 from feinschliff.kit.threads import offload
 from feinschliff.v1 import common_pb2, inference_pb2_grpc
 from feinschliff.v1 import inference_pb2 as pb
@@ -33,11 +36,14 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     """Chat, texts, classes and tokens; what this version does not serve answers UNIMPLEMENTED."""
 
-    def __init__(self, models: Models, answers: Answers, clock: Clock) -> None:
+    def __init__(
+        self, models: Models, answers: Answers, guards: Guards, completions: Completions, clock: Clock
+    ) -> None:
         self._models = models
         self._answers = answers
         self._clock = clock
-        self._completions = Completions(models, answers)
+        self._guards = guards
+        self._completions = completions
         self._texts = Texts(models, answers)
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
@@ -53,6 +59,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             finish_reason=first.finish_reason,
             usage=chat.usage,
             choices=choices if len(choices) > 1 or first.logprobs else [],
+            guards=map(from_finding, prepared.guarded.findings),
             latency_seconds=time.monotonic() - began,
             create_time=timestamp(created),
         )
@@ -63,9 +70,10 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         async with aclosing(chat.deltas()) as deltas:
             yield pb.ChatStreamResponse(identity=words.from_identity(prepared.granted.identity))
             async for delta in deltas:
-                reason = delta.finish_reason if delta.index == 0 else reason
+                reason = delta.finish_reason if delta.index == 0 and delta.finish_reason else reason
                 yield pb.ChatStreamResponse(delta=delta)
-        yield pb.ChatStreamResponse(end=pb.StreamEnd(finish_reason=reason, usage=chat.usage))
+        found = map(from_finding, prepared.guarded.findings)
+        yield pb.ChatStreamResponse(end=pb.StreamEnd(finish_reason=reason, usage=chat.usage, guards=found))
 
     async def Complete(self, request: pb.CompleteRequest, context: Context) -> pb.CompleteResponse:
         return await self._completions.whole(request, context.time_remaining())
@@ -116,6 +124,27 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             text = await offload(lease.engine.decode, list(request.ids), skip_special_tokens=skip)
         return pb.DetokenizeResponse(text=text)
 
+    async def CheckText(self, request: pb.CheckTextRequest, context: Context) -> pb.CheckTextResponse:
+        judging.refuse_texts(request.texts, 0)
+        if request.deployment and request.guards:
+            message = "Name a deployment or give guards, not both."
+            raise Invalid("REQUEST_INVALID", message, fields=[FieldViolation("guards", message, "FIELD_FORBIDDEN")])
+        if request.deployment:
+            guards = (await self._models.deployment(request.deployment)).spec.guards
+        else:
+            guards = to_guards(request.guards, "guards")
+            refuse(await offload(guard_violations, guards, "guards"))
+            missing = "Name a deployment, or give the guards to run."
+            refuse([] if guards else [FieldViolation("guards", missing, "FIELD_MISSING")])
+        left = context.time_remaining()
+        guarded = self._guards.over(guards, request.deployment, skip=False, seconds_left=left)
+        return pb.CheckTextResponse(
+            results=[
+                pb.CheckedText(flagged=one.is_blocked, guards=map(from_finding, one.findings))
+                for one in await guarded.check(request.texts)
+            ]
+        )
+
     async def _prepare(self, request: pb.ChatRequest, context: Context, path: str) -> Prepared:
         try:
             words.refuse_unserved_wishes(request)
@@ -131,12 +160,18 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 size = granted.lease.engine.facts.vocabulary_tokens
                 refuse(unknown_biases(sampling, size, f"{path}sampling"))
                 grammar = await offload(granted.lease.engine.grammar, wishes.form) if wishes.form else None
+                deployment, left = granted.deployment, context.time_remaining()
+                guarded = self._guards.over(
+                    deployment.spec.guards, deployment.name, skip=request.skip_guards, seconds_left=left
+                )
+                guarded.refuse_scores(wishes.logprobs is not None, f"{path}sampling.logprobs")
+                messages = await guarded.admit(messages, f"{path}messages")
                 prompt_ids = await offload(granted.lease.engine.encode_chat, messages)
-                defaults, limit = granted.deployment.spec.defaults, granted.context_tokens
+                limit = granted.context_tokens
                 wanted = generation(
                     prompt_ids,
                     sampling,
-                    defaults,
+                    deployment.spec.defaults,
                     granted.version,
                     context_tokens=limit,
                     logprobs=wishes.logprobs,
@@ -148,4 +183,4 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         except Refusal:
             self._answers.count_refused()
             raise
-        return Prepared(granted, drawn_apart(wanted, wishes.answers))
+        return Prepared(granted, guarded, drawn_apart(wanted, wishes.answers))

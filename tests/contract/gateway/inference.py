@@ -86,6 +86,21 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer, inference_pb2_grpc.
             )
         yield inference.ChatStreamResponse(end=inference.StreamEnd(finish_reason=finish, usage=_usage(chat, text)))
 
+    async def CheckText(self, request: inference.CheckTextRequest, context: Context) -> inference.CheckTextResponse:
+        """A text is flagged by the guard whose name stands in it."""
+        return inference.CheckTextResponse(
+            results=[
+                inference.CheckedText(
+                    flagged=any(guard.name in text for guard in request.guards),
+                    guards=[
+                        inference.GuardResult(guard=guard.name, triggered=guard.name in text)
+                        for guard in request.guards
+                    ],
+                )
+                for text in request.texts
+            ]
+        )
+
     async def CreateDeployment(
         self, request: inference.CreateDeploymentRequest, context: Context
     ) -> inference.Deployment:
@@ -135,6 +150,10 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer, inference_pb2_grpc.
             raise Exhausted("QUEUE_FULL", "The queue is full.", retry_after_seconds=2.5)
         if _said(request) == "crash":
             raise RuntimeError("a fault in the engine")
+        if _said(request) == "forbidden":
+            path = "messages[0]"
+            fields = [FieldViolation(path, "The guard 'g' blocks this.", "GUARD_BLOCKED")]
+            raise Invalid("GUARD_BLOCKED", "The guard 'g' blocks this.", fields=fields, guard="g", rule="r")
         if _said(request) == "long":
             path = "sampling.max_tokens" if request.sampling.max_tokens else "messages"
             raise Invalid(
@@ -160,6 +179,8 @@ def _said(request: inference.ChatRequest) -> str:
 def _answer(request: inference.ChatRequest) -> tuple[str, common.FinishReason.ValueType]:
     """`you said: ...`, cut at the first stop text and at max_tokens words."""
     text = f"you said: {_said(request)}"
+    if _said(request) == "say what a guard ends":
+        return "you said:", common.FINISH_REASON_CONTENT_FILTER
     for stop in request.sampling.stop:
         text = text.partition(stop)[0]
     words = text.split(" ")

@@ -33,6 +33,7 @@ EVERY_ROUTE = [
     ("GET", "/v1/models/x"),
     ("DELETE", "/v1/models/x"),
     ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/moderations"),
 ]
 
 

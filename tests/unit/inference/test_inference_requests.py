@@ -219,9 +219,14 @@ def test_wishes_that_are_not_served_are_refused(wish: dict[str, object]) -> None
         ("engine", inference_pb2.Deployment(engine=inference_pb2.Deployment.ENGINE_VLLM)),
         ("precision", inference_pb2.Deployment(precision=inference_pb2.Deployment.PRECISION_INT4)),
         ("replicas", inference_pb2.Deployment(replicas=2)),
-        ("guards", inference_pb2.Deployment(guards=[inference_pb2.Guard(name="g")])),
         ("defaults.n", inference_pb2.Deployment(defaults=common_pb2.SamplingParams(n=2))),
         ("defaults.logprobs", inference_pb2.Deployment(defaults=common_pb2.SamplingParams(logprobs=True))),
+        (
+            "guards[0].personal_data.kinds[0]",
+            inference_pb2.Deployment(
+                guards=[inference_pb2.Guard(personal_data=inference_pb2.PersonalDataGuard(kinds=["person"]))]
+            ),
+        ),
         ("routes[0].shadow", inference_pb2.Deployment(routes=[inference_pb2.Route(id="a", shadow=True)])),
         ("logging.stored_fraction", inference_pb2.Deployment(logging=inference_pb2.Logging(stored_fraction=1))),
     ],
