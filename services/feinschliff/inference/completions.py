@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
+from functools import partial
 from typing import NamedTuple
 
 from feinschliff.formats.records import Message
@@ -12,12 +14,15 @@ from feinschliff.inference import conversation as words
 from feinschliff.inference import inputs, judging
 from feinschliff.inference.answers import Answers
 from feinschliff.inference.chatting import Chatting, Prepared, gathered
+from feinschliff.inference.engine import Engine, GenerationRequest
 from feinschliff.inference.guards.guarding import Guarded, Guards
 from feinschliff.inference.life import Sampling
 from feinschliff.inference.models import Granted, Models
 from feinschliff.inference.proto import Asked, refuse_unserved
 from feinschliff.inference.requests import generation, refuse, sampling_violations, unknown_biases
+from feinschliff.inference.scores import ScoringRequest, TokenScore
 from feinschliff.inference.several import drawn_apart
+from feinschliff.inference.spelling import spelled
 from feinschliff.inference.wishes import Wishes, read_sampling, read_wishes, wish_violations
 from feinschliff.kit.errors import FieldViolation, Refusal, WrongState
 from feinschliff.kit.threads import offload
@@ -36,10 +41,11 @@ class _Drawn(NamedTuple):
 
 
 class _Begun(NamedTuple):
-    """Continuations that run, and the text that stands before them in the answer."""
+    """Continuations that run, the text that stands before them in the answer, and how likely its tokens are."""
 
     chat: Chatting
     echoed: str
+    prompt_logprobs: list[common_pb2.TokenLogprob]
 
 
 class Completions:
@@ -68,7 +74,7 @@ class Completions:
     ) -> pb.CompleteResponse:
         """The same on what is granted already; its lease is given back."""
         drawn = _read_wishes(request, path, sampling_path)
-        chat, echoed = await self._begin(granted, request, drawn, path, sampling_path, None)
+        chat, echoed, before = await self._begin(granted, request, drawn, path, sampling_path, None)
         async with aclosing(chat.deltas()) as deltas:
             choices = await gathered(deltas)
         if drawn.best_of > drawn.wishes.answers:
@@ -81,6 +87,7 @@ class Completions:
                     text=echoed + "".join(part.text for part in choice.message.parts),
                     finish_reason=choice.finish_reason,
                     logprobs=choice.logprobs if drawn.wishes.logprobs is not None else [],
+                    prompt_logprobs=before,
                 )
                 for place, choice in enumerate(choices)
             ],
@@ -94,12 +101,15 @@ class Completions:
         with self._counting_refusals():
             drawn = _read_wishes(request, "complete.", "complete.sampling", in_pieces=True)
             granted = await self._models.grant(request.model, seconds_left=seconds_left)
-        chat, echoed = await self._begin(granted, request, drawn, "complete.", "complete.sampling", seconds_left)
+        chat, echoed, before = await self._begin(
+            granted, request, drawn, "complete.", "complete.sampling", seconds_left
+        )
         reason = common_pb2.FINISH_REASON_UNSPECIFIED
         async with aclosing(chat.deltas()) as deltas:
             yield pb.CompleteStreamResponse(identity=words.from_identity(granted.identity))
             for index in range(drawn.wishes.answers if echoed else 0):
-                yield pb.CompleteStreamResponse(delta=pb.CompleteDelta(index=index, text=echoed))
+                repeated = pb.CompleteDelta(index=index, text=echoed, prompt_logprobs=before)
+                yield pb.CompleteStreamResponse(delta=repeated)
             async for delta in deltas:
                 reason = delta.finish_reason if delta.index == 0 else reason
                 yield pb.CompleteStreamResponse(
@@ -143,10 +153,12 @@ class Completions:
                     logprobs=0 if drawn.best_of > wishes.answers and wishes.logprobs is None else wishes.logprobs,
                     grammar=await offload(engine.grammar, wishes.form) if wishes.form else None,
                 )
+                before = await _prompt_logprobs(engine, wanted) if echoed and wishes.logprobs is not None else []
         except BaseException:
             granted.lease.give_back()
             raise
-        return _Begun(Chatting(Prepared(granted, guarded, drawn_apart(wanted, drawn.best_of)), self._answers), echoed)
+        chat = Chatting(Prepared(granted, guarded, drawn_apart(wanted, drawn.best_of)), self._answers)
+        return _Begun(chat, echoed, before)
 
     @contextmanager
     def _counting_refusals(self) -> Iterator[None]:
@@ -172,8 +184,21 @@ def _read_wishes(request: pb.CompleteRequest, path: str, sampling_path: str, *, 
     if not wishes.answers <= best_of <= most:
         rule = f"best_of must be {wishes.answers} (n) to {most}, not {best_of}; a stream shows all that is drawn."
         wrong.append(FieldViolation(f"{path}best_of", rule, "OUT_OF_RANGE"))
+    if request.echo and request.suffix and wishes.logprobs is not None:
+        rule = "The tokens of a text with a gap have no log-probabilities; leave out echo, suffix or logprobs."
+        wrong.append(FieldViolation(f"{path}echo", rule, "UNFIT"))
     refuse(wrong)
     return _Drawn(sampling, wishes, best_of)
+
+
+async def _prompt_logprobs(engine: Engine, wanted: GenerationRequest) -> list[common_pb2.TokenLogprob]:
+    """Of all tokens of a prompt; the first has 0, for nothing stands before it."""
+    ids, scores = wanted.prompt_ids, list[TokenScore]()
+    if len(ids) > 1:
+        asked = ScoringRequest(ids, 1, wanted.adapter_digest, wanted.logprobs or 0)
+        scores = await asyncio.wrap_future(engine.score(asked))
+    decode = partial(engine.decode, skip_special_tokens=False)
+    return await offload(spelled, [TokenScore(ids[0], 0.0), *scores], [], decode)
 
 
 def _likelihood(choice: pb.ChatChoice) -> float:
