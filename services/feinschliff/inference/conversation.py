@@ -61,8 +61,6 @@ def refuse_unserved_wishes(request: inference_pb2.ChatRequest) -> None:
     """Raises Unserved FIELD_UNSERVED."""
     refuse_unserved(
         [
-            Asked("tools", bool(request.tools)),
-            Asked("tool_choice", request.HasField("tool_choice")),
             Asked("store", request.store),
         ]
     )
@@ -76,9 +74,10 @@ def from_identity(identity: Identity) -> common_pb2.Identity:
     return common_pb2.Identity(**identity._asdict())
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> common_pb2.TokenUsage:
+def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> common_pb2.TokenUsage:
     return common_pb2.TokenUsage(
         prompt_tokens=prompt_tokens,
+        cached_tokens=cached_tokens,
         completion_tokens=completion_tokens,
         total_tokens=prompt_tokens + completion_tokens,
     )

@@ -14,16 +14,18 @@ from feinschliff.inference import judging
 from feinschliff.inference.answers import Answers
 from feinschliff.inference.chatting import Chatting, Prepared, gathered
 from feinschliff.inference.completions import Completions
+from feinschliff.inference.dialects import dialect_of
 from feinschliff.inference.guards.bounds import guard_violations
 from feinschliff.inference.guards.guarding import Guards
 from feinschliff.inference.guards.proto import from_finding, to_guards
 from feinschliff.inference.inputs import refuse_unknown_ids
 from feinschliff.inference.models import Models
-from feinschliff.inference.proto import Asked, refuse_unserved, timestamp
-from feinschliff.inference.requests import generation, refuse, sampling_violations, unknown_biases
-from feinschliff.inference.several import drawn_apart
+from feinschliff.inference.preparing import prepare
+from feinschliff.inference.proto import timestamp
+from feinschliff.inference.requests import refuse
 from feinschliff.inference.texts import Texts
-from feinschliff.inference.wishes import read_sampling, read_wishes, wish_violations
+from feinschliff.inference.tools import Toolbox, tool_violations
+from feinschliff.inference.wishes import to_tools
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.errors import FieldViolation, Invalid, Refusal
 from feinschliff.kit.threads import offload
@@ -95,20 +97,17 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         return await self._texts.classify(request, context.time_remaining())
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
-        conversation = request.conversation
-        is_chat = request.HasField("conversation")
-        refuse_unserved(
-            [
-                Asked("conversation.tools", bool(conversation.tools)),
-                Asked("conversation.add_generation_prompt", is_chat and not conversation.add_generation_prompt),
-            ]
-        )
+        conversation, is_chat = request.conversation, request.HasField("conversation")
         with (await self._models.grant(request.model, seconds_left=context.time_remaining())).lease as lease:
             engine = lease.engine
             if is_chat:
                 messages = words.to_messages(conversation.messages, "conversation.messages")
-                ids = await offload(engine.encode_chat, messages)
-                rendered = await offload(engine.render_chat, messages)
+                box, opens = Toolbox(tuple(to_tools(conversation.tools))), conversation.add_generation_prompt
+                refuse(list(tool_violations(box, "conversation.")))
+                if box.is_used:
+                    dialect_of(engine.facts.chat_template)
+                ids = await offload(engine.encode_chat, messages, box.for_template, opens)
+                rendered = await offload(engine.render_chat, messages, box.for_template, opens)
             else:
                 ids, rendered = await offload(engine.encode_text, request.text), request.text
             tokens = [engine.decode([one], skip_special_tokens=False) for one in ids]
@@ -147,40 +146,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     async def _prepare(self, request: pb.ChatRequest, context: Context, path: str) -> Prepared:
         try:
-            words.refuse_unserved_wishes(request)
-            sampling = read_sampling(request.sampling)
-            wrong = sampling_violations(sampling, f"{path}sampling")
-            refuse([*wrong, *wish_violations(request.sampling, f"{path}sampling")])
-            wishes = read_wishes(request.sampling, f"{path}sampling")
-            messages = words.to_messages(request.messages, f"{path}messages")
-            granted = await self._models.grant(request.model, seconds_left=context.time_remaining())
-            try:
-                if facts := granted.lease.engine.head(granted.lease.adapter_digest):
-                    raise judging.not_a_chat_model(request.model, facts)
-                size = granted.lease.engine.facts.vocabulary_tokens
-                refuse(unknown_biases(sampling, size, f"{path}sampling"))
-                grammar = await offload(granted.lease.engine.grammar, wishes.form) if wishes.form else None
-                deployment, left = granted.deployment, context.time_remaining()
-                guarded = self._guards.over(
-                    deployment.spec.guards, deployment.name, skip=request.skip_guards, seconds_left=left
-                )
-                guarded.refuse_scores(wishes.logprobs is not None, f"{path}sampling.logprobs")
-                messages = await guarded.admit(messages, f"{path}messages")
-                prompt_ids = await offload(granted.lease.engine.encode_chat, messages)
-                limit = granted.context_tokens
-                wanted = generation(
-                    prompt_ids,
-                    sampling,
-                    deployment.spec.defaults,
-                    granted.version,
-                    context_tokens=limit,
-                    logprobs=wishes.logprobs,
-                    grammar=grammar,
-                )
-            except BaseException:
-                granted.lease.give_back()
-                raise
+            left = context.time_remaining()
+            return await prepare(self._models, self._guards, request, path, seconds_left=left)
         except Refusal:
             self._answers.count_refused()
             raise
-        return Prepared(granted, guarded, drawn_apart(wanted, wishes.answers))

@@ -43,6 +43,12 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer, inference_pb2_grpc.
         self._admit(request)
         said = _said(request)
         await self._maybe_hang(said)
+        if said == "call":
+            return inference.ChatResponse(
+                identity=_identity(request.model),
+                message=common.Message(role=common.ROLE_ASSISTANT, parts=[common.Part(tool_call=_call(request))]),
+                finish_reason=common.FINISH_REASON_TOOL_CALLS,
+            )
         text, finish = _answer(request)
         message = common.Message(role=common.ROLE_ASSISTANT, parts=[common.Part(text=text)])
         logprobs = [*_tokens(text), END_OF_TURN] if request.sampling.logprobs else []
@@ -65,6 +71,13 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer, inference_pb2_grpc.
         self._admit(chat)
         text, finish = _answer(chat)
         yield inference.ChatStreamResponse(identity=_identity(chat.model))
+        if _said(chat) == "call":
+            call = _call(chat)
+            pieces = [inference.ToolCallDelta(arguments_text=text) for text in ('{"city": "Ulm", ', '"days": 3}')]
+            for piece in (inference.ToolCallDelta(id=call.id, name=call.name), *pieces):
+                yield inference.ChatStreamResponse(delta=inference.ChatDelta(tool_call=piece))
+            yield inference.ChatStreamResponse(end=inference.StreamEnd(finish_reason=common.FINISH_REASON_TOOL_CALLS))
+            return
         if _said(chat) != "hang later":
             await self._maybe_hang(_said(chat))
         words = text.split(" ")
@@ -187,6 +200,12 @@ def _answer(request: inference.ChatRequest) -> tuple[str, common.FinishReason.Va
     if request.sampling.max_tokens and len(words) > request.sampling.max_tokens:
         return " ".join(words[: request.sampling.max_tokens]), common.FINISH_REASON_LENGTH
     return text, common.FINISH_REASON_STOP
+
+
+def _call(request: inference.ChatRequest) -> common.ToolCall:
+    call = common.ToolCall(id="call_1", name=request.tools[0].name)
+    call.arguments.update({"city": "Ulm", "days": 3})
+    return call
 
 
 def _tokens(text: str) -> list[common.TokenLogprob]:
