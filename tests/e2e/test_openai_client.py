@@ -21,6 +21,30 @@ def upload(client: openai.OpenAI, content: bytes, name: str = "train.jsonl") -> 
     return client.files.create(file=(name, io.BytesIO(content)), purpose="fine-tune").id
 
 
+def check_texts(client: openai.OpenAI, model: str) -> None:
+    """They are continued, scored, and turned into vectors."""
+    asked = {"model": model, "temperature": 0, "max_tokens": 6, "logprobs": 2, "echo": True}
+    texts = ["please help", "where is my order"]
+    whole = client.completions.create(prompt=texts, **asked)  # type: ignore[call-overload]
+    assert [choice.text.startswith(text) for choice, text in zip(whole.choices, texts, strict=True)] == [True] * 2
+    for choice in whole.choices:
+        likely = choice.logprobs
+        assert likely.token_logprobs[0] is None
+        assert all(number <= 0 for number in likely.token_logprobs[1:])
+        assert "".join(likely.tokens[:2]) == choice.text[: likely.text_offset[2]]
+    chunks = list(client.completions.create(prompt=texts, stream=True, **asked))  # type: ignore[call-overload]
+    for place, choice in enumerate(whole.choices):
+        mine = [chunk.choices[0] for chunk in chunks if chunk.choices[0].index == place]
+        assert "".join(one.text for one in mine) == choice.text
+        assert [token for one in mine for token in one.logprobs.tokens] == choice.logprobs.tokens
+
+    vectors = client.embeddings.create(model=model, input=texts).data
+    again = client.embeddings.create(model=model, input=texts[1], encoding_format="float").data
+    assert sum(number**2 for number in vectors[0].embedding) == pytest.approx(1, abs=1e-5)
+    assert vectors[1].embedding == pytest.approx(again[0].embedding, abs=1e-5)
+    assert vectors[0].embedding != pytest.approx(vectors[1].embedding, abs=1e-2)
+
+
 @pytest.mark.timeout(300)
 def test_the_fine_tuning_flow_works_unchanged(client: openai.OpenAI, base: str) -> None:
     content = chat_rows(40)
@@ -69,6 +93,7 @@ def test_the_fine_tuning_flow_works_unchanged(client: openai.OpenAI, base: str) 
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == answer.choices[0].message.content
     assert chunks[-1].usage == answer.usage
+    check_texts(client, done.fine_tuned_model)
 
 
 @pytest.mark.parametrize(

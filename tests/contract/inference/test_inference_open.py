@@ -21,6 +21,7 @@ from feinschliff.v1 import open_inference_pb2 as pb
 from tests.contract.inference.kinds import Made, with_head
 from tests.contract.inference.site import PARENT, Site, chat_request, refusing, text_of
 from tests.support.tiny_model import HIDDEN
+from tests.support.waiting import eventually_async
 
 SERVICE = "inference.GRPCInferenceService"
 GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 8}
@@ -228,5 +229,9 @@ async def test_what_a_model_refuses_is_refused_with_its_reason(site: Site, clien
     with pytest.raises(NotFound) as unknown:
         await client.infer(infer("nobody", ["x"]))
     assert unknown.value.reason == "MODEL_UNKNOWN"
-    state = await site.deployments.GetReplicaState(ours.GetReplicaStateRequest(name=f"{PARENT}/deployments/d"))
-    assert state.replicas[0].running_calls == 0
+
+    async def nothing_runs() -> bool:
+        state = await site.deployments.GetReplicaState(ours.GetReplicaStateRequest(name=f"{PARENT}/deployments/d"))
+        return state.replicas[0].running_calls == 0
+
+    await eventually_async(nothing_runs, 20, "the other texts of a refused call to end")
