@@ -9,13 +9,13 @@ from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import NamedTuple
 
-from feinschliff.formats.records import Message
 from feinschliff.inference import conversation as words
 from feinschliff.inference import inputs, judging
 from feinschliff.inference.answers import Answers
 from feinschliff.inference.chatting import Chatting, Prepared, gathered
 from feinschliff.inference.engine import Engine, GenerationRequest
 from feinschliff.inference.guards.guarding import Guarded, Guards
+from feinschliff.inference.guards.proto import from_finding
 from feinschliff.inference.life import Sampling
 from feinschliff.inference.models import Granted, Models
 from feinschliff.inference.proto import Asked, refuse_unserved
@@ -44,6 +44,7 @@ class _Begun(NamedTuple):
     """Continuations that run, the text that stands before them in the answer, and how likely its tokens are."""
 
     chat: Chatting
+    guarded: Guarded
     echoed: str
     prompt_logprobs: list[common_pb2.TokenLogprob]
 
@@ -74,7 +75,7 @@ class Completions:
     ) -> pb.CompleteResponse:
         """The same on what is granted already; its lease is given back."""
         drawn = _read_wishes(request, path, sampling_path)
-        chat, echoed, before = await self._begin(granted, request, drawn, path, sampling_path, None)
+        chat, guarded, echoed, before = await self._begin(granted, request, drawn, path, sampling_path, None)
         async with aclosing(chat.deltas()) as deltas:
             choices = await gathered(deltas)
         if drawn.best_of > drawn.wishes.answers:
@@ -92,6 +93,7 @@ class Completions:
                 for place, choice in enumerate(choices)
             ],
             usage=chat.usage,
+            guards=map(from_finding, guarded.findings),
         )
 
     async def stream(
@@ -101,7 +103,7 @@ class Completions:
         with self._counting_refusals():
             drawn = _read_wishes(request, "complete.", "complete.sampling", in_pieces=True)
             granted = await self._models.grant(request.model, seconds_left=seconds_left)
-        chat, echoed, before = await self._begin(
+        chat, guarded, echoed, before = await self._begin(
             granted, request, drawn, "complete.", "complete.sampling", seconds_left
         )
         reason = common_pb2.FINISH_REASON_UNSPECIFIED
@@ -120,7 +122,8 @@ class Completions:
                         finish_reason=delta.finish_reason,
                     )
                 )
-        yield pb.CompleteStreamResponse(end=pb.StreamEnd(finish_reason=reason, usage=chat.usage))
+        found = map(from_finding, guarded.findings)
+        yield pb.CompleteStreamResponse(end=pb.StreamEnd(finish_reason=reason, usage=chat.usage, guards=found))
 
     async def _begin(
         self,
@@ -158,7 +161,7 @@ class Completions:
             granted.lease.give_back()
             raise
         chat = Chatting(Prepared(granted, guarded, drawn_apart(wanted, drawn.best_of)), self._answers)
-        return _Begun(chat, echoed, before)
+        return _Begun(chat, guarded, echoed, before)
 
     @contextmanager
     def _counting_refusals(self) -> Iterator[None]:
@@ -214,11 +217,11 @@ class _Prompt(NamedTuple):
 
 
 async def _prompt(request: pb.CompleteRequest, granted: Granted, guarded: Guarded, path: str) -> _Prompt:
-    engine, echoed = granted.lease.engine, ""
+    engine, echoed, suffix_path = granted.lease.engine, "", f"{path}suffix"
     match request.WhichOneof("input"):
         case "text":
             path += "text"
-            text = await _admitted(guarded, request.text, path)
+            text = await guarded.admit_text(request.text, path)
             ids = await offload(engine.encode_text, text)
             echoed = text if request.echo else ""
         case "tokens":
@@ -226,22 +229,16 @@ async def _prompt(request: pb.CompleteRequest, granted: Granted, guarded: Guarde
             ids = list(request.tokens.ids)
             inputs.refuse_unknown_ids(ids, engine.facts.vocabulary_tokens, path)
             said = await offload(engine.decode, ids, skip_special_tokens=False)
-            text = await _admitted(guarded, said, path)
+            text = await guarded.admit_text(said, path)
             ids = ids if text == said else await offload(engine.encode_text, text)
             echoed = text if request.echo else ""
         case _:
             raise inputs.missing_input(f"{path}text")
     inputs.refuse_wordless(ids, path)
     if request.suffix:
-        ids = await _around_a_gap(request, granted, await _admitted(guarded, request.suffix, path), ids)
+        ids = await _around_a_gap(request, granted, await guarded.admit_text(request.suffix, suffix_path), ids)
     inputs.refuse_full(len(ids), granted.context_tokens, path)
     return _Prompt(ids, echoed)
-
-
-async def _admitted(guarded: Guarded, text: str, path: str) -> str:
-    """The text as the model may see it; raises as `Guarded.admit`."""
-    (turn,) = await guarded.admit([Message(role="user", content=text)], path)
-    return turn.content or ""
 
 
 async def _around_a_gap(request: pb.CompleteRequest, granted: Granted, after: str, before: list[int]) -> list[int]:

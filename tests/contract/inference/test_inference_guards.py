@@ -99,6 +99,52 @@ async def test_what_comes_out_is_ended_or_masked_and_the_same_as_a_stream(site: 
     assert (await site.chat(block, max_tokens=TOKENS)).usage.completion_tokens < TOKENS
 
 
+async def test_continuations_and_several_answers_are_guarded_too(site: Site) -> None:
+    plain = await guarded(site, "plain")
+    mail = await guarded(site, "mail", pb.Guard(name="mail", personal_data=MAIL, action=MASK))
+    sampling = common_pb2.SamplingParams(temperature=0, max_tokens=8)
+    said = pb.CompleteRequest(model=mail, text="I am jane@example.com", echo=True, sampling=sampling)
+    expected = pb.CompleteRequest(model=plain, text="I am [EMAIL]", echo=True, sampling=sampling)
+    masked = await refusing(site.chats.Complete(said, timeout=30))
+    assert masked.choices == (await refusing(site.chats.Complete(expected, timeout=30))).choices
+    assert masked.guards[0].triggered
+    ids = (await site.chats.Tokenize(pb.TokenizeRequest(model=plain, text=said.text))).ids
+    tokens = pb.CompleteRequest(model=mail, tokens=pb.TokenIds(ids=ids), echo=True, sampling=sampling)
+    assert (await refusing(site.chats.Complete(tokens, timeout=30))).choices == masked.choices
+    block = await guarded(site, "block", pb.Guard(name="mail", personal_data=MAIL))
+    for fields, field in (
+        ({"text": said.text}, "text"),
+        ({"tokens": tokens.tokens}, "tokens.ids"),
+        ({"text": "a", "suffix": said.text}, "suffix"),
+    ):
+        blocked = await refused(site.chats.Complete(pb.CompleteRequest(model=block, **fields), timeout=30))
+        assert (blocked.reason, blocked.fields[0].field) == ("GUARD_BLOCKED", field)
+
+    whole = text_of(await site.chat(plain))
+    word = pb.Guard(name="w", pattern=pb.PatternGuard(patterns=[whole.split()[0]]), stage=OUT)
+    ends = await guarded(site, "ends", word)
+    both = await site.chat(ends, n=2)
+    assert [choice.finish_reason for choice in both.choices] == [FILTERED, FILTERED]
+    for fields in ({"logprobs": True}, {"top_logprobs": 1, "logprobs": True}):
+        told = await refused(site.chat(ends, **fields))
+        assert (type(told), told.fields[0].field) == (Unserved, "sampling.logprobs")
+    drawn = common_pb2.SamplingParams(temperature=1, max_tokens=8, seed=3, n=1)
+    best = [
+        await refusing(
+            site.chats.Complete(pb.CompleteRequest(model=one, text="a", best_of=4, sampling=drawn), timeout=30)
+        )
+        for one in (plain, mail)
+    ]
+    assert best[0].choices == best[1].choices
+    pieces = [
+        one
+        async for one in site.chats.CompleteStream(
+            pb.CompleteStreamRequest(complete=pb.CompleteRequest(model=mail, text="a", sampling=sampling)), timeout=30
+        )
+    ]
+    assert [one.guard for one in pieces[-1].end.guards] == ["mail"]
+
+
 async def test_guards_of_a_deployment_are_checked_kept_and_changed(site: Site) -> None:
     wrong = [
         pb.Guard(name="a", pattern=pb.PatternGuard(patterns=["fine", "(?=a)", "a*"])),
@@ -215,7 +261,8 @@ async def test_a_model_with_a_head_and_a_model_that_chats_judge(site: Site, tiny
     answer = await site.chat(held)
     assert (text_of(answer), answer.finish_reason) == ("", FILTERED)
     events = await streamed(site, chat_request(held))
-    assert [event.WhichOneof("event") for event in events] == ["identity", "end"]
+    assert not any(event.delta.text for event in events)
+    assert events[-1].end.finish_reason == FILTERED
 
     says = pb.CheckTextRequest(texts=["hello"], guards=[judged(verdict, 0.5, model=site.base)])
     assert (await site.chats.CheckText(says)).results[0].flagged

@@ -69,15 +69,24 @@ class Guarded:
         return self._findings.all()
 
     def refuse_scores(self, asked: bool, path: str) -> None:
-        """Tokens in words would show what guards over the answer hide.
+        """Tokens in words would show what guards take out of the answer.
 
         Raises:
             Unserved: FIELD_UNSERVED.
         """
-        refuse_unserved([Asked(path, asked and any(self._at(Stage.OUTPUT)))])
+        changing = [guard for guard in self._guards if guard.runs_at(Stage.OUTPUT) and guard.action is not Action.LOG]
+        refuse_unserved([Asked(path, asked and bool(changing))])
 
-    async def admit(self, messages: Sequence[Message], path: str) -> list[Message]:
+    async def admit_text(self, text: str, path: str) -> str:
+        """A text as the model may see it; the path is its own. Raises as `admit`."""
+        (turn,) = await self.admit([Message(role="user", content=text)], path, is_one_text=True)
+        return turn.content or ""
+
+    async def admit(self, messages: Sequence[Message], path: str, *, is_one_text: bool = False) -> list[Message]:
         """The conversation as the model may see it.
+
+        Args:
+            is_one_text: the path is that of the only turn, not that of the turns.
 
         Raises:
             Invalid: GUARD_BLOCKED.
@@ -90,10 +99,10 @@ class Guarded:
         for guard in guards:
             self._findings.note(guard, Stage.INPUT, admitted.found.get(guard.name, {}))
         if admitted.block:
-            raise blocked(admitted.block, path)
+            raise blocked(admitted.block._replace(turn=None) if is_one_text else admitted.block, path)
         left = admitted.messages
         for guard in judging:
-            left = await self._judge_turns(guard, left, path)
+            left = await self._judge_turns(guard, left, path, is_one_text=is_one_text)
         return left
 
     async def watch(self, events: AsyncGenerator[Delta | Done]) -> AsyncGenerator[Delta | Done]:
@@ -118,7 +127,7 @@ class Guarded:
                     if judging:
                         held, text = held + text, ""
                     if isinstance(event, Delta) and not is_blocked:
-                        yield Delta(text)
+                        yield replace(event, text=text)
                         continue
                     done = event if isinstance(event, Done) else Done(Finish.STOP, tokens)
                     await events.aclose()  # its place in the batch is free before a model judges
@@ -166,12 +175,14 @@ class Guarded:
             return await offload(reading.feed, piece, is_whole=is_whole)
         return reading.feed(piece, is_whole=is_whole)
 
-    async def _judge_turns(self, guard: Guard, messages: list[Message], path: str) -> list[Message]:
+    async def _judge_turns(
+        self, guard: Guard, messages: list[Message], path: str, *, is_one_text: bool
+    ) -> list[Message]:
         turns = [turn for turn in newest_from_outside(messages) if messages[turn].content]
         triggering = await self._judged(guard, Stage.INPUT, [messages[turn].content or "" for turn in turns])
         for turn, labels in zip(turns, triggering, strict=True):
             if labels and guard.action is Action.BLOCK:
-                raise blocked(Block(guard, labels[0], turn), path)
+                raise blocked(Block(guard, labels[0], None if is_one_text else turn), path)
             if labels and guard.action is Action.MASK:
                 messages = list(messages)
                 messages[turn] = messages[turn].model_copy(update={"content": MASKED})
