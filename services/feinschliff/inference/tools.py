@@ -110,7 +110,7 @@ def tool_form(box: Toolbox, dialect: Dialect, response: Form | None, path: str) 
         rules += ["start: calls | value", f"value: {response.schemas[0].rule}"]
         schemas += response.schemas
     elif dialect.opening:
-        rules += [f"start: (lead {_behind_opening(dialect, repeats=repeats)})? TEXT?", TO_MARKER, "TEXT: /(.|\\n)*/"]
+        rules += [f"start: (TEXT | lead {_behind_opening(dialect, repeats=repeats)})?", TO_MARKER, "TEXT: /(.|\\n)*/"]
     else:
         rules += ["start: calls | TEXT", "TEXT: /[^{](.|\\n)*/"]
     return Form("\n".join(rules), tuple(schemas), marker=dialect.opening)
