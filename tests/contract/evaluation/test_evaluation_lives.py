@@ -116,7 +116,8 @@ def process(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., RoomPr
             mode="json", exclude_defaults=True
         )
         environment = {f"FEINSCHLIFF_{name.upper()}": str(value) for name, value in values.items()}
-        made.append(room_process("evaluation", port, environment | {"FEINSCHLIFF_FAILPOINTS": failpoints}, tmp_path))
+        environment["FEINSCHLIFF_FAILPOINTS"] = failpoints
+        made.append(room_process("evaluation", port, environment, tmp_path, is_forked=True))
         return made[-1]
 
     yield make
