@@ -14,6 +14,7 @@ from feinschliff.artifacts.s3 import S3Store
 from feinschliff.cli.embedded_s3 import start_s3
 from feinschliff.lm.threads import share_cores
 from tests.support import ports
+from tests.support.databases import copy_on_sqlite
 from tests.support.postgres import Postgres, start_postgres
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Outage, S3Server
 from tests.support.tiny_model import make_tiny_model
@@ -66,19 +67,37 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture
-def postgres_url(postgres: Postgres) -> Iterator[str]:
-    """SQLAlchemy URL of an empty database."""
-    database = f"test_{uuid.uuid4().hex[:12]}"
-    yield postgres.create(database)
-    postgres.drop(database)
+def tables_of() -> str:
+    """The room whose tables a test's database has at first; none unless its folder or file says so."""
+    return ""
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres, tables_of: str) -> Iterator[str]:
+    """SQLAlchemy URL of a database without rows."""
+    database = postgres.lend(tables_of)
+    yield postgres.url(database)
+    postgres.take_back(database, tables_of)
+
+
+@pytest.fixture(scope="session")
+def sqlite_templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("templates")
+
+
+@pytest.fixture
+def sqlite_url(sqlite_templates: Path, tables_of: str, tmp_path: Path) -> str:
+    """The same on SQLite."""
+    path = tmp_path / "test.db"
+    if tables_of:
+        copy_on_sqlite(path, tables_of, sqlite_templates)
+    return f"sqlite:///{path}"
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """SQLAlchemy URL of an empty database, once on SQLite and once on PostgreSQL."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'test.db'}"
-    url: str = request.getfixturevalue("postgres_url")
+def database_url(request: pytest.FixtureRequest) -> str:
+    """SQLAlchemy URL of a database without rows, once on SQLite and once on PostgreSQL."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
     return url
 
 

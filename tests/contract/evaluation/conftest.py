@@ -44,6 +44,11 @@ def fuzzy(name: str = "near") -> pb.Grader:
 
 
 @pytest.fixture
+def tables_of() -> str:
+    return "evaluation"
+
+
+@pytest.fixture
 def peers() -> Iterator[Peers]:
     """Ingestion with 12 conversations as VERSION, and inference that answers rightly."""
     peers = Peers()

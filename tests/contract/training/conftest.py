@@ -168,6 +168,11 @@ class Training:
 
 
 @pytest.fixture
+def tables_of() -> str:
+    return "training"
+
+
+@pytest.fixture
 def training(database_url: str, tmp_path: Path) -> Iterator[Training]:
     database = Database(database_url, "training")
     database.upgrade()

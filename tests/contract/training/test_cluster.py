@@ -21,9 +21,9 @@ CLUSTER = Profiles(default="cpu", profiles=(Profile(name="cpu", image="registry.
 
 
 @pytest.fixture
-def database_url(tmp_path: Path) -> str:
+def database_url(sqlite_url: str) -> str:
     """SQLite alone: the store's promises are tested on both, the processes need one."""
-    return f"sqlite:///{tmp_path / 'training.db'}"
+    return sqlite_url
 
 
 @pytest.fixture
