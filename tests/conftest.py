@@ -16,6 +16,7 @@ from feinschliff.cli.embedded_s3 import start_s3
 from feinschliff.lm.threads import share_cores
 from tests.support import ports
 from tests.support.databases import copy_on_sqlite
+from tests.support.longest import place_of
 from tests.support.postgres import Postgres, start_postgres
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Outage, S3Server
 from tests.support.tiny_model import make_tiny_model
@@ -23,6 +24,11 @@ from tests.support.tiny_model import make_tiny_model
 settings.register_profile("shared-machine", deadline=None)  # how long an example takes is the machine's affair
 settings.load_profile("shared-machine")
 share_cores()  # before any test imports torch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--no-loadscope-reorder`, workers begin files in this order; without it, those with the most tests."""
+    items.sort(key=lambda item: place_of(item.nodeid.partition("::")[0]))
 
 
 def pytest_collection_finish() -> None:
