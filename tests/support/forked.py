@@ -115,5 +115,6 @@ def run(
             program.kill()
             program.wait()
             raise
-        said = [file.seek(0) or file.read().decode() for file in (output, errors)]
-    return subprocess.CompletedProcess([module, *arguments], code, *said)
+        output.seek(0), errors.seek(0)
+        said, complained = output.read().decode(), errors.read().decode()
+    return subprocess.CompletedProcess([module, *arguments], code, said, complained)
