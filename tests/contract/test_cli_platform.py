@@ -27,7 +27,7 @@ from feinschliff.cli.state import PlatformState, read_state
 from tests.support import forked
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 START_SECONDS_MAX = 90.0
 _INHERITED = ("PATH", "LANG", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 

@@ -306,7 +306,7 @@ async def test_what_is_counted_can_be_read_at_the_metrics_port(room: Room, peers
     async def counted() -> bool:
         return 'feinschliff_evaluation_runs{state="completed"} 1.0' in await page()
 
-    await eventually_async(counted, 10, "the gauge of completed runs")
+    await eventually_async(counted, 30, "the gauge of completed runs")
     text = await page()
     assert 'feinschliff_evaluation_items_total{outcome="passed"} 11.0' in text
     assert 'feinschliff_evaluation_items_total{outcome="failed"} 1.0' in text

@@ -30,7 +30,7 @@ def main(folder: str, url: str) -> int:
             seal(folder, f"{job}/result", {"metrics.csv": b""}, {"tasks": dict(prefixes)}, kind="result")
         case "wait":
             signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
-            time.sleep(60)
+            time.sleep(120)
         case "heed":  # saves when the service tells it to pause, and hears no signal
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             attempts = attempts_in(url)
