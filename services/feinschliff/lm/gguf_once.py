@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 _lock = threading.Lock()
 
@@ -18,10 +19,11 @@ def read_once() -> Iterator[None]:
     """
     import gguf
 
+    module: Any = gguf
     with _lock:
-        reader, names = gguf.GGUFReader, gguf.get_tensor_name_map
-        gguf.GGUFReader, gguf.get_tensor_name_map = cache(reader), cache(names)
+        reader, names = module.GGUFReader, module.get_tensor_name_map
+        module.GGUFReader, module.get_tensor_name_map = cache(reader), cache(names)
         try:
             yield
         finally:
-            gguf.GGUFReader, gguf.get_tensor_name_map = reader, names
+            module.GGUFReader, module.get_tensor_name_map = reader, names
