@@ -9,8 +9,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # torch goes first and alone: at another version, pip would bring gigabytes of GPU packages to a machine without a GPU.
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
-# Two workers with one thread each: more threads than cores make torch many times slower.
-PARALLEL := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=2 --dist=loadfile
+# Two workers with one thread each: more threads than cores make torch many times slower. The longest files begin first.
+WORKERS ?= 2
+PARALLEL := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
 SOURCES := services tests setup.py protos charts deploy
 # Images: what `make images` builds, and what it calls them.
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -14,6 +15,8 @@ from feinschliff.artifacts.s3 import S3Store
 from feinschliff.cli.embedded_s3 import start_s3
 from feinschliff.lm.threads import share_cores
 from tests.support import ports
+from tests.support.databases import copy_on_sqlite
+from tests.support.longest import place_of
 from tests.support.postgres import Postgres, start_postgres
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Outage, S3Server
 from tests.support.tiny_model import make_tiny_model
@@ -21,6 +24,17 @@ from tests.support.tiny_model import make_tiny_model
 settings.register_profile("shared-machine", deadline=None)  # how long an example takes is the machine's affair
 settings.load_profile("shared-machine")
 share_cores()  # before any test imports torch
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--no-loadscope-reorder`, workers begin files in this order; without it, those with the most tests."""
+    items.sort(key=lambda item: place_of(item.nodeid.partition("::")[0]))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays, so no collection need walk through it: torch alone makes one take 0.3 s."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -66,19 +80,37 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture
-def postgres_url(postgres: Postgres) -> Iterator[str]:
-    """SQLAlchemy URL of an empty database."""
-    database = f"test_{uuid.uuid4().hex[:12]}"
-    yield postgres.create(database)
-    postgres.drop(database)
+def tables_of() -> str:
+    """The room whose tables a test's database has at first; none unless its folder or file says so."""
+    return ""
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres, tables_of: str) -> Iterator[str]:
+    """SQLAlchemy URL of a database without rows."""
+    database = postgres.lend(tables_of)
+    yield postgres.url(database)
+    postgres.take_back(database, tables_of)
+
+
+@pytest.fixture(scope="session")
+def sqlite_templates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("templates")
+
+
+@pytest.fixture
+def sqlite_url(sqlite_templates: Path, tables_of: str, tmp_path: Path) -> str:
+    """The same on SQLite."""
+    path = tmp_path / "test.db"
+    if tables_of:
+        copy_on_sqlite(path, tables_of, sqlite_templates)
+    return f"sqlite:///{path}"
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """SQLAlchemy URL of an empty database, once on SQLite and once on PostgreSQL."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'test.db'}"
-    url: str = request.getfixturevalue("postgres_url")
+def database_url(request: pytest.FixtureRequest) -> str:
+    """SQLAlchemy URL of a database without rows, once on SQLite and once on PostgreSQL."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
     return url
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from feinschliff.cli.demo_steps import sample
+from feinschliff.kit.client import bare_channel
+from feinschliff.v1 import training_pb2, training_pb2_grpc
 from tests.contract.test_cli_platform import Cli
 from tests.support.waiting import eventually
 
@@ -52,7 +54,8 @@ def trained(cli: Cli, data: str, base: str) -> Any:
     words = ("--epochs", "6", "--batch-size", "4", "--learning-rate", "1e-3", "--output-model", "intents")
     job = cli.json("train", data, "--base", base, *words, "--suffix", "flow")
     name = job["name"].rsplit("/", 1)[1]
-    eventually(lambda: steps_of(cli, name) >= 5, JOB_SECONDS_MAX, "the fifth step")
+    eventually(lambda: seen(cli, name).metrics.step >= 5, JOB_SECONDS_MAX, "the fifth step")
+    assert int(listed(cli, name)["metrics"]["step"]) >= 5
     cli("down")
     assert cli.leftovers() == [], "a trainer was left behind"
     cli("up", "--detach")
@@ -60,9 +63,18 @@ def trained(cli: Cli, data: str, base: str) -> Any:
     return {"name": name, "events": [line["event"] for line in lines if "event" in line], "job": lines[-1]["job"]}
 
 
-def steps_of(cli: Cli, name: str) -> int:
+def seen(cli: Cli, name: str) -> training_pb2.TrainingJob:
+    """The job as it is now, by a call of ours: a command at every look would take the time that the job needs."""
+    address = f"127.0.0.1:{cli.state().ports['training_port']}"
+    with bare_channel(address) as channel:
+        request = training_pb2.GetTrainingJobRequest(name=f"projects/default/trainingJobs/{name}")
+        found: training_pb2.TrainingJob = training_pb2_grpc.TrainingServiceStub(channel).GetTrainingJob(request)
+    return found
+
+
+def listed(cli: Cli, name: str) -> Any:
     [job] = [one for one in cli.json("jobs") if one["name"].endswith(name)]
-    return int(job.get("metrics", {}).get("step", 0))
+    return job
 
 
 def test_a_job_goes_on_where_it_was_when_the_platform_went_down(trained: Any) -> None:
@@ -151,12 +163,13 @@ def test_a_job_is_cancelled_for_good(cli: Cli, data: str, base: str) -> None:
 
 def test_a_job_is_paused_resumed_and_retried(cli: Cli, data: str, base: str) -> None:
     name = cli.json("train", data, "--base", base, "--epochs", "50")["name"].rsplit("/", 1)[1]
-    eventually(lambda: steps_of(cli, name) >= 3, JOB_SECONDS_MAX, "the third step")
+    eventually(lambda: seen(cli, name).metrics.step >= 3, JOB_SECONDS_MAX, "the third step")
     cli("pause", name)
-    eventually(lambda: in_state(cli, name, "PAUSED"), 60, "the job is paused")
+    eventually(lambda: seen(cli, name).state == training_pb2.TrainingJob.STATE_PAUSED, 60, "the job is paused")
+    assert listed(cli, name)["state"] == "STATE_PAUSED"
     assert "JOB_STATE_FORBIDS" in cli("pause", name, expect=1).stderr
     assert "QUEUED" in cli("resume", name).stdout
-    eventually(lambda: in_state(cli, name, "RUNNING"), 60, "the job runs again")
+    eventually(lambda: seen(cli, name).state == training_pb2.TrainingJob.STATE_RUNNING, 60, "the job runs again")
     cli("cancel", name)
     ended = cli("watch", name, expect=1)
     assert "CANCELLED" in ended.stdout
@@ -165,10 +178,6 @@ def test_a_job_is_paused_resumed_and_retried(cli: Cli, data: str, base: str) -> 
     assert "QUEUED" in cli("retry", name).stdout
     cli("cancel", name)
     cli("watch", name, expect=1)
-
-
-def in_state(cli: Cli, name: str, state: str) -> bool:
-    return any(job["name"].endswith(name) and job["state"] == f"STATE_{state}" for job in cli.json("jobs"))
 
 
 def test_a_check_of_a_job_stores_none(cli: Cli, data: str, base: str) -> None:

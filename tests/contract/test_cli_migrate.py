@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -14,6 +15,7 @@ from sqlalchemy import create_engine, text
 
 from feinschliff.cli.settings import SERVICES
 from feinschliff.kit.db import Database
+from tests.support import forked
 from tests.support.postgres import Postgres
 from tests.support.relay import relay
 from tests.support.s3 import S3Server
@@ -32,7 +34,10 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 runpy.run_module("feinschliff.cli.migrate", run_name="__main__")
 """
+SECONDS_MAX = 90
 Program = subprocess.Popen[str]
+Ended = tuple[int, list[str], str]
+"""Exit code, lines on stdout, stderr."""
 
 
 class Migration:
@@ -42,7 +47,22 @@ class Migration:
         self._folder = folder
         self._s3_port = s3_port
 
-    def start(self, url: str, *command: str, **environment: str) -> Program:
+    def start(self, url: str, *command: str) -> Program:
+        """As a program that imports all by itself."""
+        return subprocess.Popen(
+            [sys.executable, *(command or ("-m", MODULE))],
+            env=self._environment(url),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, url: str, **environment: str) -> Ended:
+        told = self._environment(url) | environment
+        done = forked.run(MODULE, environment=told, timeout_seconds=SECONDS_MAX)
+        return done.returncode, done.stdout.splitlines(), done.stderr
+
+    def _environment(self, url: str) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("FEINSCHLIFF_")}
         own = {
             "PYTHONPATH": str(ROOT / "services"),
@@ -50,21 +70,11 @@ class Migration:
             "FEINSCHLIFF_DATABASE_URL": url,
             "FEINSCHLIFF_S3_ENDPOINT": f"http://127.0.0.1:{self._s3_port}",
         }
-        return subprocess.Popen(
-            [sys.executable, *(command or ("-m", MODULE))],
-            env=clean | own | environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, url: str, *command: str, **environment: str) -> tuple[int, list[str], str]:
-        return ended(self.start(url, *command, **environment))
+        return clean | own
 
 
-def ended(program: Program) -> tuple[int, list[str], str]:
-    """Exit code, lines on stdout, stderr."""
-    output, errors = program.communicate(timeout=60)
+def ended(program: Program) -> Ended:
+    output, errors = program.communicate(timeout=SECONDS_MAX)
     return program.returncode, output.splitlines(), errors
 
 
@@ -95,14 +105,14 @@ def test_every_room_is_migrated_and_a_second_run_finds_nothing_to_do(migration: 
 
 
 def test_it_needs_no_terminal_and_no_torch(migration: Migration, tmp_path: Path) -> None:
-    code, lines, errors = migration.run(f"sqlite:///{tmp_path / 'a.db'}", "-c", WITHOUT)
+    code, lines, errors = ended(migration.start(f"sqlite:///{tmp_path / 'a.db'}", "-c", WITHOUT))
     assert code == 0, errors
     assert list(heads(lines)) == list(SERVICES)
 
 
 def test_several_at_once_migrate_each_room_once(migration: Migration, database_url: str) -> None:
-    programs = [migration.start(database_url) for _ in range(4)]
-    results = [ended(program) for program in programs]
+    with ThreadPoolExecutor(4) as threads:
+        results = list(threads.map(migration.run, [database_url] * 4))
     assert [code for code, _, _ in results] == [0] * 4, [errors for _, _, errors in results]
     for room in SERVICES:
         assert sum(heads(lines)[room][0] == "empty" for _, lines, _ in results) == 1

@@ -74,7 +74,7 @@ def test_a_server_that_hangs_is_as_good_as_none(s3_outage: S3Outage) -> None:
     assert time.monotonic() - began < 8
 
     s3_outage.thaw()
-    eventually(lambda: store.get_bytes("kept") == b"safe", 10, "the thawed server")
+    eventually(lambda: store.get_bytes("kept") == b"safe", 30, "the thawed server")
 
 
 def test_an_outage_in_the_middle_of_a_stream_leaves_nothing(s3_outage: S3Outage) -> None:

@@ -109,7 +109,7 @@ def test_a_trainer_killed_three_times_ends_as_the_undisturbed_one(
         watcher.wait_step(step)
         for process in eventually(lambda: trainers(platform), 30, "a trainer to kill"):
             os.kill(process.pid, signal.SIGKILL)
-        eventually(lambda: not trainers(platform), 10, "its end")
+        eventually(lambda: not trainers(platform), 30, "its end")
     over = platform.wait_job(job.name, 200)
     assert over.state == pb.TrainingJob.STATE_SUCCEEDED, over.failure
     watcher.check_complete()

@@ -10,7 +10,7 @@ from tests.support.platform import Platform
 from tests.support.s3 import S3Outage
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_rooms_that_need_the_store_follow_it_down_and_up(s3_outage: S3Outage, tmp_path: Path) -> None:
     platform = Platform(tmp_path, s3_outage.server, "outage")
     rooms = [platform.rooms[room] for room in ("ingestion", "training", "registry", "inference")]

@@ -63,7 +63,7 @@ def test_a_job_begins_in_it_and_outlives_the_service_that_kept_it(platform: Plat
     assert first.is_running()
     assert first != second
     platform.rooms["training"].kill()
-    eventually(lambda: not second.is_running(), 10, "the end of the one that stood ready")
+    eventually(lambda: not second.is_running(), 30, "the end of the one that stood ready")
     assert first.is_running()
     platform.rooms["training"].restart()
     third = wait_ready(platform)
@@ -71,6 +71,6 @@ def test_a_job_begins_in_it_and_outlives_the_service_that_kept_it(platform: Plat
     over = platform.wait_job(job.name, 150)
     assert over.state == pb.TrainingJob.STATE_SUCCEEDED, over.failure
     assert over.attempt_count == 1
-    eventually(lambda: not first.is_running(), 10, "the trainer's end")
+    eventually(lambda: not first.is_running(), 30, "the trainer's end")
     platform.rooms["training"].terminate()
-    eventually(lambda: not third.is_running(), 10, "the end of the one that stood ready")
+    eventually(lambda: not third.is_running(), 30, "the end of the one that stood ready")

@@ -13,6 +13,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from tests.support import forked
 from tests.support.waiting import eventually
 
 START_SECONDS_MAX = 60.0
@@ -27,22 +28,29 @@ class Process:
         command: program and arguments.
         environment: besides PATH and the like, all that it gets.
         log_path: its output; every start appends.
+        module: what the command runs, where its imports need not be done at every start; see `forked`.
     """
 
     name: str
     command: Sequence[str]
     environment: Mapping[str, str]
     log_path: Path
-    running: subprocess.Popen[bytes] | None = field(default=None, init=False)
+    module: str = ""
+    running: subprocess.Popen[bytes] | forked.Forked | None = field(default=None, init=False)
 
     def start(self) -> None:
         assert self.running is None or self.running.poll() is not None, f"{self.name} runs already"
         inherited = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**inherited, "OMP_NUM_THREADS": "2", **self.environment}
         with self.log_path.open("ab") as log:
+            if self.module:
+                output = log.fileno()
+                self.running = forked.start(self.module, environment=environment, output=output, errors=output)
+                return
             self.running = subprocess.Popen(
                 self.command,
-                env={**inherited, "OMP_NUM_THREADS": "2", **self.environment},
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -126,12 +134,15 @@ class RoomProcess(Process):
         eventually(lambda: self.health() == "NOT_SERVING", timeout_seconds, f"{self.name} NOT_SERVING")
 
 
-def room_process(room: str, port: int, environment: Mapping[str, str], folder: Path) -> RoomProcess:
+def room_process(
+    room: str, port: int, environment: Mapping[str, str], folder: Path, *, is_forked: bool = False
+) -> RoomProcess:
     """A room, not yet started; its log is `<folder>/<room>.log`."""
     return RoomProcess(
         name=room,
         command=[sys.executable, "-m", f"feinschliff.{room}"],
         environment=environment,
         log_path=folder / f"{room}.log",
+        module=f"feinschliff.{room}" if is_forked else "",
         address=f"127.0.0.1:{port}",
     )

@@ -21,6 +21,7 @@ from feinschliff.trainer.progress import Posted
 JOB = "projects/default/trainingJobs/ftjob-1"
 DATASET = "projects/default/datasets/file-1/versions/1"
 COLOURS = ("order", "refund", "invoice", "delivery")
+RUN_SECONDS_MAX = 240  # a run takes two; what is long beyond doubt is a trainer that hangs
 PRELOAD = [
     "feinschliff.trainer.attempt",
     "feinschliff.trainer.link",
@@ -145,7 +146,7 @@ class Workshop:
     def run(self, *, failpoints: str = "", attempt: int = 1, expect: int = 0) -> Manifest | None:
         """Run to the end; the result's manifest if one is committed."""
         process = self.start(failpoints=failpoints, attempt=attempt)
-        process.join(timeout=90)
+        process.join(timeout=RUN_SECONDS_MAX)
         assert process.exitcode == expect, f"exit code {process.exitcode}, log: {self.log_path.read_text()[-4000:]}"
         return self.result
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
 from feinschliff.kit.errors import Invalid
+from feinschliff.lm.gguf_once import read_once
 
 if TYPE_CHECKING:
     import torch
@@ -155,7 +156,7 @@ def _dequantise(gguf: Path, folder: Path) -> None:
     logger.info("unpacking a GGUF, once for this machine", extra={"file": gguf.name})
     where = {"gguf_file": gguf.name, "local_files_only": True}
     _no_progress_bars()
-    with _readable(gguf):
+    with _readable(gguf), read_once():
         quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **where)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **where)
     config = type(quantised.config).from_dict(

@@ -44,6 +44,11 @@ def fuzzy(name: str = "near") -> pb.Grader:
 
 
 @pytest.fixture
+def tables_of() -> str:
+    return "evaluation"
+
+
+@pytest.fixture
 def peers() -> Iterator[Peers]:
     """Ingestion with 12 conversations as VERSION, and inference that answers rightly."""
     peers = Peers()
@@ -89,7 +94,7 @@ class Room:
     async def get(self, run: str) -> pb.EvalRun:
         return await self.stub.GetEvalRun(pb.GetEvalRunRequest(name=run))
 
-    async def over(self, run: str, timeout_seconds: float = 20) -> pb.EvalRun:
+    async def over(self, run: str, timeout_seconds: float = 60) -> pb.EvalRun:
         """The run once it is over."""
 
         async def look() -> pb.EvalRun | None:
@@ -108,7 +113,7 @@ class Room:
         async def enough() -> bool:
             return (await self.get(run)).progress.done >= items
 
-        await eventually_async(enough, 20, f"{items} items of {run}")
+        await eventually_async(enough, 60, f"{items} items of {run}")
 
     async def items(self, run: str, filter: str = "") -> list[pb.OutputItem]:
         request = pb.ListOutputItemsRequest(parent=run, filter=filter, page_size=1000)
@@ -121,7 +126,7 @@ async def calls(peers: Peers, count: int) -> None:
     async def hang() -> bool:
         return peers.inference.running == count
 
-    await eventually_async(hang, 10, f"{count} calls at once")
+    await eventually_async(hang, 30, f"{count} calls at once")
 
 
 Settings = Callable[..., EvaluationSettings]

@@ -116,7 +116,8 @@ def process(settings: Settings, tmp_path: Path) -> Iterator[Callable[..., RoomPr
             mode="json", exclude_defaults=True
         )
         environment = {f"FEINSCHLIFF_{name.upper()}": str(value) for name, value in values.items()}
-        made.append(room_process("evaluation", port, environment | {"FEINSCHLIFF_FAILPOINTS": failpoints}, tmp_path))
+        environment["FEINSCHLIFF_FAILPOINTS"] = failpoints
+        made.append(room_process("evaluation", port, environment, tmp_path, is_forked=True))
         return made[-1]
 
     yield make
@@ -305,7 +306,7 @@ async def test_what_is_counted_can_be_read_at_the_metrics_port(room: Room, peers
     async def counted() -> bool:
         return 'feinschliff_evaluation_runs{state="completed"} 1.0' in await page()
 
-    await eventually_async(counted, 10, "the gauge of completed runs")
+    await eventually_async(counted, 30, "the gauge of completed runs")
     text = await page()
     assert 'feinschliff_evaluation_items_total{outcome="passed"} 11.0' in text
     assert 'feinschliff_evaluation_items_total{outcome="failed"} 1.0' in text

@@ -16,10 +16,7 @@ from tests.support.needs import PROGRAMS, closure, direct, lay_out, normal, reac
 
 LAYERS = {"control": ("control",), "trainer": ("trainer", "inference")}  # images that share their packages
 COMES_WITH = {"pydantic-core": "pydantic", "starlette": "fastapi", "urllib3": "minio"}
-LOADED_BY_OTHERS = {
-    "psycopg": "SQLAlchemy loads the driver that a URL names",
-    "gguf": "transformers reads GGUF files with it",
-}
+LOADED_BY_OTHERS = {"psycopg": "SQLAlchemy loads the driver that a URL names"}
 IMPORTS = textwrap.dedent(
     """
     import importlib, json, sys

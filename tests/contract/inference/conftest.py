@@ -17,6 +17,11 @@ from tests.contract.inference.site import Site, open_site
 NAMES = ("one", "two", "three")
 
 
+@pytest.fixture
+def tables_of() -> str:
+    return "inference"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> None:
     torch.set_num_threads(2)

@@ -31,7 +31,7 @@ async def idle(site: Site) -> None:
         state = await site.deployments.GetReplicaState(pb.GetReplicaStateRequest(name=f"{PARENT}/deployments/d"))
         return state.replicas[0].running_calls == 0 and site.metric("requests_in_flight") == 0
 
-    await eventually_async(nothing_runs, 10, "the place to be free")
+    await eventually_async(nothing_runs, 30, "the place to be free")
 
 
 async def test_a_stream_is_identity_then_deltas_then_end(site: Site) -> None:

@@ -71,7 +71,7 @@ async def apart(
         "FEINSCHLIFF_DRAIN_SECONDS": "0.2",
         "FEINSCHLIFF_OFFLINE": "true",
     }
-    made = Apart(site, room_process("inference", port, environment, tmp_path))
+    made = Apart(site, room_process("inference", port, environment, tmp_path, is_forked=True))
     yield made
     made.process.close()
     await site.close()

@@ -12,6 +12,11 @@ from tests.contract.ingestion.running import Ingestion, ingestion_on
 from tests.support.s3 import S3Server
 
 
+@pytest.fixture
+def tables_of() -> str:
+    return "ingestion"
+
+
 @pytest.fixture(scope="module")
 def ingestion(s3_server: S3Server, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ingestion]:
     bucket = f"ingestion-{uuid.uuid4().hex[:10]}"

@@ -113,7 +113,8 @@ def ingestion_on(server: S3Server, bucket: str, folder: Path, database_url: str,
         "FEINSCHLIFF_GRACE_SECONDS": "5",
         **{f"FEINSCHLIFF_{name.upper()}": value for name, value in settings.items()},
     }
-    return Ingestion(room_process("ingestion", port, environment, folder), server, bucket, database_url)
+    process = room_process("ingestion", port, environment, folder, is_forked=True)
+    return Ingestion(process, server, bucket, database_url)
 
 
 def new_dataset() -> str:

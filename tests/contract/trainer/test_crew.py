@@ -26,7 +26,7 @@ from tests.support.ports import free_port
 from tests.support.trainer import JOB, Workshop, rows
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 STEPS = 6
 OPTIMISATION = {
@@ -164,7 +164,7 @@ def test_no_process_outlives_its_launcher(job: MakeJob) -> None:
     process.kill()
 
     assert len(crew) == 2
-    eventually(lambda: not any(member.is_running() for member in crew.values()), 10, "both to be gone")
+    eventually(lambda: not any(member.is_running() for member in crew.values()), 30, "both to be gone")
 
 
 def test_bad_data_ends_all_with_the_code_for_it(job: MakeJob) -> None:

@@ -301,7 +301,7 @@ def test_a_class_that_the_head_does_not_have_is_refused_by_line(tmp_path: Path, 
     assert refused.value.metadata["line"] == "4"
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("failpoint", ["step.after=kill@5", "checkpoint.after_commit=kill@2"])
 def test_a_killed_classifier_ends_as_an_undisturbed_one(tmp_path: Path, tiny_model: Path, failpoint: str) -> None:
     often = {"validation": {"every_steps": 2}, "checkpointing": {"every_steps": 3}}
@@ -318,7 +318,7 @@ def test_a_killed_classifier_ends_as_an_undisturbed_one(tmp_path: Path, tiny_mod
     assert result_of(killed).metrics == result_of(calm).metrics
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_two_processes_find_the_numbers_of_one(tmp_path: Path, tiny_model: Path) -> None:
     pace = {"epochs": 3, "batch_size": 6, "learning_rate": 5e-3}
     alone, both = (

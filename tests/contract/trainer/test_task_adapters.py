@@ -242,7 +242,7 @@ def test_a_killed_run_ends_as_a_calm_one(tmp_path: Path, tiny_model: Path, failp
     check_equal(killed, calm)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_processes_share_the_steps_of_every_task(tmp_path: Path, tiny_model: Path) -> None:
     alone = workshop(tmp_path / "alone", tiny_model, "large", "small", checkpointing={"every_steps": 2})
     crew, killed = (

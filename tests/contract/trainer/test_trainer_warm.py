@@ -18,7 +18,7 @@ from tests.support.trainer import Workshop, rows
 from tests.support.waiting import eventually
 from tests.support.warm import stand_ready
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)
 
 TRAINER = (PYTHON, "-m", "feinschliff.trainer")
 OPTIMISATION = {"epochs": 2, "batch_size": 4, "learning_rate": 5e-3}

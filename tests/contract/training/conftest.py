@@ -106,12 +106,17 @@ class Training:
         )
 
     def reconciler(
-        self, owner: str = "one", slots: int = 2, runner: Runner | None = None, profiles: Profiles | None = None
+        self,
+        owner: str = "one",
+        slots: int = 2,
+        runner: Runner | None = None,
+        profiles: Profiles | None = None,
+        stall_seconds: float = 100,
     ) -> Reconciler:
         plan = Plan(
             owner=owner,
             lease_seconds=10,
-            stall_seconds=100,
+            stall_seconds=stall_seconds,
             stop_seconds=5,
             command=(sys.executable, attempt.__file__, str(self.folder / "store"), self.url),
             env={"PYTHONPATH": ":".join(sys.path)},
@@ -145,8 +150,10 @@ class Training:
 
         def over() -> bool:
             reconciler.turn()
-            self.clock.advance(1)
-            return self.jobs.get(name).state in FINAL
+            state = self.jobs.get(name).state
+            if state is not State.RUNNING:  # else a slow machine would make its attempt a silent one
+                self.clock.advance(1)
+            return state in FINAL
 
         eventually(over, 60, f"{name} is over")
         return self.jobs.get(name)
@@ -158,6 +165,11 @@ class Training:
 
         eventually(there, 30, f"{name} is {state}")
         return self.jobs.get(name)
+
+
+@pytest.fixture
+def tables_of() -> str:
+    return "training"
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from tests.support.waiting import eventually
 
 
 @pytest.fixture
-def database_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+def database_url(sqlite_url: str) -> str:
     """SQLite alone: the store's promises are tested on both, the processes need one."""
-    return f"sqlite:///{tmp_path_factory.mktemp('db') / 'training.db'}"
+    return sqlite_url
 
 
 def states(training: Training, name: str) -> list[str]:

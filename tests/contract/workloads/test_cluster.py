@@ -172,7 +172,7 @@ def test_what_belongs_to_something_goes_with_it(api: Api, cluster: Cluster) -> N
 
     api.delete("jobs", "one", uid=owner["metadata"]["uid"])
 
-    eventually(lambda: not cluster.store.all("secrets") and not cluster.store.all("pods"), 10, "their end")
+    eventually(lambda: not cluster.store.all("secrets") and not cluster.store.all("pods"), 30, "their end")
     assert cluster.processes() == 0
 
 
@@ -197,7 +197,7 @@ def test_a_job_says_how_it_failed(
         held = cluster.store.get("jobs", "one")["status"].get("conditions", ())
         return next((one for one in held if one["type"] == "Failed"), None)
 
-    condition = eventually(failed, 10, "its failure")
+    condition = eventually(failed, 30, "its failure")
     assert condition is not None
     assert condition["reason"] == reason
     assert words in condition["message"]

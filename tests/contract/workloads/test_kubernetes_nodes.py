@@ -47,7 +47,7 @@ def test_every_node_runs_it_once_and_it_is_over_with_the_last(jobs: KubernetesRu
     assert [seen.name for seen in jobs.list()] == ["wide"]
     jobs.forget("wide")
     kinds = ("jobsets", "jobs", "pods", "secrets", "services")
-    eventually(lambda: not any(cluster.store.all(kind) for kind in kinds), 5, "nothing to be left")
+    eventually(lambda: not any(cluster.store.all(kind) for kind in kinds), 30, "nothing to be left")
 
 
 def test_the_nodes_find_each_other_by_names_that_the_cluster_makes(jobs: KubernetesRunner, cluster: Cluster) -> None:
@@ -79,7 +79,7 @@ def test_one_node_that_fails_ends_them_all_with_its_exit_code(jobs: KubernetesRu
 
 def test_all_nodes_are_stopped_with_their_grace(jobs: KubernetesRunner, cluster: Cluster) -> None:
     jobs.start(WorkloadSpec("wide", python(POLITE), nodes=2))
-    eventually(lambda: cluster.processes() == 2, 10, "both nodes")
+    eventually(lambda: cluster.processes() == 2, 30, "both nodes")
     says(jobs, "wide", b"ready")
     eventually(lambda: all(b"ready" in next(iter(cluster.kubelet.log(pod["metadata"]["name"]).read(follow=False)), b"")
                            for pod in cluster.store.all("pods")), 10, "both to be ready")  # fmt: skip
@@ -93,7 +93,7 @@ def test_all_nodes_are_stopped_with_their_grace(jobs: KubernetesRunner, cluster:
 
 def test_a_queue_holds_all_nodes_back_together(jobs: KubernetesRunner, cluster: Cluster) -> None:
     jobs.start(WorkloadSpec("wide", python("pass"), nodes=2, profile=PROFILE.model_copy(update={"queue": "team-a"})))
-    trouble = eventually(lambda: jobs.observe("wide").trouble, 10, "a trouble")
+    trouble = eventually(lambda: jobs.observe("wide").trouble, 30, "a trouble")
     assert trouble is not None
     assert trouble.reason == "WORKLOAD_QUEUED"
     assert nodes(cluster) == []

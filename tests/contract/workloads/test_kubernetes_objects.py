@@ -58,7 +58,7 @@ def test_no_secret_is_in_the_open_and_each_goes_with_its_job(jobs: KubernetesRun
     assert secret["immutable"]
     assert [one["uid"] for one in secret["metadata"]["ownerReferences"]] == [job["metadata"]["uid"]]
     jobs.forget("one")
-    eventually(lambda: not cluster.store.all("secrets") and not cluster.store.all("pods"), 5, "their end")
+    eventually(lambda: not cluster.store.all("secrets") and not cluster.store.all("pods"), 30, "their end")
 
 
 def test_a_trainer_has_no_token_of_the_cluster_and_writes_only_where_it_may(
@@ -78,7 +78,7 @@ def test_a_finished_job_is_kept_for_a_while_and_then_is_nothing(jobs: Kubernetes
     jobs.start(WorkloadSpec("one", ("true",), profile=PROFILE.model_copy(update={"ttl_seconds": 1})))
     assert ended(jobs, "one").exit_code == 0
 
-    eventually(lambda: jobs.observe("one").state is State.NOTHING, 10, "the end of its time")
+    eventually(lambda: jobs.observe("one").state is State.NOTHING, 30, "the end of its time")
     assert jobs.list() == []
 
 
@@ -122,7 +122,7 @@ def test_jobs_end_with_their_owner_if_they_have_one(on_cluster: OnCluster, clust
 
     cluster.store.delete("services", "training")
 
-    eventually(lambda: runner.observe("one").state is State.NOTHING, 10, "its end")
+    eventually(lambda: runner.observe("one").state is State.NOTHING, 30, "its end")
     assert cluster.processes() == 0
 
 
@@ -161,7 +161,7 @@ def test_a_right_that_is_missing_is_named(
     assert refused.value.reason == "WORKLOAD_RIGHT_MISSING"
     assert (refused.value.metadata["verb"], refused.value.metadata["kind"]) == right
     if call == "start":
-        eventually(lambda: not cluster.store.all("jobs"), 5, "nothing to be left")
+        eventually(lambda: not cluster.store.all("jobs"), 30, "nothing to be left")
 
 
 def test_a_start_that_can_neither_go_on_nor_be_taken_back_names_what_stopped_it(
@@ -223,7 +223,7 @@ def test_a_volume_that_a_restricted_namespace_forbids_is_a_trouble(jobs: Kuberne
     }
     jobs.start(WorkloadSpec("one", ("true",), profile=PROFILE.model_copy(update=wrong)))
 
-    trouble = eventually(lambda: jobs.observe("one").trouble, 10, "a trouble")
+    trouble = eventually(lambda: jobs.observe("one").trouble, 30, "a trouble")
 
     assert trouble is not None
     assert (trouble.reason, trouble.retryable) == ("WORKLOAD_ADMISSION_REFUSED", False)

@@ -75,7 +75,7 @@ def test_bookmarks_keep_a_quiet_watch_young(jobs: KubernetesRunner, cluster: Clu
         cluster.store.create("secrets", {"metadata": {"name": f"noise-{number}"}}, NAMESPACE)
     reached = cluster.store.version
     sent = cluster.bookmarks
-    eventually(lambda: cluster.bookmarks > sent + 9, 10, "bookmarks for all watches")
+    eventually(lambda: cluster.bookmarks > sent + 9, 30, "bookmarks for all watches")
     before = lists(cluster)
 
     cluster.store.compact()

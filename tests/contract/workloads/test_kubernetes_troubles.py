@@ -25,7 +25,7 @@ POD = 'pods "one-abcde" is forbidden: '
 
 
 def troubled(runner: KubernetesRunner, name: str = "one") -> Trouble:
-    trouble = eventually(lambda: runner.observe(name).trouble, 10, "a trouble")
+    trouble = eventually(lambda: runner.observe(name).trouble, 30, "a trouble")
     assert trouble is not None
     return trouble
 
@@ -175,7 +175,7 @@ def test_somebody_who_deletes_the_job_leaves_nothing_once_its_pods_are_gone(
 
     assert eventually(lambda: "jobs" and not cluster.store.all("jobs"))
     assert jobs.observe("one").state is State.RUNNING
-    eventually(lambda: jobs.observe("one").state is State.NOTHING, 10, "its end")
+    eventually(lambda: jobs.observe("one").state is State.NOTHING, 30, "its end")
     assert cluster.processes() == 0
 
 
@@ -226,7 +226,7 @@ def test_a_queue_that_takes_the_place_back_makes_it_wait_again(jobs: KubernetesR
 
     cluster.store.update("jobs", "one", lambda made: made["spec"].update(suspend=True))
 
-    seen = eventually(lambda: over_or_waiting(jobs.observe("one")), 10, "it to be gone from its node")
+    seen = eventually(lambda: over_or_waiting(jobs.observe("one")), 30, "it to be gone from its node")
     assert seen.exit_code == 0 if seen.state is State.EXITED else seen.trouble is not None
 
 

@@ -109,7 +109,7 @@ def test_the_grace_is_kept_when_stop_is_repeated(runner: Runner) -> None:
         runner.stop("slow")
 
     assert runner.observe("slow").exit_code == 75
-    eventually(lambda: runner.logs("slow").endswith(b"saved\n"), 5, "its last words")
+    eventually(lambda: runner.logs("slow").endswith(b"saved\n"), 30, "its last words")
 
 
 def test_stop_takes_its_children_along(runner: Runner) -> None:
@@ -120,7 +120,7 @@ def test_stop_takes_its_children_along(runner: Runner) -> None:
     runner.stop("family")
     ended(runner, "family")
 
-    eventually(lambda: is_dead(child), 5, "the end of the child")
+    eventually(lambda: is_dead(child), 30, "the end of the child")
 
 
 def test_children_that_are_left_behind_end_with_it(runner: Runner) -> None:
@@ -129,7 +129,7 @@ def test_children_that_are_left_behind_end_with_it(runner: Runner) -> None:
     ended(runner, "leaver")
     child = int(runner.logs("leaver"))
 
-    eventually(lambda: is_dead(child), 5, "the end of the child")
+    eventually(lambda: is_dead(child), 30, "the end of the child")
 
 
 def is_dead(pid: int) -> bool:
@@ -198,7 +198,7 @@ def test_closing_a_runner_leaves_its_workloads_alone(ground: Ground) -> None:
     second.stop("long")
     assert ended(second, "long").exit_code == 75
     second.close()
-    eventually(lambda: threading.active_count() <= before, 5, "the end of the runners' threads")
+    eventually(lambda: threading.active_count() <= before, 30, "the end of the runners' threads")
 
 
 def test_forgetting_frees_the_name(runner: Runner) -> None:

@@ -41,7 +41,7 @@ def test_without_its_watcher_it_still_runs_and_can_be_stopped(processes: Subproc
         processes.stop("lonely")
         return processes.observe("lonely").state is State.EXITED
 
-    eventually(stopped, 10, "the end of the workload without a watcher")
+    eventually(stopped, 30, "the end of the workload without a watcher")
     assert processes.observe("lonely").vanished
 
 
@@ -67,7 +67,7 @@ def test_a_process_that_got_a_dead_workloads_id_is_left_alone(processes: Subproc
         (processes._folder / "dead" / "pids.json").write_text(
             json.dumps({"wrapper": stranger.pid, "group": stranger.pid})
         )
-        eventually(lambda: processes.observe("dead").vanished, 5, "the watcher's end")
+        eventually(lambda: processes.observe("dead").vanished, 30, "the watcher's end")
 
         processes.stop("dead")
         processes.forget("dead")

@@ -209,7 +209,7 @@ def test_without_its_watcher_it_still_runs(warm: Open) -> None:
         runner.stop("lonely")
         return runner.observe("lonely").state is State.EXITED
 
-    eventually(stopped, 10, "the end of the workload without a watcher")
+    eventually(stopped, 30, "the end of the workload without a watcher")
 
 
 @pytest.mark.parametrize("which", ["watcher", "process"])
@@ -218,7 +218,7 @@ def test_one_that_is_killed_while_it_waits_is_replaced(warm: Open, starts: list[
     stand_ready(workers)
     watcher, process = waiting(workers)
     (watcher if which == "watcher" else process).kill()
-    eventually(lambda: gone(watcher) and gone(process), 5, "the end of both")
+    eventually(lambda: gone(watcher) and gone(process), 30, "the end of both")
     runner.start(spec("meanwhile", "print('here')"))
     stand_ready(workers)
     runner.start(spec("after", "print('here')"))
@@ -245,7 +245,7 @@ def test_one_that_does_not_answer_gets_no_work(
     assert ended(runner, "work").exit_code == 0
     assert starts == ["cold" if which == "watcher" else "warm"]
     assert pids(runner, "work")["group"] != process.pid or which == "process"
-    eventually(lambda: gone(watcher) and gone(process), 5, "the end of both")
+    eventually(lambda: gone(watcher) and gone(process), 30, "the end of both")
 
 
 def kill(process: psutil.Process) -> None:
@@ -292,7 +292,7 @@ def test_one_that_dies_again_and_again_is_prepared_more_and_more_seldom(caplog: 
         for _ in range(4):
             workers.turn()
             assert workers._workers, "it is prepared when the pause is over"
-            eventually(is_gone, 10, "its end")
+            eventually(is_gone, 30, "its end")
             pause = caplog.records[-1].pause_seconds  # type: ignore[attr-defined]
             now[0] += pause - 0.1
             workers.turn()
@@ -313,7 +313,7 @@ def test_closing_ends_those_that_wait_and_none_that_works(warm: Open) -> None:
     says(runner, "busy", b"ready")
     runner.close()
 
-    eventually(lambda: gone(watcher) and gone(process), 5, "the end of both")
+    eventually(lambda: gone(watcher) and gone(process), 30, "the end of both")
     assert runner.observe("busy").state is State.RUNNING
     workers.turn()
     assert not workers._workers
@@ -354,7 +354,7 @@ def test_with_the_service_killed_those_that_wait_end_and_those_that_work_go_on(
     service.communicate(b"x")
     assert service.returncode == -signal.SIGKILL
 
-    eventually(lambda: all(gone(process) for process in both), 5, "the end of those that wait")
+    eventually(lambda: all(gone(process) for process in both), 30, "the end of those that wait")
     runner = machine.open()
     says(runner, "orphan", b"ready")
     assert runner.observe("orphan").state is State.RUNNING

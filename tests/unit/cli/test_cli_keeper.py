@@ -73,7 +73,7 @@ def test_pauses_grow_to_half_a_minute() -> None:
 
 def test_a_part_that_dies_is_started_again_and_counted(keep) -> None:  # type: ignore[no-untyped-def]
     kept = keep("raise SystemExit(7)", STAYS)
-    eventually(lambda: kept.script.starts == 2 and kept.keeper.child().process, 10, "the second start")
+    eventually(lambda: kept.script.starts == 2 and kept.keeper.child().process, 30, "the second start")
     assert kept.keeper.restarts == 1
     assert kept.keeper.problem == "script ended with 7: last words"
     assert not kept.keeper.is_hopeless
@@ -82,14 +82,14 @@ def test_a_part_that_dies_is_started_again_and_counted(keep) -> None:  # type: i
 @pytest.mark.parametrize("line", ["refuse", f"raise SystemExit({StartError.exit_code})"])
 def test_a_part_that_cannot_start_says_so(keep, line: str) -> None:  # type: ignore[no-untyped-def]
     kept = keep(line)
-    eventually(lambda: kept.keeper.restarts > 0, 10, "the first failure")
+    eventually(lambda: kept.keeper.restarts > 0, 30, "the first failure")
     assert kept.keeper.is_hopeless
     assert "port is taken" in kept.keeper.problem or "last words" in kept.keeper.problem
 
 
 def test_a_stopped_part_is_not_started_again(keep) -> None:  # type: ignore[no-untyped-def]
     kept = keep(STAYS)
-    eventually(lambda: kept.keeper.child().process is not None, 10, "the start")
+    eventually(lambda: kept.keeper.child().process is not None, 30, "the start")
     kept.keeper.stop()
     assert kept.keeper.child().process is None
     assert (kept.script.starts, kept.keeper.restarts) == (1, 0)
@@ -97,7 +97,7 @@ def test_a_stopped_part_is_not_started_again(keep) -> None:  # type: ignore[no-u
 
 def test_a_pause_is_cut_short_by_the_stop(keep) -> None:  # type: ignore[no-untyped-def]
     kept = keep("raise SystemExit(7)")
-    eventually(lambda: kept.keeper.restarts >= 2, 10, "two failures")
+    eventually(lambda: kept.keeper.restarts >= 2, 30, "two failures")
     kept.keeper.stop()
     starts = kept.script.starts
     assert not kept.keeper._thread.is_alive()

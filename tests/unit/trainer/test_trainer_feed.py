@@ -57,7 +57,7 @@ def fed(tracker: Tracker, warnings: list[str], steps: Sequence[int]) -> Feed:
 def test_all_points_come_in_order_and_the_run_is_closed() -> None:
     tracker, warnings = Tracker(), list[str]()
     feed = fed(tracker, warnings, range(3))
-    eventually(lambda: tracker.steps == [0, 1, 2], 10, "sent while the work goes on")
+    eventually(lambda: tracker.steps == [0, 1, 2], 30, "sent while the work goes on")
     for step in range(3, 1500):
         feed.add(Point(step, 0.0, {}))
     feed.end(Ending.FINISHED)
