@@ -17,9 +17,11 @@ from feinschliff.inference.loader import ArtifactLoader
 from feinschliff.inference.models import Models
 from feinschliff.inference.pool import Pool
 from feinschliff.inference.reconciler import Reconciler
+from feinschliff.inference.replica import Replica
 from feinschliff.inference.servable import ServableModels
 from feinschliff.inference.service import InferenceService
 from feinschliff.inference.settings import InferenceSettings
+from feinschliff.inference.traffic import Traffic
 from feinschliff.inference.versions import RegistryVersions
 from feinschliff.inference.view import View
 from feinschliff.kit.clock import SystemClock
@@ -51,10 +53,11 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
     reconciler = Reconciler(database, pool, versions, view, metrics, clock=clock, wake=wake)
     reconciler.read()
     wait_seconds = settings.inference_on_demand_wait_seconds
-    models = Models(pool, view, reconciler.read, versions, wake, wait_seconds_max=wait_seconds)
+    traffic = Traffic(clock)
+    models = Models(pool, view, reconciler.read, versions, wake, traffic, wait_seconds_max=wait_seconds)
     check_base = base_check(artifacts, settings)
     deployments = Deployments(database, versions, check_base, view=view, clock=clock, wake=wake)
-    replica_id = settings.inference_replica_id or os.uname().nodename
+    replica = Replica(settings.inference_replica_id or os.uname().nodename, clock.now(), pool, traffic)
 
     async def reconcile() -> None:
         while True:
@@ -62,6 +65,11 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
             await offload(reconciler.turn)
             await asyncio.sleep(_PAUSE_SECONDS)
             await wake.wait(turn, settings.inference_turn_seconds)
+
+    async def watch_traffic() -> None:
+        while True:
+            traffic.end_late()
+            await asyncio.sleep(settings.inference_turn_seconds)
 
     return Room(
         name="inference",
@@ -75,13 +83,11 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
             ),
             Servicer(
                 stubs.add_DeploymentServiceServicer_to_server,
-                DeploymentService(
-                    deployments, ServableModels(pool, view, versions), pool, wake, replica_id=replica_id, clock=clock
-                ),
+                DeploymentService(deployments, ServableModels(pool, view, versions), replica, wake),
                 "feinschliff.v1.DeploymentService",
             ),
         ],
-        loops=[Loop("reconcile", reconcile)],
+        loops=[Loop("reconcile", reconcile), Loop("traffic", watch_traffic)],
         checks={"database": database.check, **checks},
         close=[pool.close, database.close],
         metrics=metrics,

@@ -30,22 +30,25 @@ class Answers:
         Raises:
             Exhausted: QUEUE_FULL.
             Internal: GENERATION_FAILED.
-            Unavailable: ENGINE_CLOSED.
+            Unavailable: ENGINE_CLOSED, REPLICA_DRAINED.
         """
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
 
         def emit(event: Event) -> None:
+            lease.is_waiting = False
             if isinstance(event, Done):
                 lease.give_back()
                 self._count_end(request, event)
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         began = last = time.monotonic()
+        lease.is_waiting = True
         try:
             abort = lease.engine.generate(request, emit)
         except BaseException:
             lease.give_back()
             raise
+        lease.when_cut(abort)
         in_flight = self.metrics.gauge("feinschliff_inference_requests_in_flight")
         in_flight.inc()
         try:
@@ -61,6 +64,8 @@ class Answers:
                     seconds.observe(now - (last if tokens else began))
                     tokens, last = tokens + 1, now
                 if isinstance(event, Done):
+                    if lease.cut_by is not None and event.finish is Finish.CANCELLED:
+                        raise lease.cut_by
                     refuse_broken(event)
                     yield event
                     return

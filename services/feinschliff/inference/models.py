@@ -12,6 +12,7 @@ from feinschliff.inference.engine import Engine
 from feinschliff.inference.life import NAME, Deployment, Failure, RouteState, RouteStatus, State, Version
 from feinschliff.inference.pool import BaseKey, Lease, Pool
 from feinschliff.inference.reconciler import refuse_other_base
+from feinschliff.inference.traffic import Traffic
 from feinschliff.inference.versions import ALIAS, VERSION, Versions
 from feinschliff.inference.view import View
 from feinschliff.kit import names
@@ -80,9 +81,11 @@ class Models:
         look_again: Callable[[], Sequence[Deployment]],
         versions: Versions,
         wake: Wake,
+        traffic: Traffic,
         *,
         wait_seconds_max: float,
     ) -> None:
+        self._traffic = traffic
         self._pool = pool
         self._view = view
         self._look_again = look_again
@@ -96,8 +99,8 @@ class Models:
         Raises:
             NotFound: MODEL_UNKNOWN.
             WrongState: MODEL_NOT_LOADED, BASE_DIGEST_MISMATCH, what loading an adapter on demand refuses.
-            Unavailable: MODEL_LOADING, the registry does not answer.
-            Exhausted: ADAPTERS_BUSY.
+            Unavailable: MODEL_LOADING, REPLICA_DRAINING, the registry does not answer.
+            Exhausted: ADAPTERS_BUSY, PROJECT_LIMIT.
         """
         draw = random.random()
         if granted := self._granted(targets(model, self._view.all(), draw)):
@@ -110,11 +113,20 @@ class Models:
         raise why_not(model, deployments)
 
     def _granted(self, found: Sequence[Target]) -> Granted | None:
+        refusal: Refusal | None = None
         for target in found:
             key = key_of(target.deployment)
             digest = target.version.adapter_digest if target.version else ""
             if key is not None and (lease := self._pool.acquire(key, digest)) is not None:
-                return Granted(lease, target.deployment, target.version)
+                try:
+                    self._traffic.enter(target.deployment, lease)
+                except Refusal as error:
+                    lease.give_back()
+                    refusal = error
+                else:
+                    return Granted(lease, target.deployment, target.version)
+        if refusal is not None:
+            raise refusal
         return None
 
     async def _on_demand(self, model: str, seconds: float) -> Granted:

@@ -17,7 +17,7 @@ from feinschliff.inference.engine import Capacity, Engine
 from feinschliff.inference.life import Look, Precision, Seen, Version
 from feinschliff.inference.shelf import Shelf
 from feinschliff.kit.clock import Clock
-from feinschliff.kit.errors import Exhausted
+from feinschliff.kit.errors import Exhausted, Refusal
 from feinschliff.kit.failpoints import fail
 from feinschliff.kit.metrics import Metrics
 
@@ -60,13 +60,21 @@ class Loader(Protocol):
 
 
 class Lease:
-    """The right to generate on an engine with an adapter; neither is unloaded before it is given back."""
+    """The right to generate on an engine with an adapter; neither is unloaded before it is given back.
+
+    Attributes:
+        is_waiting: whether its generation waits for a place in the batch.
+        cut_by: why what runs on it is ended before its time; None while it is not.
+    """
 
     def __init__(self, engine: Engine, key: BaseKey, adapter_digest: str, release: Callable[[Lease], None]) -> None:
         self.engine = engine
         self.key = key
         self.adapter_digest = adapter_digest
-        self._release = release
+        self.is_waiting = False
+        self.cut_by: Refusal | None = None
+        self._releases = [release]
+        self._aborts: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._is_given_back = False
 
@@ -76,7 +84,29 @@ class Lease:
             if self._is_given_back:
                 return
             self._is_given_back = True
-        self._release(self)
+            self._aborts.clear()
+        for release in self._releases:
+            release(self)
+
+    def when_given_back(self, act: Callable[[Lease], None]) -> None:
+        """To be said before anything runs on it."""
+        self._releases.append(act)
+
+    def when_cut(self, abort: Callable[[], None]) -> None:
+        """What ends the work on it early; called at once where it is cut already."""
+        with self._lock:
+            self._aborts.append(abort)
+            is_cut = self.cut_by is not None
+        if is_cut:
+            abort()
+
+    def cut(self, refusal: Refusal) -> None:
+        """Ends what runs on it; its caller gets the refusal."""
+        with self._lock:
+            self.cut_by = refusal
+            aborts = list(self._aborts)
+        for abort in aborts:
+            abort()
 
     def __enter__(self) -> Lease:
         return self

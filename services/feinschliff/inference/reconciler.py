@@ -23,6 +23,7 @@ from feinschliff.inference.life import (
     Version,
     deployment_state,
     route_status,
+    unwanted_status,
 )
 from feinschliff.inference.meters import show
 from feinschliff.inference.pool import BaseKey, Located, Pool, Source
@@ -181,7 +182,7 @@ class Reconciler:
             if deployment.status.state is State.DELETING:
                 return self._bury(deployment, sights)
             sight = sights.get(deployment.name)
-            status = self._status(deployment, sight) if sight else Status(state=State.READY)
+            status = self._status(deployment, sight) if sight else unwanted_status(deployment.status)
             if status == deployment.status:
                 return False
             with self._database.transaction() as session:
@@ -212,6 +213,7 @@ class Reconciler:
             precision=key.precision if key else "auto",
             routes=routes,
             failure=failure,
+            traffic=deployment.status.traffic,
         )
 
     def _bury(self, deployment: Deployment, sights: Mapping[str, Sight]) -> bool:
