@@ -34,8 +34,8 @@ class Chain(grpc.aio.ServerInterceptor):
         self._standing: set[asyncio.Task[Any]] = set()
         self._is_stopping = False
 
-    def end_standing(self) -> None:
-        """Ends calls that would never end by themselves, with UNAVAILABLE, so that their clients go elsewhere."""
+    def stop(self) -> None:
+        """Refuses new calls, and ends those that would never end by themselves, so that their clients go elsewhere."""
         self._is_stopping = True
         for task in self._standing:
             task.cancel()
@@ -109,6 +109,8 @@ class Chain(grpc.aio.ServerInterceptor):
         default_seconds = self._call_timeout_seconds if call.kind == "unary" else None
         with layers.traced(call), layers.measured(call), layers.logged(call):
             async with layers.refusing(call):
+                if self._is_stopping and not call.is_infrastructure:
+                    raise _stopping()
                 with self._ends_with_server() if call.is_standing else nullcontext():
                     async with layers.deadline(call, default_seconds):
                         yield
@@ -174,4 +176,5 @@ def _unknown(method: str) -> Behavior:
 
 
 def _stopping() -> Unavailable:
-    return Unavailable("SERVER_STOPPING", "This server shuts down; go on from your last cursor.", retry_after_seconds=1)
+    message = "This server shuts down; call again, or go on from your last cursor, and another one answers."
+    return Unavailable("SERVER_STOPPING", message, retry_after_seconds=1)
