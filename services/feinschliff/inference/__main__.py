@@ -15,12 +15,15 @@ from feinschliff.inference.deployments import Deployments
 from feinschliff.inference.engines import EngineOptions
 from feinschliff.inference.loader import ArtifactLoader
 from feinschliff.inference.models import Models
+from feinschliff.inference.observed import Observations
 from feinschliff.inference.pool import Pool
 from feinschliff.inference.reconciler import Reconciler
 from feinschliff.inference.replica import Replica
+from feinschliff.inference.rollbacks import Rollbacks
 from feinschliff.inference.servable import ServableModels
 from feinschliff.inference.service import InferenceService
 from feinschliff.inference.settings import InferenceSettings
+from feinschliff.inference.shadows import Shadows
 from feinschliff.inference.traffic import Traffic
 from feinschliff.inference.versions import RegistryVersions
 from feinschliff.inference.view import View
@@ -53,8 +56,11 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
     reconciler = Reconciler(database, pool, versions, view, metrics, clock=clock, wake=wake)
     reconciler.read()
     wait_seconds = settings.inference_on_demand_wait_seconds
-    traffic = Traffic(clock)
-    models = Models(pool, view, reconciler.read, versions, wake, traffic, wait_seconds_max=wait_seconds)
+    traffic = Traffic(clock, project_requests_max=settings.inference_project_requests_max)
+    observations = Observations(clock)
+    rollbacks = Rollbacks(database, observations, view, metrics, clock=clock, wake=wake)
+    shadows = Shadows(pool, metrics, copies_max=settings.inference_shadow_max)
+    models = Models(pool, view, reconciler.read, versions, wake, traffic, observations, wait_seconds_max=wait_seconds)
     check_base = base_check(artifacts, settings)
     deployments = Deployments(database, versions, check_base, view=view, clock=clock, wake=wake)
     replica = Replica(settings.inference_replica_id or os.uname().nodename, clock.now(), pool, traffic)
@@ -69,6 +75,7 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
     async def watch_traffic() -> None:
         while True:
             traffic.end_late()
+            await offload(rollbacks.turn)
             await asyncio.sleep(settings.inference_turn_seconds)
 
     return Room(
@@ -78,7 +85,7 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
         servicers=[
             Servicer(
                 stubs.add_InferenceServiceServicer_to_server,
-                InferenceService(models, answers, clock),
+                InferenceService(models, answers, shadows, clock),
                 "feinschliff.v1.InferenceService",
             ),
             Servicer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -41,10 +42,10 @@ class Answers:
                 self._count_end(request, event)
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        began = last = time.monotonic()
+        began = first = last = time.monotonic()
         lease.is_waiting = True
         try:
-            abort = lease.engine.generate(request, emit)
+            abort = lease.engine.generate(dataclasses.replace(request, tenant=lease.tenant), emit)
         except BaseException:
             lease.give_back()
             raise
@@ -63,7 +64,10 @@ class Answers:
                     seconds = self.metrics.histogram(NEXT_TOKEN if tokens else FIRST_TOKEN)
                     seconds.observe(now - (last if tokens else began))
                     tokens, last = tokens + 1, now
+                    first = now if tokens == 1 else first
                 if isinstance(event, Done):
+                    if lease.watch is not None:
+                        lease.watch.ended(event.finish, (began, first, last), tokens)
                     if lease.cut_by is not None and event.finish is Finish.CANCELLED:
                         raise lease.cut_by
                     refuse_broken(event)

@@ -13,8 +13,8 @@ from pydantic import ConfigDict
 from feinschliff.formats.base import Stored
 from feinschliff.kit.errors import FieldViolation
 
-_CHANCE = 2.326
-"""Standard errors that a difference of shares must reach: by chance alone, one look in a hundred would."""
+_CHANCE = 3.0
+"""Standard errors that a difference of shares must reach; many, because it is looked at again and again."""
 
 
 class Cause(StrEnum):

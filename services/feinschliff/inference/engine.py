@@ -34,6 +34,8 @@ class GenerationRequest:
         seed: the same seed draws the same tokens, whatever else is generated at the time.
         stop: texts that end the answer and are not part of it.
         stop_token_ids: tokens that end the turn, beside those of the base.
+        tenant: on whose behalf; those who wait take turns.
+        is_background: it runs while there is nothing else to do, and ends as CANCELLED when there is.
     """
 
     prompt_ids: Sequence[int]
@@ -44,6 +46,8 @@ class GenerationRequest:
     seed: int = 0
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    tenant: str = ""
+    is_background: bool = False
 
 
 @dataclass(frozen=True)

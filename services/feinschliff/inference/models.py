@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import random
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from feinschliff.inference.engine import Engine
-from feinschliff.inference.life import NAME, Deployment, Failure, RouteState, RouteStatus, State, Version
+from feinschliff.inference.life import NAME, Deployment, Failure, Route, RouteState, RouteStatus, State, Version
+from feinschliff.inference.observed import Observations
 from feinschliff.inference.pool import BaseKey, Lease, Pool
 from feinschliff.inference.reconciler import refuse_other_base
+from feinschliff.inference.sticky import Share, choose
 from feinschliff.inference.traffic import Traffic
 from feinschliff.inference.versions import ALIAS, VERSION, Versions
 from feinschliff.inference.view import View
@@ -25,10 +27,11 @@ _BASE_SCHEMES = ("hf:", "s3:", "file:", "pypi:")
 
 
 class Target(NamedTuple):
-    """What could answer: a deployment's base, with a version's adapter or alone."""
+    """What could answer: a deployment's base, with a version's adapter or alone; `route` where shares decided."""
 
     deployment: Deployment
     version: Version | None
+    route: str = ""
 
 
 class Identity(NamedTuple):
@@ -82,10 +85,12 @@ class Models:
         versions: Versions,
         wake: Wake,
         traffic: Traffic,
+        observations: Observations,
         *,
         wait_seconds_max: float,
     ) -> None:
         self._traffic = traffic
+        self._observations = observations
         self._pool = pool
         self._view = view
         self._look_again = look_again
@@ -93,8 +98,11 @@ class Models:
         self._wake = wake
         self._wait_seconds_max = wait_seconds_max
 
-    async def grant(self, model: str, *, seconds_left: float | None) -> Granted:
+    async def grant(self, model: str, *, seconds_left: float | None, sticky: str = "") -> Granted:
         """A lease on exactly what `model` names.
+
+        Args:
+            sticky: calls with the same one get the same route of a deployment; empty draws one.
 
         Raises:
             NotFound: MODEL_UNKNOWN.
@@ -102,11 +110,11 @@ class Models:
             Unavailable: MODEL_LOADING, REPLICA_DRAINING, the registry does not answer.
             Exhausted: ADAPTERS_BUSY, PROJECT_LIMIT.
         """
-        draw = random.random()
-        if granted := self._granted(targets(model, self._view.all(), draw)):
+        sticky = sticky or secrets.token_hex(8)
+        if granted := self._granted(targets(model, self._view.all(), sticky)):
             return granted
         deployments = await offload(self._look_again)
-        if granted := self._granted(targets(model, deployments, draw)):
+        if granted := self._granted(targets(model, deployments, sticky)):
             return granted
         if may_load_on_demand(model, deployments):
             return await self._on_demand(model, min(self._wait_seconds_max, seconds_left or self._wait_seconds_max))
@@ -124,6 +132,8 @@ class Models:
                     lease.give_back()
                     refusal = error
                 else:
+                    if target.route:
+                        lease.watch = self._observations.watch(target.deployment.name, target.route)
                     return Granted(lease, target.deployment, target.version)
         if refusal is not None:
             raise refusal
@@ -135,7 +145,7 @@ class Models:
         while (left := until - time.monotonic()) > 0:
             turn = self._wake.turn
             deployments = self._view.all()
-            if granted := self._granted(targets(version.name, deployments, 0.0)):
+            if granted := self._granted(targets(version.name, deployments)):
                 return granted
             hosts = [one for one in deployments if is_host(one, version)]
             if not hosts:
@@ -174,15 +184,15 @@ def may_load_on_demand(model: str, deployments: Sequence[Deployment]) -> bool:
     return has_host or not any(_concerns(one, model) for one in deployments)
 
 
-def targets(model: str, deployments: Sequence[Deployment], draw: float) -> list[Target]:
+def targets(model: str, deployments: Sequence[Deployment], sticky: str = "") -> list[Target]:
     """What answers `model` by the deployments' own word, the best first.
 
     Args:
-        draw: in [0, 1); decides between the routes of a deployment by their weights.
+        sticky: decides between the routes of a deployment, by their weights.
     """
     alive = [one for one in deployments if one.is_wanted]
     if names.matches(NAME, model):
-        return [_by_weight(one, draw) for one in alive if one.name == model and _answers_alone(one)]
+        return [_by_weight(one, sticky) for one in alive if one.name == model and _answers_alone(one)]
     if names.matches(ALIAS, model) or names.matches(VERSION, model):
         return [
             Target(one, status.serving)
@@ -241,26 +251,26 @@ def pinned_on(key: BaseKey, deployments: Sequence[Deployment]) -> set[str]:
     }
 
 
-def _by_weight(deployment: Deployment, draw: float) -> Target:
-    ready = [
-        (route.weight, status.serving)
-        for route in deployment.spec.routes
-        if route.weight > 0 and (status := _ready(deployment, route.id))
-    ]
+def _by_weight(deployment: Deployment, sticky: str) -> Target:
+    ready = {
+        route.id: (Share(route.id, route.weight), status.serving)
+        for route in _weighed(deployment)
+        if (status := _ready(deployment, route.id))
+    }
     if not ready:
         return Target(deployment, None)
-    total = sum(weight for weight, _ in ready)
-    at = draw * total
-    for weight, version in ready:
-        at -= weight
-        if at < 0:
-            return Target(deployment, version)
-    return Target(deployment, ready[-1][1])
+    chosen = choose([share for share, _ in ready.values()], f"{deployment.name} {sticky}")
+    return Target(deployment, ready[chosen][1], chosen)
+
+
+def _weighed(deployment: Deployment) -> list[Route]:
+    """The routes that share the calls which name only the deployment."""
+    return [route for route in deployment.spec.routes if route.weight > 0 and not route.shadow]
 
 
 def _answers_alone(deployment: Deployment) -> bool:
     """Whether a call that names only the deployment can be answered: by a route, or by the base where none counts."""
-    weighed = [route for route in deployment.spec.routes if route.weight > 0]
+    weighed = _weighed(deployment)
     return not weighed or any(_ready(deployment, route.id) for route in weighed)
 
 

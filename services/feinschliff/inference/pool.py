@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol
 from feinschliff.artifacts.bases import BaseFiles
 from feinschliff.inference.engine import Capacity, Engine
 from feinschliff.inference.life import Look, Precision, Seen, Version
+from feinschliff.inference.observed import Watch
 from feinschliff.inference.shelf import Shelf
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.errors import Exhausted, Refusal
@@ -63,6 +64,8 @@ class Lease:
     """The right to generate on an engine with an adapter; neither is unloaded before it is given back.
 
     Attributes:
+        tenant: on whose behalf it was given.
+        watch: is told what becomes of what runs on it; None where nobody asks.
         is_waiting: whether its generation waits for a place in the batch.
         cut_by: why what runs on it is ended before its time; None while it is not.
     """
@@ -71,6 +74,8 @@ class Lease:
         self.engine = engine
         self.key = key
         self.adapter_digest = adapter_digest
+        self.tenant = ""
+        self.watch: Watch | None = None
         self.is_waiting = False
         self.cut_by: Refusal | None = None
         self._releases = [release]
@@ -124,7 +129,8 @@ class Pool:
         self._located: Shelf[Source, Located] = Shelf(clock, changed)
         self._engines: Shelf[BaseKey, Engine] = Shelf(clock, changed)
         self._adapters: Shelf[tuple[BaseKey, str], None] = Shelf(clock, changed)
-        self._lock = threading.RLock()
+        self._moves = threading.RLock()  # of loading and unloading; waits for engines, so their threads never take it
+        self._lock = threading.RLock()  # of leases; held for a moment only
         self._leases: Counter[tuple[BaseKey, str]] = Counter()
         self._on_demand: dict[BaseKey, OrderedDict[str, None]] = {}  # the longest unused first
 
@@ -183,7 +189,7 @@ class Pool:
             self._count_load("loaded")
             self._metrics.histogram("feinschliff_inference_adapter_load_seconds").observe(time.monotonic() - began)
 
-        with self._lock:  # not while the same adapter is being unloaded
+        with self._moves:  # not while the same adapter is being unloaded
             return self._adapters.get((key, version.adapter_digest), load)
 
     def load_on_demand(self, key: BaseKey, version: Version, *, pinned: Collection[str], limit: int) -> Future[None]:
@@ -192,12 +198,13 @@ class Pool:
         Raises:
             Exhausted: ADAPTERS_BUSY where requests run on all of them.
         """
-        with self._lock:
-            kept = self._on_demand.setdefault(key, OrderedDict())
-            if version.adapter_digest not in kept and version.adapter_digest not in pinned:
-                while len(kept) >= limit:
+        digest = version.adapter_digest
+        with self._moves:
+            if not self.is_on_demand(key, digest) and digest not in pinned:
+                while len(kept := self._kept(key)) >= limit:
                     self._evict_one(key, kept)
-                kept[version.adapter_digest] = None
+                with self._lock:
+                    self._on_demand.setdefault(key, OrderedDict())[digest] = None
             return self.load_adapter(key, version)
 
     def is_on_demand(self, key: BaseKey, digest: str) -> bool:
@@ -217,11 +224,12 @@ class Pool:
 
     def unload_adapter(self, key: BaseKey, digest: str) -> bool:
         """Frees an adapter, or says False while it is being loaded or a request runs on it."""
-        with self._lock:
-            if self._leases[key, digest] > 0 or self.look_at_adapter(key, digest).seen is Seen.LOADING:
-                return False
-            self._adapters.take((key, digest))
-            self._on_demand.get(key, OrderedDict()).pop(digest, None)
+        with self._moves:
+            with self._lock:
+                if self._leases[key, digest] > 0 or self.look_at_adapter(key, digest).seen is Seen.LOADING:
+                    return False
+                self._adapters.take((key, digest))
+                self._on_demand.get(key, OrderedDict()).pop(digest, None)
             engine = self._engines.held(key)
             if engine is not None:
                 engine.unload_adapter(digest)
@@ -229,7 +237,7 @@ class Pool:
 
     def unload_base(self, key: BaseKey) -> bool:
         """Frees a base with its adapters, or says False while something is being loaded or a request runs on it."""
-        with self._lock:
+        with self._moves, self._lock:
             busy = any(base == key and count > 0 for (base, _), count in self._leases.items())
             looks = [self.look_at_base(key), *(self.look_at_adapter(key, digest) for digest in self.adapters(key))]
             if busy or any(look.seen is Seen.LOADING for look in looks):
@@ -266,10 +274,13 @@ class Pool:
             if not self._leases[lease.key, lease.adapter_digest]:
                 del self._leases[lease.key, lease.adapter_digest]
 
-    def _evict_one(self, key: BaseKey, kept: OrderedDict[str, None]) -> None:
+    def _kept(self, key: BaseKey) -> list[str]:
+        with self._lock:
+            return list(self._on_demand.get(key, ()))
+
+    def _evict_one(self, key: BaseKey, kept: Collection[str]) -> None:
         for digest in kept:
             if self.unload_adapter(key, digest):
-                kept.pop(digest, None)
                 self._count_load("evicted")
                 return
         raise Exhausted(

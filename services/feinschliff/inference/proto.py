@@ -104,9 +104,6 @@ def to_spec(message: inference_pb2.Deployment) -> Spec:
             ("resources", message.HasField("resources") and message.resources != inference_pb2.Resources()),
             ("guards", bool(message.guards)),
             ("logging.stored_fraction", message.logging.stored_fraction > 0),
-            ("canary", message.HasField("canary")),
-            ("requests_max", message.HasField("requests_max")),
-            *((f"routes[{place}].shadow", route.shadow) for place, route in enumerate(message.routes)),
         )
     )
     return Spec(

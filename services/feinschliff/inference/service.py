@@ -16,6 +16,8 @@ from feinschliff.inference.engine import Done, GenerationRequest
 from feinschliff.inference.models import Granted, Models
 from feinschliff.inference.proto import Asked, refuse_unserved, timestamp, to_sampling
 from feinschliff.inference.requests import generation, refuse, sampling_violations
+from feinschliff.inference.shadows import Shadows
+from feinschliff.inference.sticky import key_of_call
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.errors import FieldViolation, Invalid, Refusal
 from feinschliff.kit.threads import offload
@@ -35,7 +37,8 @@ class Prepared(NamedTuple):
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     """Chat, classes and tokens; what this version does not serve answers UNIMPLEMENTED."""
 
-    def __init__(self, models: Models, answers: Answers, clock: Clock) -> None:
+    def __init__(self, models: Models, answers: Answers, shadows: Shadows, clock: Clock) -> None:
+        self._shadows = shadows
         self._models = models
         self._answers = answers
         self._clock = clock
@@ -134,7 +137,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             sampling = to_sampling(request.sampling, f"{path}sampling")
             refuse(sampling_violations(sampling, f"{path}sampling"))
             messages = words.to_messages(request.messages, f"{path}messages")
-            granted = await self._models.grant(request.model, seconds_left=context.time_remaining())
+            sticky = key_of_call(request.user, messages)
+            granted = await self._models.grant(request.model, seconds_left=context.time_remaining(), sticky=sticky)
             try:
                 if facts := granted.lease.engine.head(granted.lease.adapter_digest):
                     raise judging.not_a_chat_model(request.model, facts)
@@ -147,4 +151,6 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         except Refusal:
             self._answers.count_refused()
             raise
+        if request.model == granted.deployment.name:
+            self._shadows.copy_after(granted, wanted)
         return Prepared(granted, wanted)

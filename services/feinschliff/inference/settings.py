@@ -30,6 +30,12 @@ class InferenceSettings(Settings):
         2 * 1024**3, ge=1024**2, description="Memory of a base for attention keys and values; also bounds the context."
     )
     inference_threads: int = Field(0, ge=0, le=1024, description="CPU threads of the engines; 0 leaves it to torch.")
+    inference_project_requests_max: int = Field(
+        0, ge=0, le=100_000, description="Calls of one project that may run or wait at once on a copy; 0 is no limit."
+    )
+    inference_shadow_max: int = Field(
+        8, ge=0, le=1024, description="Copies of calls for shadow routes that wait or run at once; more are dropped."
+    )
     inference_turn_seconds: float = Field(1.0, gt=0, le=60, description="Between two looks of the reconciler.")
     inference_alias_seconds: float = Field(2.0, ge=0, le=60, description="How long an alias's target is believed.")
     inference_on_demand_wait_seconds: float = Field(

@@ -69,6 +69,7 @@ class Traffic:
             if account.calls_max is not None and count >= account.calls_max:
                 raise _too_many(account, count)
             self._open[lease] = deployment.name, account.name
+        lease.tenant = deployment.project
         lease.when_given_back(self._leave)
 
     def is_draining(self, deployment: Deployment) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from feinschliff.inference.life import Precision, Seen
@@ -91,6 +93,23 @@ def test_an_adapter_stays_while_a_request_runs_on_it(bench: Bench) -> None:
     assert bench.pool.unload_adapter(key, digest)
     assert bench.loader.engines[0].loaded == set()
     assert bench.pool.acquire(key, digest) is None
+
+
+def test_a_request_may_end_while_an_adapter_is_unloaded(bench: Bench) -> None:
+    key = bench.load_base()
+    digest = bench.load_adapter(key, 1)
+    lease = bench.pool.acquire(key, "")
+    assert lease is not None
+    engine, ended = bench.loader.engines[0], threading.Thread(target=lease.give_back)
+
+    def unload(digest: str) -> None:
+        """As an engine's thread does: it says that the request has ended, and only then comes to unloading."""
+        ended.start()
+        ended.join(10)
+
+    engine.unload_adapter = unload  # type: ignore[method-assign]
+    assert bench.pool.unload_adapter(key, digest)
+    assert not ended.is_alive()
 
 
 def test_a_base_stays_while_a_request_runs_on_any_of_its_adapters(bench: Bench) -> None:

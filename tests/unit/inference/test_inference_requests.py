@@ -171,7 +171,6 @@ def test_wishes_that_are_not_served_are_refused(wish: dict[str, object]) -> None
         ("precision", inference_pb2.Deployment(precision=inference_pb2.Deployment.PRECISION_INT4)),
         ("replicas", inference_pb2.Deployment(replicas=2)),
         ("guards", inference_pb2.Deployment(guards=[inference_pb2.Guard(name="g")])),
-        ("routes[0].shadow", inference_pb2.Deployment(routes=[inference_pb2.Route(id="a", shadow=True)])),
         ("logging.stored_fraction", inference_pb2.Deployment(logging=inference_pb2.Logging(stored_fraction=1))),
     ],
 )

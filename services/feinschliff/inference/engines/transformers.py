@@ -256,7 +256,7 @@ class TransformersEngine:
     def _step(self) -> None:
         """One turn: drop who left, read prompts, then one token for every row."""
         with self._changed:
-            for row in [row for row in self._batcher if row.is_aborted]:
+            for row in [*(row for row in self._batcher if row.is_aborted), *self._batcher.in_the_way()]:
                 row.finish(Finish.CANCELLED)
         self._drop_done()
         with self._changed:
