@@ -199,5 +199,13 @@ def serving() -> Group:
                 "{{ $value | humanize }} adapters a second are put out for others.",
                 "More adapters are in use than fit beside the base; each swap makes a caller wait.",
             ),
+            Alert(
+                "CanaryRolledBack",
+                "sum by (namespace, cause) (increase(feinschliff_inference_canary_rollbacks_total[30m])) > 0",
+                "0m",
+                "warning",
+                "A new version was taken out of traffic: worse by {{ $labels.cause }}.",
+                "Calls go to the other routes again; the deployment and the log say what was seen.",
+            ),
         ),
     )

@@ -49,7 +49,12 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
     database.upgrade()
     answers = Answers(metrics)
     loader = ArtifactLoader(artifacts, engine_options(settings, answers), offline=settings.offline)
-    pool = Pool(loader, metrics, clock=clock, changed=wake.notify)
+    bytes_max = settings.inference_adapter_bytes_max
+    idle_seconds = settings.inference_adapter_idle_seconds
+    pool = Pool(
+        loader, metrics, clock=clock, changed=wake.notify, adapter_bytes_max=bytes_max, idle_seconds=idle_seconds
+    )
+    metrics.gauge("feinschliff_inference_adapter_limit_bytes").set(bytes_max)
     versions = RegistryVersions(
         settings.registry_address, metrics, clock=clock, alias_seconds=settings.inference_alias_seconds
     )
@@ -60,7 +65,17 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
     observations = Observations(clock)
     rollbacks = Rollbacks(database, observations, view, metrics, clock=clock, wake=wake)
     shadows = Shadows(pool, metrics, copies_max=settings.inference_shadow_max)
-    models = Models(pool, view, reconciler.read, versions, wake, traffic, observations, wait_seconds_max=wait_seconds)
+    models = Models(
+        pool,
+        view,
+        reconciler.read,
+        versions,
+        wake,
+        traffic,
+        observations,
+        wait_seconds_max=wait_seconds,
+        waiting_max=settings.inference_rows_max + settings.inference_queue_max,
+    )
     check_base = base_check(artifacts, settings)
     deployments = Deployments(database, versions, check_base, view=view, clock=clock, wake=wake)
     replica = Replica(settings.inference_replica_id or os.uname().nodename, clock.now(), pool, traffic)

@@ -158,6 +158,10 @@ class Engine(Protocol):
 
     def adapters(self) -> frozenset[str]: ...
 
+    def adapter_bytes(self, digest: str) -> int:
+        """Memory of a loaded adapter, 0 if it is not there; weights that several share are divided among them."""
+        ...
+
     def virtual_tokens(self, digest: str) -> int:
         """Positions of the context that a loaded adapter has in use before a prompt; 0 for the base alone."""
         ...

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from feinschliff.inference.engine import Engine
@@ -22,7 +23,10 @@ from feinschliff.kit.errors import NotFound, Refusal, Unavailable, WrongState
 from feinschliff.kit.threads import offload
 from feinschliff.kit.watch import Wake
 
+LOADING = "MODEL_LOADING"
 LOADING_RETRY_SECONDS = 2.0
+ANSWER_SECONDS = 0.5
+"""What a call that waited in vain keeps of its time to be told so."""
 _BASE_SCHEMES = ("hf:", "s3:", "file:", "pypi:")
 
 
@@ -75,7 +79,12 @@ def identity_of(engine: Engine, deployment: Deployment, version: Version | None)
 
 
 class Models:
-    """Grants what a call names; what is loaded on demand is waited for, but not beyond the call's deadline."""
+    """Grants what a call names; what is on its way is waited for, but not beyond the call's deadline.
+
+    Args:
+        wait_seconds_max: a call waits no longer than that, nor does one without a deadline.
+        waiting_max: calls that wait at once; more are refused.
+    """
 
     def __init__(
         self,
@@ -88,7 +97,10 @@ class Models:
         observations: Observations,
         *,
         wait_seconds_max: float,
+        waiting_max: int,
     ) -> None:
+        self._waiting_max = waiting_max
+        self._waiting = 0
         self._traffic = traffic
         self._observations = observations
         self._pool = pool
@@ -113,12 +125,37 @@ class Models:
         sticky = sticky or secrets.token_hex(8)
         if granted := self._granted(targets(model, self._view.all(), sticky)):
             return granted
-        deployments = await offload(self._look_again)
-        if granted := self._granted(targets(model, deployments, sticky)):
-            return granted
-        if may_load_on_demand(model, deployments):
-            return await self._on_demand(model, min(self._wait_seconds_max, seconds_left or self._wait_seconds_max))
-        raise why_not(model, deployments)
+        until = time.monotonic() + self._patience_seconds(seconds_left)
+        turn, deployments = self._wake.turn, await offload(self._look_again)
+        while True:
+            if granted := self._granted(targets(model, deployments, sticky)):
+                return granted
+            if may_load_on_demand(model, deployments):
+                return await self._on_demand(model, until - time.monotonic())
+            refusal = why_not(model, deployments)
+            left = until - time.monotonic()
+            if refusal.reason != LOADING or left <= 0:
+                raise refusal
+            with self._in_line(model):
+                await self._wake.wait(turn, min(left, 1.0))
+            turn, deployments = self._wake.turn, self._view.all()
+
+    def _patience_seconds(self, seconds_left: float | None) -> float:
+        """How long a call may wait; there is time left to say why it was in vain."""
+        if seconds_left is None:
+            return self._wait_seconds_max
+        return min(self._wait_seconds_max, seconds_left - min(ANSWER_SECONDS, seconds_left / 10))
+
+    @contextmanager
+    def _in_line(self, model: str) -> Iterator[None]:
+        """One of the calls that wait; where there are enough of them the call is refused at once."""
+        if self._waiting >= self._waiting_max:
+            raise _loading(model)
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
 
     def _granted(self, found: Sequence[Target]) -> Granted | None:
         refusal: Refusal | None = None
@@ -150,9 +187,10 @@ class Models:
             hosts = [one for one in deployments if is_host(one, version)]
             if not hosts:
                 raise why_not(model, deployments)
-            if granted := await self._load(version, hosts, deployments, left):
-                return granted
-            await self._wake.wait(turn, min(left, 1.0))
+            with self._in_line(model):
+                if granted := await self._load(version, hosts, deployments, left):
+                    return granted
+                await self._wake.wait(turn, min(left, 1.0))
         raise _loading(model)
 
     async def _load(

@@ -121,9 +121,26 @@ class Lease:
 
 
 class Pool:
-    """What is loaded; every method may be called from any thread and returns at once."""
+    """What is loaded; every method may be called from any thread and returns at once.
 
-    def __init__(self, loader: Loader, metrics: Metrics, *, clock: Clock, changed: Callable[[], None]) -> None:
+    Args:
+        adapter_bytes_max: memory of all adapters together, beyond which those loaded on demand make room; 0: no bound.
+        idle_seconds: an adapter that was loaded on demand goes when it was not used for so long; 0: it stays.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        metrics: Metrics,
+        *,
+        clock: Clock,
+        changed: Callable[[], None],
+        adapter_bytes_max: int = 0,
+        idle_seconds: float = 0.0,
+    ) -> None:
+        self._clock = clock
+        self._adapter_bytes_max = adapter_bytes_max
+        self._idle_seconds = idle_seconds
         self._loader = loader
         self._metrics = metrics
         self._located: Shelf[Source, Located] = Shelf(clock, changed)
@@ -132,7 +149,7 @@ class Pool:
         self._moves = threading.RLock()  # of loading and unloading; waits for engines, so their threads never take it
         self._lock = threading.RLock()  # of leases; held for a moment only
         self._leases: Counter[tuple[BaseKey, str]] = Counter()
-        self._on_demand: dict[BaseKey, OrderedDict[str, None]] = {}  # the longest unused first
+        self._on_demand: dict[BaseKey, OrderedDict[str, float]] = {}  # last used at; the longest unused first
 
     def locate(self, source: Source) -> Located | None:
         """The base's files if they are here; begins to look for them if not."""
@@ -204,7 +221,7 @@ class Pool:
                 while len(kept := self._kept(key)) >= limit:
                     self._evict_one(key, kept)
                 with self._lock:
-                    self._on_demand.setdefault(key, OrderedDict())[digest] = None
+                    self._on_demand.setdefault(key, OrderedDict())[digest] = self._clock.monotonic()
             return self.load_adapter(key, version)
 
     def is_on_demand(self, key: BaseKey, digest: str) -> bool:
@@ -218,8 +235,7 @@ class Pool:
             if engine is None or (adapter_digest and not self._is_loaded(key, adapter_digest)):
                 return None
             self._leases[key, adapter_digest] += 1
-            if adapter_digest in self._on_demand.get(key, {}):
-                self._on_demand[key].move_to_end(adapter_digest)
+            self._use(key, adapter_digest)
             return Lease(engine, key, adapter_digest, self._release)
 
     def unload_adapter(self, key: BaseKey, digest: str) -> bool:
@@ -251,6 +267,26 @@ class Pool:
             logger.info("base unloaded", extra={"base_digest": key.digest})
         return True
 
+    def adapter_bytes(self) -> int:
+        """Memory of all loaded adapters."""
+        engines = [(key, engine) for key in self.bases() if (engine := self._engines.held(key)) is not None]
+        return sum(engine.adapter_bytes(digest) for key, engine in engines for digest in self.loaded_adapters(key))
+
+    def tidy(self) -> None:
+        """Unloads what was loaded on demand and is idle, and the longest unused while all takes too much memory.
+
+        The one that was used last always stays: it is what somebody waits for.
+        """
+        idle_since = self._clock.monotonic() - self._idle_seconds
+        for used, key, digest in self._by_use():
+            if self._idle_seconds and used <= idle_since and self.unload_adapter(key, digest):
+                self._count_load("idle")
+        for _, key, digest in self._by_use()[:-1]:
+            if not self._adapter_bytes_max or self.adapter_bytes() <= self._adapter_bytes_max:
+                return
+            if self.unload_adapter(key, digest):
+                self._count_load("evicted")
+
     def forget_sources(self, wanted: Collection[Source]) -> None:
         for source in set(self._located.keys()) - set(wanted):
             self._located.take(source)
@@ -268,8 +304,21 @@ class Pool:
     def _is_loaded(self, key: BaseKey, digest: str) -> bool:
         return self.look_at_adapter(key, digest).seen is Seen.HELD
 
+    def _use(self, key: BaseKey, digest: str) -> None:
+        kept = self._on_demand.get(key, OrderedDict())
+        if digest in kept:
+            kept[digest] = self._clock.monotonic()
+            kept.move_to_end(digest)
+
+    def _by_use(self) -> list[tuple[float, BaseKey, str]]:
+        """What was loaded on demand, the longest unused first."""
+        with self._lock:
+            kept = [(used, key, digest) for key, one in self._on_demand.items() for digest, used in one.items()]
+        return sorted(kept, key=lambda one: one[0])
+
     def _release(self, lease: Lease) -> None:
         with self._lock:
+            self._use(lease.key, lease.adapter_digest)
             self._leases[lease.key, lease.adapter_digest] -= 1
             if not self._leases[lease.key, lease.adapter_digest]:
                 del self._leases[lease.key, lease.adapter_digest]

@@ -86,6 +86,7 @@ class Reconciler:
         wanted = {one.name: self._see(one) for one in deployments if one.is_wanted}
         self._move_bases(wanted.values())
         self._move_adapters(deployments, wanted)
+        self._pool.tidy()
         self._pool.forget_sources({sight.source for sight in wanted.values()})
         news = [one.name for one in deployments if self._settle(one, wanted)]
         if news:
@@ -234,6 +235,7 @@ class Reconciler:
         metrics.gauge("feinschliff_inference_loaded_bases").set(len(capacities))
         adapters = sum(len(self._pool.loaded_adapters(key)) for key in capacities)
         metrics.gauge("feinschliff_inference_loaded_adapters").set(adapters)
+        metrics.gauge("feinschliff_inference_adapter_bytes").set(self._pool.adapter_bytes())
         show(metrics, capacities.values())
         states = Counter(one.status.state for one in self._view.all())
         for state in State:

@@ -36,10 +36,21 @@ class InferenceSettings(Settings):
     inference_shadow_max: int = Field(
         8, ge=0, le=1024, description="Copies of calls for shadow routes that wait or run at once; more are dropped."
     )
+    inference_adapter_bytes_max: int = Field(
+        0,
+        ge=0,
+        description="Memory of all adapters beyond which those loaded on demand go, longest unused first; 0: no bound.",
+    )
+    inference_adapter_idle_seconds: float = Field(
+        0,
+        ge=0,
+        le=604_800,
+        description="An adapter loaded on demand goes when unused for so long; 0: it stays.",
+    )
     inference_turn_seconds: float = Field(1.0, gt=0, le=60, description="Between two looks of the reconciler.")
     inference_alias_seconds: float = Field(2.0, ge=0, le=60, description="How long an alias's target is believed.")
     inference_on_demand_wait_seconds: float = Field(
-        120, gt=0, le=3600, description="A call waits this long, and never beyond its deadline, for an adapter to load."
+        120, gt=0, le=3600, description="A call waits this long, and never beyond its deadline, for a model to load."
     )
 
     @property

@@ -41,6 +41,20 @@ def test_an_answer_has_openais_shape(openai: OpenAI) -> None:
     assert answer.system_fingerprint == "fp_abababab_none_cdcdcdcd"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_headers_name_what_exactly_answered(openai: OpenAI, stream: bool) -> None:
+    with openai.chat.completions.with_streaming_response.create(
+        model=BASE, messages=[{"role": "user", "content": "hello"}], stream=stream
+    ) as answer:
+        told = {name: value for name, value in answer.headers.items() if name.startswith("feinschliff-")}
+        answer.read()
+    assert told == {
+        "feinschliff-model-version": BASE,
+        "feinschliff-base-digest": "sha256:" + "ab" * 32,
+        "feinschliff-template-hash": "cd" * 32,
+    }
+
+
 def test_a_tuned_model_answers_under_its_own_name(openai: OpenAI, gateway: Gateway) -> None:
     tuned = make_tuned(openai, gateway)
     answer = ask(openai, model=tuned.name)

@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from feinschliff.kit.errors import Conflict, Invalid, NotFound, Unavailable
+from feinschliff.kit.errors import Conflict, Exhausted, Invalid, NotFound, Unavailable
 from feinschliff.v1 import inference_pb2 as pb
 from tests.contract.inference.site import PARENT, Site, chat_request, open_site, refusing
 from tests.contract.inference.test_inference_deployments import replica
@@ -97,3 +97,25 @@ async def test_answers_that_take_longer_than_a_drain_allows_are_ended_by_name(tm
 async def read_all(call: Any) -> None:
     while await call.read() is not grpc.aio.EOF:
         pass
+
+
+async def test_a_project_has_so_many_calls_at_once_and_a_deployment_may_have_its_own(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    async with open_site(tmp_path, tiny_model, inference_project_requests_max=1) as site:
+        await site.create()
+        await site.create("own", requests_max=2)
+        call = site.chats.ChatStream(pb.ChatStreamRequest(chat=chat_request(D, max_tokens=450)))
+        await call.read()
+        refusal = await site.refused(D)
+        assert isinstance(refusal, Exhausted)
+        assert (refusal.reason, refusal.metadata["limited"]) == ("PROJECT_LIMIT", PARENT)
+        assert refusal.retry_after_seconds
+        assert await site.chat(f"{PARENT}/deployments/own")
+        call.cancel()
+
+        async def free() -> bool:
+            return (await replica(site)).running_calls == 0
+
+        await eventually_async(free, 20)
+        assert await site.chat(D)

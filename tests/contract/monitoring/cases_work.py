@@ -187,4 +187,11 @@ WORK = (
             one("inference_adapter_loads_total", "0+60x60", outcome="loaded"),
         ),
     ),
+    Case(
+        "CanaryRolledBack",
+        "15m",
+        one("inference_canary_rollbacks_total", "0x5 1x60", cause="first_token"),
+        "A new version was taken out of traffic: worse by first_token.",
+        (one("inference_canary_rollbacks_total", "0x60", cause="errors"),),
+    ),
 )

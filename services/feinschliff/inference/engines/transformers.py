@@ -120,6 +120,9 @@ class TransformersEngine:
     def adapters(self) -> frozenset[str]:
         return self._decks.digests
 
+    def adapter_bytes(self, digest: str) -> int:
+        return self._decks.adapter_bytes(digest)
+
     def virtual_tokens(self, digest: str) -> int:
         return self._decks.virtual_tokens(digest)
 
