@@ -16,7 +16,7 @@ from feinschliff.inference.engines import EngineOptions
 from feinschliff.inference.loader import ArtifactLoader
 from feinschliff.inference.models import Models
 from feinschliff.inference.observed import Observations
-from feinschliff.inference.pool import Pool
+from feinschliff.inference.pool import Loader, Pool
 from feinschliff.inference.reconciler import Reconciler
 from feinschliff.inference.replica import Replica
 from feinschliff.inference.rollbacks import Rollbacks
@@ -27,7 +27,7 @@ from feinschliff.inference.shadows import Shadows
 from feinschliff.inference.traffic import Traffic
 from feinschliff.inference.versions import RegistryVersions
 from feinschliff.inference.view import View
-from feinschliff.kit.clock import SystemClock
+from feinschliff.kit.clock import Clock, SystemClock
 from feinschliff.kit.db import Database
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.server import Loop, Room, Servicer, run
@@ -49,18 +49,12 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
     database.upgrade()
     answers = Answers(metrics)
     loader = ArtifactLoader(artifacts, engine_options(settings, answers), offline=settings.offline)
-    bytes_max = settings.inference_adapter_bytes_max
-    idle_seconds = settings.inference_adapter_idle_seconds
-    pool = Pool(
-        loader, metrics, clock=clock, changed=wake.notify, adapter_bytes_max=bytes_max, idle_seconds=idle_seconds
-    )
-    metrics.gauge("feinschliff_inference_adapter_limit_bytes").set(bytes_max)
+    pool = make_pool(settings, loader, metrics, clock, wake)
     versions = RegistryVersions(
         settings.registry_address, metrics, clock=clock, alias_seconds=settings.inference_alias_seconds
     )
     reconciler = Reconciler(database, pool, versions, view, metrics, clock=clock, wake=wake)
     reconciler.read()
-    wait_seconds = settings.inference_on_demand_wait_seconds
     traffic = Traffic(clock, project_requests_max=settings.inference_project_requests_max)
     observations = Observations(clock)
     rollbacks = Rollbacks(database, observations, view, metrics, clock=clock, wake=wake)
@@ -73,25 +67,12 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
         wake,
         traffic,
         observations,
-        wait_seconds_max=wait_seconds,
+        wait_seconds_max=settings.inference_on_demand_wait_seconds,
         waiting_max=settings.inference_rows_max + settings.inference_queue_max,
     )
     check_base = base_check(artifacts, settings)
     deployments = Deployments(database, versions, check_base, view=view, clock=clock, wake=wake)
     replica = Replica(settings.inference_replica_id or os.uname().nodename, clock.now(), pool, traffic)
-
-    async def reconcile() -> None:
-        while True:
-            turn = wake.turn
-            await offload(reconciler.turn)
-            await asyncio.sleep(_PAUSE_SECONDS)
-            await wake.wait(turn, settings.inference_turn_seconds)
-
-    async def watch_traffic() -> None:
-        while True:
-            traffic.end_late()
-            await offload(rollbacks.turn)
-            await asyncio.sleep(settings.inference_turn_seconds)
 
     return Room(
         name="inference",
@@ -109,11 +90,43 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
                 "feinschliff.v1.DeploymentService",
             ),
         ],
-        loops=[Loop("reconcile", reconcile), Loop("traffic", watch_traffic)],
+        loops=loops_of(settings, reconciler, traffic, rollbacks, wake),
         checks={"database": database.check, **checks},
         close=[pool.close, database.close],
         metrics=metrics,
     )
+
+
+def make_pool(settings: InferenceSettings, loader: Loader, metrics: Metrics, clock: Clock, wake: Wake) -> Pool:
+    bytes_max = settings.inference_adapter_bytes_max
+    metrics.gauge("feinschliff_inference_adapter_limit_bytes").set(bytes_max)
+    return Pool(
+        loader,
+        metrics,
+        clock=clock,
+        changed=wake.notify,
+        adapter_bytes_max=bytes_max,
+        idle_seconds=settings.inference_adapter_idle_seconds,
+    )
+
+
+def loops_of(
+    settings: InferenceSettings, reconciler: Reconciler, traffic: Traffic, rollbacks: Rollbacks, wake: Wake
+) -> list[Loop]:
+    async def reconcile() -> None:
+        while True:
+            turn = wake.turn
+            await offload(reconciler.turn)
+            await asyncio.sleep(_PAUSE_SECONDS)
+            await wake.wait(turn, settings.inference_turn_seconds)
+
+    async def watch_traffic() -> None:
+        while True:
+            await offload(traffic.end_late)
+            await offload(rollbacks.turn)
+            await asyncio.sleep(settings.inference_turn_seconds)
+
+    return [Loop("reconcile", reconcile), Loop("traffic", watch_traffic)]
 
 
 def engine_options(settings: InferenceSettings, answers: Answers) -> EngineOptions:
