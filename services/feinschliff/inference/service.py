@@ -88,6 +88,8 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             judging.refuse_lengths(lengths, granted.context_tokens)
             judged: dict[int, list[float]] = {}
             for places in judging.passes(lengths, virtual_tokens=engine.virtual_tokens(digest)):
+                if lease.cut_by is not None:
+                    raise lease.cut_by
                 found = await offload(engine.judge, [rows[place] for place in places], digest)
                 judged.update(zip(places, found, strict=True))
         self._answers.count_read(sum(lengths))

@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
@@ -33,6 +33,12 @@ class Chain(grpc.aio.ServerInterceptor):
         self._standing_methods = frozenset(standing)
         self._standing: set[asyncio.Task[Any]] = set()
         self._is_stopping = False
+        self._running = 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether calls run that end by themselves."""
+        return self._running > 0
 
     def stop(self) -> None:
         """Refuses new calls, and ends those that would never end by themselves, so that their clients go elsewhere."""
@@ -111,9 +117,17 @@ class Chain(grpc.aio.ServerInterceptor):
             async with layers.refusing(call):
                 if self._is_stopping and not call.is_infrastructure:
                     raise _stopping()
-                with self._ends_with_server() if call.is_standing else nullcontext():
+                with self._ends_with_server() if call.is_standing else self._counted():
                     async with layers.deadline(call, default_seconds):
                         yield
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
 
     @contextmanager
     def _ends_with_server(self) -> Iterator[None]:

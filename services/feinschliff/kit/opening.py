@@ -104,12 +104,14 @@ class OpenRoom:
     async def end_calls(self, grace_seconds: float, hurry: asyncio.Event) -> None:
         """Ends watches at once, refuses new calls, and cuts what still runs when the grace or our patience is over.
 
-        Calls that are on their way are refused by us, with a reason and a delay; gRPC would answer them CANCELLED.
+        Where there is traffic, calls that are on their way are refused by us for a moment, with a reason and a delay;
+        gRPC would answer them CANCELLED.
         """
         self._chain.stop()
         hurried = asyncio.ensure_future(hurry.wait())
         if self._server is not None:
-            await asyncio.wait({hurried}, timeout=min(REFUSING_SECONDS, grace_seconds))
+            if self._chain.is_busy:
+                await asyncio.wait({hurried}, timeout=min(REFUSING_SECONDS, grace_seconds))
             stopped = asyncio.ensure_future(self._server.stop(grace_seconds))
             await asyncio.wait({stopped, hurried}, return_when=asyncio.FIRST_COMPLETED)
             if not stopped.done():
