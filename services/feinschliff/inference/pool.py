@@ -93,6 +93,11 @@ class Lease:
         for release in self._releases:
             release(self)
 
+    def guard_hit(self) -> None:
+        """A guard found something in the call, or in its answer."""
+        if self.watch is not None:
+            self.watch.guard_hit()
+
     def when_given_back(self, act: Callable[[Lease], None]) -> None:
         """To be said before anything runs on it."""
         self._releases.append(act)
