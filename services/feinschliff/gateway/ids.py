@@ -99,6 +99,10 @@ def new_completion_id() -> str:
     return names.new_id("chatcmpl-")
 
 
+def new_text_completion_id() -> str:
+    return names.new_id("cmpl-")
+
+
 def project_name(project: str) -> str:
     return f"projects/{project}"
 

@@ -10,12 +10,14 @@ from feinschliff.artifacts import bases
 from feinschliff.artifacts.connect import connect, readiness
 from feinschliff.artifacts.store import Store
 from feinschliff.inference.answers import Answers
+from feinschliff.inference.completions import Completions
 from feinschliff.inference.deployment_service import DeploymentService
 from feinschliff.inference.deployments import Deployments
 from feinschliff.inference.engines import EngineOptions
 from feinschliff.inference.loader import ArtifactLoader
-from feinschliff.inference.models import Models
+from feinschliff.inference.models import Models, Patience
 from feinschliff.inference.observed import Observations
+from feinschliff.inference.open_inference import OpenInference
 from feinschliff.inference.pool import Loader, Pool
 from feinschliff.inference.reconciler import Reconciler
 from feinschliff.inference.replica import Replica
@@ -24,16 +26,19 @@ from feinschliff.inference.servable import ServableModels
 from feinschliff.inference.service import InferenceService
 from feinschliff.inference.settings import InferenceSettings
 from feinschliff.inference.shadows import Shadows
+from feinschliff.inference.texts import Texts
 from feinschliff.inference.traffic import Traffic
 from feinschliff.inference.versions import RegistryVersions
 from feinschliff.inference.view import View
 from feinschliff.kit.clock import Clock, SystemClock
 from feinschliff.kit.db import Database
+from feinschliff.kit.health import Readiness
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.server import Loop, Room, Servicer, run
 from feinschliff.kit.threads import offload
 from feinschliff.kit.watch import Wake
 from feinschliff.v1 import inference_pb2_grpc as stubs
+from feinschliff.v1 import open_inference_pb2_grpc
 
 _PAUSE_SECONDS = 0.02  # between two turns that follow each other at once
 
@@ -59,17 +64,11 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
     observations = Observations(clock)
     rollbacks = Rollbacks(database, observations, view, metrics, clock=clock, wake=wake)
     shadows = Shadows(pool, metrics, copies_max=settings.inference_shadow_max)
-    models = Models(
-        pool,
-        view,
-        reconciler.read,
-        versions,
-        wake,
-        traffic,
-        observations,
-        wait_seconds_max=settings.inference_on_demand_wait_seconds,
-        waiting_max=settings.inference_rows_max + settings.inference_queue_max,
+    patience = Patience(
+        settings.inference_on_demand_wait_seconds, settings.inference_rows_max + settings.inference_queue_max
     )
+    models = Models(pool, view, reconciler.read, versions, wake, traffic, observations, patience)
+    ready = Readiness()
     check_base = base_check(artifacts, settings)
     deployments = Deployments(database, versions, check_base, view=view, clock=clock, wake=wake)
     replica = Replica(settings.inference_replica_id or os.uname().nodename, clock.now(), pool, traffic)
@@ -85,6 +84,11 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
                 "feinschliff.v1.InferenceService",
             ),
             Servicer(
+                open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server,
+                OpenInference(models, Texts(models, answers), Completions(models, answers), ready),
+                "inference.GRPCInferenceService",
+            ),
+            Servicer(
                 stubs.add_DeploymentServiceServicer_to_server,
                 DeploymentService(deployments, ServableModels(pool, view, versions), replica, wake),
                 "feinschliff.v1.DeploymentService",
@@ -94,6 +98,7 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
         checks={"database": database.check, **checks},
         close=[pool.close, database.close],
         metrics=metrics,
+        readiness=ready,
     )
 
 
@@ -136,6 +141,7 @@ def engine_options(settings: InferenceSettings, answers: Answers) -> EngineOptio
         queue_max=settings.inference_queue_max,
         prefill_tokens_per_step=settings.inference_prefill_tokens_per_step,
         kv_cache_bytes_max=settings.inference_kv_cache_bytes_max,
+        prefix_cache_bytes_max=settings.inference_prefix_cache_bytes_max,
         threads=settings.inference_threads,
         on_batch=answers.observe_batch,
     )

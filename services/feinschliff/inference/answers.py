@@ -7,14 +7,27 @@ import dataclasses
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from typing import Protocol
 
-from feinschliff.inference.engine import Delta, Done, Event, Finish, GenerationRequest, Started
-from feinschliff.inference.pool import Lease
+from feinschliff.inference.call import Call
+from feinschliff.inference.engine import Delta, Done, Engine, Event, Finish, GenerationRequest, Started
 from feinschliff.kit.errors import Internal, Unavailable
 from feinschliff.kit.metrics import Metrics
 
 FIRST_TOKEN = "feinschliff_inference_first_token_seconds"
 NEXT_TOKEN = "feinschliff_inference_next_token_seconds"
+
+
+class Held(Protocol):
+    """An engine that stays loaded until it is given back; see `pool.Lease`."""
+
+    @property
+    def engine(self) -> Engine: ...
+
+    @property
+    def call(self) -> Call: ...
+
+    def give_back(self) -> None: ...
 
 
 @dataclass
@@ -23,7 +36,7 @@ class Answers:
 
     metrics: Metrics
 
-    async def stream(self, lease: Lease, request: GenerationRequest) -> AsyncGenerator[Delta | Done]:
+    async def stream(self, lease: Held, request: GenerationRequest) -> AsyncGenerator[Delta | Done]:
         """The pieces of an answer; the last one is Done. The lease is given back once the engine is through with it.
 
         Leaving the iteration, by whatever way, ends the generation at once.
@@ -33,23 +46,24 @@ class Answers:
             Internal: GENERATION_FAILED.
             Unavailable: ENGINE_CLOSED, REPLICA_DRAINED.
         """
+        call = lease.call
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
 
         def emit(event: Event) -> None:
-            lease.is_waiting = False
+            call.start()
             if isinstance(event, Done):
                 lease.give_back()
                 self._count_end(request, event)
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         began = first = last = time.monotonic()
-        lease.is_waiting = True
+        call.queue()
         try:
-            abort = lease.engine.generate(dataclasses.replace(request, tenant=lease.tenant), emit)
+            abort = lease.engine.generate(dataclasses.replace(request, tenant=call.tenant), emit)
         except BaseException:
             lease.give_back()
             raise
-        lease.when_cut(abort)
+        call.when_cut(abort)
         in_flight = self.metrics.gauge("feinschliff_inference_requests_in_flight")
         in_flight.inc()
         try:
@@ -66,10 +80,10 @@ class Answers:
                     tokens, last = tokens + 1, now
                     first = now if tokens == 1 else first
                 if isinstance(event, Done):
-                    if lease.watch is not None:
-                        lease.watch.ended(event.finish, (began, first, last), tokens)
-                    if lease.cut_by is not None and event.finish is Finish.CANCELLED:
-                        raise lease.cut_by
+                    if call.watch is not None:
+                        call.watch.ended(event.finish, (began, first, last), tokens)
+                    if event.finish is Finish.CANCELLED:
+                        call.raise_if_cut()
                     refuse_broken(event)
                     yield event
                     return
@@ -92,6 +106,7 @@ class Answers:
         metrics = self.metrics
         metrics.counter("feinschliff_inference_requests_total").labels(done.finish.value).inc()
         metrics.counter("feinschliff_inference_prompt_tokens_total").inc(len(request.prompt_ids))
+        metrics.counter("feinschliff_inference_cached_prompt_tokens_total").inc(done.cached_tokens)
         metrics.counter("feinschliff_inference_completion_tokens_total").inc(done.completion_tokens)
         metrics.histogram("feinschliff_inference_request_prompt_tokens").observe(len(request.prompt_ids))
         metrics.histogram("feinschliff_inference_request_completion_tokens").observe(done.completion_tokens)

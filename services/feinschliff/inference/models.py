@@ -78,13 +78,20 @@ def identity_of(engine: Engine, deployment: Deployment, version: Version | None)
     )
 
 
-class Models:
-    """Grants what a call names; what is on its way is waited for, but not beyond the call's deadline.
+class Patience(NamedTuple):
+    """For what is being loaded.
 
-    Args:
-        wait_seconds_max: a call waits no longer than that, nor does one without a deadline.
-        waiting_max: calls that wait at once; more are refused.
+    Attributes:
+        seconds_max: a call waits no longer than that, nor does one without a deadline.
+        calls_max: calls that wait at once; more are refused.
     """
+
+    seconds_max: float
+    calls_max: int
+
+
+class Models:
+    """Grants what a call names; what is on its way is waited for, but not beyond the call's deadline."""
 
     def __init__(
         self,
@@ -95,11 +102,9 @@ class Models:
         wake: Wake,
         traffic: Traffic,
         observations: Observations,
-        *,
-        wait_seconds_max: float,
-        waiting_max: int,
+        patience: Patience,
     ) -> None:
-        self._waiting_max = waiting_max
+        self._patience = patience
         self._waiting = 0
         self._traffic = traffic
         self._observations = observations
@@ -108,7 +113,6 @@ class Models:
         self._look_again = look_again
         self._versions = versions
         self._wake = wake
-        self._wait_seconds_max = wait_seconds_max
 
     async def grant(self, model: str, *, seconds_left: float | None, sticky: str = "") -> Granted:
         """A lease on exactly what `model` names.
@@ -143,19 +147,50 @@ class Models:
     def _patience_seconds(self, seconds_left: float | None) -> float:
         """How long a call may wait; there is time left to say why it was in vain."""
         if seconds_left is None:
-            return self._wait_seconds_max
-        return min(self._wait_seconds_max, seconds_left - min(ANSWER_SECONDS, seconds_left / 10))
+            return self._patience.seconds_max
+        return min(self._patience.seconds_max, seconds_left - min(ANSWER_SECONDS, seconds_left / 10))
 
     @contextmanager
     def _in_line(self, model: str) -> Iterator[None]:
         """One of the calls that wait; where there are enough of them the call is refused at once."""
-        if self._waiting >= self._waiting_max:
+        if self._waiting >= self._patience.calls_max:
             raise _loading(model)
         self._waiting += 1
         try:
             yield
         finally:
             self._waiting -= 1
+
+    async def at_once(self, model: str) -> Granted | None:
+        """A lease on what answers without loading anything; None where nothing does yet.
+
+        Raises:
+            NotFound: MODEL_UNKNOWN.
+        """
+        sticky = secrets.token_hex(8)
+        if granted := self._granted(targets(model, self._view.all(), sticky)):
+            return granted
+        deployments = await offload(self._look_again)
+        if granted := self._granted(targets(model, deployments, sticky)):
+            return granted
+        if isinstance(refusal := why_not(model, deployments), NotFound):
+            raise refusal
+        return None
+
+    def again(self, granted: Granted) -> Granted:
+        """One lease more on what is granted and not given back, for the same call."""
+        lease = self._pool.acquire(granted.lease.key, granted.lease.adapter_digest)
+        assert lease is not None, "what is leased is loaded"
+        lease.call = granted.lease.call
+        return granted._replace(lease=lease)
+
+    def why_not(self, model: str) -> Refusal:
+        """The refusal for a model that `at_once` does not find."""
+        return why_not(model, self._view.all())
+
+    def deployments(self) -> Sequence[Deployment]:
+        """As the last look found them."""
+        return self._view.all()
 
     def _granted(self, found: Sequence[Target]) -> Granted | None:
         refusal: Refusal | None = None
@@ -170,7 +205,7 @@ class Models:
                     refusal = error
                 else:
                     if target.route:
-                        lease.watch = self._observations.watch(target.deployment.name, target.route)
+                        lease.call.watch = self._observations.watch(target.deployment.name, target.route)
                     return Granted(lease, target.deployment, target.version)
         if refusal is not None:
             raise refusal

@@ -48,6 +48,8 @@ class Watch:
         if finish is Finish.FAILED:
             record.failed = True
             return
+        if record.first_token_seconds is not None:
+            return  # one of several answers: the first to end stands for all
         asked, first, last = token_times
         record.first_token_seconds = first - asked
         record.next_token_seconds = (last - first) / (tokens - 1) if tokens > 1 else None

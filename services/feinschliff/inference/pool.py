@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from feinschliff.artifacts.bases import BaseFiles
+from feinschliff.inference.call import Call
 from feinschliff.inference.engine import Capacity, Engine
 from feinschliff.inference.life import Look, Precision, Seen, Version
-from feinschliff.inference.observed import Watch
 from feinschliff.inference.shelf import Shelf
 from feinschliff.kit.clock import Clock
-from feinschliff.kit.errors import Exhausted, Refusal
+from feinschliff.kit.errors import Exhausted
 from feinschliff.kit.failpoints import fail
 from feinschliff.kit.metrics import Metrics
 
@@ -61,25 +61,14 @@ class Loader(Protocol):
 
 
 class Lease:
-    """The right to generate on an engine with an adapter; neither is unloaded before it is given back.
-
-    Attributes:
-        tenant: on whose behalf it was given.
-        watch: is told what becomes of what runs on it; None where nobody asks.
-        is_waiting: whether its generation waits for a place in the batch.
-        cut_by: why what runs on it is ended before its time; None while it is not.
-    """
+    """The right to generate on an engine with an adapter; neither is unloaded before it is given back."""
 
     def __init__(self, engine: Engine, key: BaseKey, adapter_digest: str, release: Callable[[Lease], None]) -> None:
         self.engine = engine
         self.key = key
         self.adapter_digest = adapter_digest
-        self.tenant = ""
-        self.watch: Watch | None = None
-        self.is_waiting = False
-        self.cut_by: Refusal | None = None
+        self.call = Call()
         self._releases = [release]
-        self._aborts: list[Callable[[], None]] = []
         self._lock = threading.Lock()
         self._is_given_back = False
 
@@ -89,34 +78,12 @@ class Lease:
             if self._is_given_back:
                 return
             self._is_given_back = True
-            self._aborts.clear()
         for release in self._releases:
             release(self)
-
-    def guard_hit(self) -> None:
-        """A guard found something in the call, or in its answer."""
-        if self.watch is not None:
-            self.watch.guard_hit()
 
     def when_given_back(self, act: Callable[[Lease], None]) -> None:
         """To be said before anything runs on it."""
         self._releases.append(act)
-
-    def when_cut(self, abort: Callable[[], None]) -> None:
-        """What ends the work on it early; called at once where it is cut already."""
-        with self._lock:
-            self._aborts.append(abort)
-            is_cut = self.cut_by is not None
-        if is_cut:
-            abort()
-
-    def cut(self, refusal: Refusal) -> None:
-        """Ends what runs on it; its caller gets the refusal."""
-        with self._lock:
-            self.cut_by = refusal
-            aborts = list(self._aborts)
-        for abort in aborts:
-            abort()
 
     def __enter__(self) -> Lease:
         return self

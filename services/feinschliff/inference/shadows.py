@@ -76,6 +76,7 @@ class Shadows:
                 adapter_digest=digest,
                 max_tokens=max(1, min(request.max_tokens, left)),
                 stop_token_ids=shadow.version.stop_token_ids,
+                logprobs=None,
                 tenant=granted.deployment.project,
                 is_background=True,
             )

@@ -69,7 +69,7 @@ class Traffic:
             if account.calls_max is not None and count >= account.calls_max:
                 raise _too_many(account, count)
             self._open[lease] = deployment.name, account.name
-        lease.tenant = deployment.project
+        lease.call.tenant = deployment.project
         lease.when_given_back(self._leave)
 
     def is_draining(self, deployment: Deployment) -> bool:
@@ -78,7 +78,7 @@ class Traffic:
 
     def calls(self, deployment: str) -> Calls:
         with self._lock:
-            mine = [lease.is_waiting for lease, (name, _) in self._open.items() if name == deployment]
+            mine = [lease.call.is_waiting for lease, (name, _) in self._open.items() if name == deployment]
         return Calls(running=len(mine) - sum(mine), waiting=sum(mine))
 
     def drain(self, deployment: Deployment, timeout_seconds: float) -> None:
@@ -101,9 +101,9 @@ class Traffic:
         now = self._clock.monotonic()
         with self._lock:
             late = {name for name, drained in self._draining.items() if now >= drained.until}
-            calls = [(lease, name) for lease, (name, _) in self._open.items() if name in late and not lease.cut_by]
+            calls = [(lease, name) for lease, (name, _) in self._open.items() if name in late and not lease.call.cut_by]
         for lease, name in calls:
-            lease.cut(_ended(name))
+            lease.call.cut(_ended(name))
         if calls:
             logger.warning("calls were ended by a drain", extra={"calls": len(calls), "deployments": sorted(late)})
         return len(calls)

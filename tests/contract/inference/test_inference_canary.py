@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,11 +22,11 @@ def break_answers(monkeypatch: pytest.MonkeyPatch, adapter_digest: str) -> None:
     """Every answer of this adapter fails on the way."""
     accept = Row.accept
 
-    def failing(row: Row, token: int) -> None:
+    def failing(row: Row, *said: Any) -> None:
         if row.request.adapter_digest == adapter_digest:
             row.finish(Finish.FAILED, error="broken by the test")
         else:
-            accept(row, token)
+            accept(row, *said)
 
     monkeypatch.setattr(Row, "accept", failing)
 

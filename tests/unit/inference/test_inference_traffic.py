@@ -36,7 +36,7 @@ def limited(name: str, requests_max: int) -> Deployment:
 def test_calls_count_until_their_lease_is_back() -> None:
     bench = Bench()
     first, second = bench.call(deployment()), bench.call(deployment())
-    second.is_waiting = True
+    second.call.is_waiting = True
     assert bench.traffic.calls(deployment().name) == Calls(running=1, waiting=1)
     assert bench.traffic.calls(deployment("e").name) == Calls(0, 0)
     first.give_back()
@@ -66,31 +66,31 @@ def test_a_later_deployment_of_the_same_name_is_in_traffic() -> None:
 def test_calls_of_a_drained_deployment_may_end_until_their_time_is_over() -> None:
     bench, ended = Bench(), []
     mine, other = bench.call(deployment()), bench.call(deployment("e"))
-    mine.when_cut(lambda: ended.append("mine"))
-    other.when_cut(lambda: ended.append("other"))
+    mine.call.when_cut(lambda: ended.append("mine"))
+    other.call.when_cut(lambda: ended.append("other"))
     bench.traffic.drain(deployment(), 10)
     bench.clock.advance(9.9)
     assert bench.traffic.end_late() == 0
     bench.clock.advance(0.2)
     assert bench.traffic.end_late() == 1
     assert ended == ["mine"]
-    assert mine.cut_by is not None
-    assert (mine.cut_by.reason, other.cut_by) == ("REPLICA_DRAINED", None)
+    assert mine.call.cut_by is not None
+    assert (mine.call.cut_by.reason, other.call.cut_by) == ("REPLICA_DRAINED", None)
     assert bench.traffic.end_late() == 0
 
 
 def test_work_that_begins_on_a_call_that_is_cut_already_ends_at_once() -> None:
     bench, ended = Bench(), []
     call = bench.call(deployment())
-    call.cut(Unavailable("REPLICA_DRAINED", "Over."))
-    call.when_cut(lambda: ended.append(True))
+    call.call.cut(Unavailable("REPLICA_DRAINED", "Over."))
+    call.call.when_cut(lambda: ended.append(True))
     assert ended == [True]
 
 
 def test_a_call_that_ended_is_not_cut() -> None:
     bench, ended = Bench(), []
     call = bench.call(deployment())
-    call.when_cut(lambda: ended.append(True))
+    call.call.when_cut(lambda: ended.append(True))
     bench.traffic.drain(deployment(), 0)
     call.give_back()
     assert bench.traffic.end_late() == 0

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from feinschliff.inference.life import Deployment, State
-from feinschliff.inference.models import Models
+from feinschliff.inference.models import Models, Patience
 from feinschliff.inference.observed import Observations
 from feinschliff.inference.traffic import Traffic
 from feinschliff.inference.view import View
@@ -35,8 +35,7 @@ class Waiting(Bench):
             self.wake,
             self.traffic,
             Observations(self.clock),
-            wait_seconds_max=wait_seconds_max,
-            waiting_max=waiting_max,
+            Patience(wait_seconds_max, waiting_max),
         )
         self.show(deployment(state=State.LOADING))
 
@@ -122,5 +121,5 @@ async def test_only_calls_that_shares_decided_about_are_watched() -> None:
     again = await bench.models.grant(D, seconds_left=5, sticky="user 1")
     by_name = await bench.models.grant(V1, seconds_left=5)
     assert by_share.version == again.version
-    assert (by_share.lease.watch is None, by_name.lease.watch is None) == (False, True)
-    assert by_share.lease.tenant == "default"
+    assert (by_share.lease.call.watch is None, by_name.lease.call.watch is None) == (False, True)
+    assert by_share.lease.call.tenant == "default"
