@@ -173,31 +173,45 @@ def serving() -> Group:
                 "The next adapter or longer batch may not fit: requests then fail, and loading does.",
                 silent=NEEDS_GPU,
             ),
-            Alert(
-                "DeploymentsFailed",
-                'max by (namespace) (feinschliff_inference_deployments{state="failed"}) > 0',
-                "10m",
-                "critical",
-                "{{ $value }} deployments cannot be served.",
-                "Calls to their models are refused; their `failure` says why.",
-            ),
-            Alert(
-                "DeploymentsLoadLong",
-                'max by (namespace) (feinschliff_inference_deployments{state=~"pending|loading"}) > 0',
-                "30m",
-                "warning",
-                "{{ $value }} deployments have been loading for 30 minutes.",
-                "Calls to their models are told to wait.",
-            ),
-            Alert(
-                "AdaptersThrash",
-                'sum by (namespace) (rate(feinschliff_inference_adapter_loads_total{outcome="evicted"}[15m])) > 0.05',
-                "15m",
-                "warning",
-                "{{ $value | humanize }} adapters a second are put out for others.",
-                "More adapters are in use than fit beside the base; each swap makes a caller wait.",
-            ),
+            *_deployments(),
             _guards(),
+        ),
+    )
+
+
+def _deployments() -> tuple[Alert, ...]:
+    return (
+        Alert(
+            "DeploymentsFailed",
+            'max by (namespace) (feinschliff_inference_deployments{state="failed"}) > 0',
+            "10m",
+            "critical",
+            "{{ $value }} deployments cannot be served.",
+            "Calls to their models are refused; their `failure` says why.",
+        ),
+        Alert(
+            "DeploymentsLoadLong",
+            'max by (namespace) (feinschliff_inference_deployments{state=~"pending|loading"}) > 0',
+            "30m",
+            "warning",
+            "{{ $value }} deployments have been loading for 30 minutes.",
+            "Calls to their models are told to wait.",
+        ),
+        Alert(
+            "AdaptersThrash",
+            'sum by (namespace) (rate(feinschliff_inference_adapter_loads_total{outcome="evicted"}[15m])) > 0.05',
+            "15m",
+            "warning",
+            "{{ $value | humanize }} adapters a second are put out for others.",
+            "More adapters are in use than fit beside the base; each swap makes a caller wait.",
+        ),
+        Alert(
+            "CanaryRolledBack",
+            "sum by (namespace, cause) (increase(feinschliff_inference_canary_rollbacks_total[30m])) > 0",
+            "0m",
+            "warning",
+            "A new version was taken out of traffic: worse by {{ $labels.cause }}.",
+            "Calls go to the other routes again; the deployment and the log say what was seen.",
         ),
     )
 

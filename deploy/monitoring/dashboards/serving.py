@@ -190,6 +190,24 @@ SERVING = Dashboard(
                     (Query(rate("feinschliff_inference_adapter_loads_total", "outcome"), "{{outcome}}"),),
                 ),
                 Panel(
+                    "Memory of adapters",
+                    "How much do they take? At the limit, those loaded on demand make room; 0 is no limit.",
+                    "bytes",
+                    (
+                        Query("sum(feinschliff_inference_adapter_bytes)", "taken"),
+                        Query("sum(feinschliff_inference_adapter_limit_bytes)", "limit"),
+                    ),
+                ),
+                Panel(
+                    "Canaries and shadows",
+                    "Did a new version do worse and go? Do copies for shadow routes get answered?",
+                    "per second",
+                    (
+                        Query(rate("feinschliff_inference_canary_rollbacks_total", "cause"), "rolled back: {{cause}}"),
+                        Query(rate("feinschliff_inference_shadow_requests_total", "outcome"), "shadow {{outcome}}"),
+                    ),
+                ),
+                Panel(
                     "Loading an adapter, 95 %",
                     "How long does the first caller of a model wait?",
                     "seconds",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import orjson
 from pydantic import JsonValue
@@ -23,6 +24,7 @@ FINISH: Mapping[int, str] = {
     common_pb2.FINISH_REASON_CONTENT_FILTER: "content_filter",
 }
 DONE = data_event(b"[DONE]")
+_NAME_CHARACTERS = "/:@=+,~"
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,17 @@ def fingerprint(identity: common_pb2.Identity) -> str:
     """What exactly answered, short: base, adapter and template; equal where all three are."""
     digests = (identity.base_digest, identity.adapter_digest, identity.template_hash)
     return "fp_" + "_".join(digest.removeprefix("sha256:")[:8] or "none" for digest in digests)
+
+
+def identity_headers(identity: common_pb2.Identity) -> dict[str, str]:
+    """What exactly answered, in full; what does not apply, such as the adapter of a base alone, is left out."""
+    told = {
+        "feinschliff-model-version": quote(identity.model_version, safe=_NAME_CHARACTERS),
+        "feinschliff-base-digest": identity.base_digest,
+        "feinschliff-adapter-digest": identity.adapter_digest,
+        "feinschliff-template-hash": identity.template_hash,
+    }
+    return {name: value for name, value in told.items() if value}
 
 
 def _choice(choice: pb.ChatChoice, shape: Shape) -> dict[str, JsonValue]:

@@ -65,9 +65,9 @@ async def read_json(request: Request, model: type[B], *, bytes_max: int) -> B:
     return checked(model, given)
 
 
-def reply(content: JsonValue) -> Response:
+def reply(content: JsonValue, *, headers: Mapping[str, str] | None = None) -> Response:
     """An answer in JSON."""
-    return Response(orjson.dumps(content), media_type="application/json")
+    return Response(orjson.dumps(content), media_type="application/json", headers=dict(headers or {}))
 
 
 def checked(model: type[B], given: object) -> B:

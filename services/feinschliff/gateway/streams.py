@@ -49,10 +49,10 @@ class Streamed(Response):
         await _first(pour(), receive)
 
 
-def event_stream(events: AsyncIterator[bytes]) -> Streamed:
+def event_stream(events: AsyncIterator[bytes], *, headers: Mapping[str, str] | None = None) -> Streamed:
     """Server-sent events; proxies are asked not to hold them back."""
-    headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-    return Streamed(events, media_type="text/event-stream", headers=headers)
+    ours = {"cache-control": "no-cache", "x-accel-buffering": "no", **(headers or {})}
+    return Streamed(events, media_type="text/event-stream", headers=ours)
 
 
 def data_event(payload: bytes) -> bytes:

@@ -17,17 +17,22 @@ from feinschliff.inference.engines import EngineOptions
 from feinschliff.inference.guards.guarding import Guards
 from feinschliff.inference.guards.judges import Judges
 from feinschliff.inference.loader import ArtifactLoader
-from feinschliff.inference.models import Models
+from feinschliff.inference.models import Models, Patience
+from feinschliff.inference.observed import Observations
 from feinschliff.inference.open_inference import OpenInference
-from feinschliff.inference.pool import Pool
+from feinschliff.inference.pool import Loader, Pool
 from feinschliff.inference.reconciler import Reconciler
+from feinschliff.inference.replica import Replica
+from feinschliff.inference.rollbacks import Rollbacks
 from feinschliff.inference.servable import ServableModels
 from feinschliff.inference.service import InferenceService
 from feinschliff.inference.settings import InferenceSettings
+from feinschliff.inference.shadows import Shadows
 from feinschliff.inference.texts import Texts
+from feinschliff.inference.traffic import Traffic
 from feinschliff.inference.versions import RegistryVersions
 from feinschliff.inference.view import View
-from feinschliff.kit.clock import SystemClock
+from feinschliff.kit.clock import Clock, SystemClock
 from feinschliff.kit.db import Database
 from feinschliff.kit.health import Readiness
 from feinschliff.kit.metrics import Metrics
@@ -51,27 +56,26 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
     database.upgrade()
     answers = Answers(metrics)
     loader = ArtifactLoader(artifacts, engine_options(settings, answers), offline=settings.offline)
-    pool = Pool(loader, metrics, clock=clock, changed=wake.notify)
+    pool = make_pool(settings, loader, metrics, clock, wake)
     versions = RegistryVersions(
         settings.registry_address, metrics, clock=clock, alias_seconds=settings.inference_alias_seconds
     )
     reconciler = Reconciler(database, pool, versions, view, metrics, clock=clock, wake=wake)
     reconciler.read()
-    wait_seconds = settings.inference_on_demand_wait_seconds
-    models = Models(pool, view, reconciler.read, versions, wake, wait_seconds_max=wait_seconds)
+    traffic = Traffic(clock, project_requests_max=settings.inference_project_requests_max)
+    observations = Observations(clock)
+    rollbacks = Rollbacks(database, observations, view, metrics, clock=clock, wake=wake)
+    shadows = Shadows(pool, metrics, copies_max=settings.inference_shadow_max)
+    patience = Patience(
+        settings.inference_on_demand_wait_seconds, settings.inference_rows_max + settings.inference_queue_max
+    )
+    models = Models(pool, view, reconciler.read, versions, wake, traffic, observations, patience)
     ready = Readiness()
     guards = Guards(Judges(models, answers), metrics)
     completions = Completions(models, answers, guards)
     check_base = base_check(artifacts, settings)
     deployments = Deployments(database, versions, check_base, view=view, clock=clock, wake=wake)
-    replica_id = settings.inference_replica_id or os.uname().nodename
-
-    async def reconcile() -> None:
-        while True:
-            turn = wake.turn
-            await offload(reconciler.turn)
-            await asyncio.sleep(_PAUSE_SECONDS)
-            await wake.wait(turn, settings.inference_turn_seconds)
+    replica = Replica(settings.inference_replica_id or os.uname().nodename, clock.now(), pool, traffic)
 
     return Room(
         name="inference",
@@ -80,7 +84,7 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
         servicers=[
             Servicer(
                 stubs.add_InferenceServiceServicer_to_server,
-                InferenceService(models, answers, guards, completions, clock),
+                InferenceService(models, answers, guards, completions, shadows, clock),
                 "feinschliff.v1.InferenceService",
             ),
             Servicer(
@@ -90,18 +94,48 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
             ),
             Servicer(
                 stubs.add_DeploymentServiceServicer_to_server,
-                DeploymentService(
-                    deployments, ServableModels(pool, view, versions), pool, wake, replica_id=replica_id, clock=clock
-                ),
+                DeploymentService(deployments, ServableModels(pool, view, versions), replica, wake),
                 "feinschliff.v1.DeploymentService",
             ),
         ],
-        loops=[Loop("reconcile", reconcile)],
+        loops=loops_of(settings, reconciler, traffic, rollbacks, wake),
         checks={"database": database.check, **checks},
         close=[pool.close, database.close],
         metrics=metrics,
         readiness=ready,
     )
+
+
+def make_pool(settings: InferenceSettings, loader: Loader, metrics: Metrics, clock: Clock, wake: Wake) -> Pool:
+    bytes_max = settings.inference_adapter_bytes_max
+    metrics.gauge("feinschliff_inference_adapter_limit_bytes").set(bytes_max)
+    return Pool(
+        loader,
+        metrics,
+        clock=clock,
+        changed=wake.notify,
+        adapter_bytes_max=bytes_max,
+        idle_seconds=settings.inference_adapter_idle_seconds,
+    )
+
+
+def loops_of(
+    settings: InferenceSettings, reconciler: Reconciler, traffic: Traffic, rollbacks: Rollbacks, wake: Wake
+) -> list[Loop]:
+    async def reconcile() -> None:
+        while True:
+            turn = wake.turn
+            await offload(reconciler.turn)
+            await asyncio.sleep(_PAUSE_SECONDS)
+            await wake.wait(turn, settings.inference_turn_seconds)
+
+    async def watch_traffic() -> None:
+        while True:
+            await offload(traffic.end_late)
+            await offload(rollbacks.turn)
+            await asyncio.sleep(settings.inference_turn_seconds)
+
+    return [Loop("reconcile", reconcile), Loop("traffic", watch_traffic)]
 
 
 def engine_options(settings: InferenceSettings, answers: Answers) -> EngineOptions:

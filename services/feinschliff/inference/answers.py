@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
+from feinschliff.inference.call import Call
 from feinschliff.inference.engine import Delta, Done, Engine, Event, Finish, GenerationRequest, Started
 from feinschliff.kit.errors import Internal, Unavailable
 from feinschliff.kit.metrics import Metrics
@@ -21,6 +23,9 @@ class Held(Protocol):
 
     @property
     def engine(self) -> Engine: ...
+
+    @property
+    def call(self) -> Call: ...
 
     def give_back(self) -> None: ...
 
@@ -39,22 +44,26 @@ class Answers:
         Raises:
             Exhausted: QUEUE_FULL.
             Internal: GENERATION_FAILED.
-            Unavailable: ENGINE_CLOSED.
+            Unavailable: ENGINE_CLOSED, REPLICA_DRAINED.
         """
+        call = lease.call
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
 
         def emit(event: Event) -> None:
+            call.start()
             if isinstance(event, Done):
                 lease.give_back()
                 self._count_end(request, event)
             loop.call_soon_threadsafe(events.put_nowait, event)
 
-        began = last = time.monotonic()
+        began = first = last = time.monotonic()
+        call.queue()
         try:
-            abort = lease.engine.generate(request, emit)
+            abort = lease.engine.generate(dataclasses.replace(request, tenant=call.tenant), emit)
         except BaseException:
             lease.give_back()
             raise
+        call.when_cut(abort)
         in_flight = self.metrics.gauge("feinschliff_inference_requests_in_flight")
         in_flight.inc()
         try:
@@ -69,7 +78,12 @@ class Answers:
                     seconds = self.metrics.histogram(NEXT_TOKEN if tokens else FIRST_TOKEN)
                     seconds.observe(now - (last if tokens else began))
                     tokens, last = tokens + 1, now
+                    first = now if tokens == 1 else first
                 if isinstance(event, Done):
+                    if call.watch is not None:
+                        call.watch.ended(event.finish, (began, first, last), tokens)
+                    if event.finish is Finish.CANCELLED:
+                        call.raise_if_cut()
                     refuse_broken(event)
                     yield event
                     return

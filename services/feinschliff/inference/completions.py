@@ -143,7 +143,11 @@ class Completions:
                 refuse(unknown_biases(drawn.sampling, engine.facts.vocabulary_tokens, sampling_path))
                 deployment = granted.deployment
                 guarded = self._guards.over(
-                    deployment.spec.guards, deployment.name, skip=False, seconds_left=seconds_left
+                    deployment.spec.guards,
+                    deployment.name,
+                    skip=False,
+                    seconds_left=seconds_left,
+                    on_hit=granted.lease.call.guard_hit,
                 )
                 guarded.refuse_scores(wishes.logprobs is not None, f"{sampling_path}.logprobs")
                 ids, echoed = await _prompt(request, granted, guarded, path)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from datetime import datetime
 from typing import Any
 
 import grpc
-import psutil
 from google.protobuf.empty_pb2 import Empty
 
 from feinschliff.inference.conversation import from_identity
 from feinschliff.inference.deployments import Change, Deployments
 from feinschliff.inference.life import NAME, Deployment, Spec
-from feinschliff.inference.models import key_of
-from feinschliff.inference.pool import Pool
 from feinschliff.inference.proto import from_deployment, timestamp, to_spec
+from feinschliff.inference.replica import Held, Replica
 from feinschliff.inference.servable import Servable, ServableModels
 from feinschliff.kit import masks, names
-from feinschliff.kit.clock import Clock
 from feinschliff.kit.idempotency import digest_of
 from feinschliff.kit.threads import offload
 from feinschliff.kit.watch import Wake, follow
@@ -35,18 +31,13 @@ class DeploymentService(inference_pb2_grpc.DeploymentServiceServicer):
         self,
         deployments: Deployments,
         servable: ServableModels,
-        pool: Pool,
+        replica: Replica,
         wake: Wake,
-        *,
-        replica_id: str,
-        clock: Clock,
     ) -> None:
         self._deployments = deployments
         self._servable = servable
-        self._pool = pool
+        self._replica = replica
         self._wake = wake
-        self._replica_id = replica_id
-        self._started: datetime = clock.now()
 
     async def CreateDeployment(self, request: pb.CreateDeploymentRequest, context: Context) -> pb.Deployment:
         deployment = await offload(
@@ -89,6 +80,13 @@ class DeploymentService(inference_pb2_grpc.DeploymentServiceServicer):
 
         return from_deployment(await offload(self._deployments.update, patch.name, patch.etag, change))
 
+    async def SetTraffic(self, request: pb.SetTrafficRequest, context: Context) -> pb.Deployment:
+        set_traffic = self._deployments.set_traffic
+        weights = dict(request.weights)
+        return from_deployment(
+            await offload(set_traffic, request.name, weights, etag=request.etag, reason=request.reason)
+        )
+
     async def DeleteDeployment(self, request: pb.DeleteDeploymentRequest, context: Context) -> Empty:
         await offload(self._deployments.delete, request.name, request.etag)
         return Empty()
@@ -113,26 +111,12 @@ class DeploymentService(inference_pb2_grpc.DeploymentServiceServicer):
             yield _to_response(change)
 
     async def GetReplicaState(self, request: pb.GetReplicaStateRequest, context: Context) -> pb.ReplicaState:
+        return _to_state(self._replica.held(await offload(self._deployments.get, request.name)))
+
+    async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.ReplicaState:
         deployment = await offload(self._deployments.get, request.name)
-        key = key_of(deployment)
-        engine = self._pool.engine(key) if key else None
-        if key is None or engine is None or not deployment.is_wanted:
-            return pb.ReplicaState()
-        capacity = engine.capacity()
-        return pb.ReplicaState(
-            replicas=[
-                pb.Replica(
-                    id=self._replica_id,
-                    serving=True,
-                    base_digest=key.digest,
-                    adapter_digests=sorted(self._pool.loaded_adapters(key)),
-                    running_calls=capacity.running,
-                    waiting_calls=capacity.waiting,
-                    memory_bytes=psutil.Process().memory_info().rss,
-                    start_time=timestamp(self._started),
-                )
-            ]
-        )
+        self._replica.drain(deployment, request.replica_id, request.timeout_seconds, undo=request.undo)
+        return _to_state(self._replica.held(deployment))
 
     async def ListServableModels(
         self, request: pb.ListServableModelsRequest, context: Context
@@ -156,6 +140,24 @@ def _to_response(change: Change) -> pb.WatchDeploymentResponse:
     if change.deployment is None:
         return pb.WatchDeploymentResponse(cursor=change.cursor, deleted=True)
     return pb.WatchDeploymentResponse(cursor=change.cursor, deployment=from_deployment(change.deployment))
+
+
+def _to_state(held: Held | None) -> pb.ReplicaState:
+    if held is None:
+        return pb.ReplicaState()
+    replica = pb.Replica(
+        id=held.replica_id,
+        serving=not held.is_draining,
+        draining=held.is_draining,
+        base_digest=held.base_digest,
+        adapter_digests=held.adapter_digests,
+        running_calls=held.calls.running,
+        waiting_calls=held.calls.waiting,
+        memory_bytes=held.memory_bytes,
+        device_memory_bytes=held.device_memory_bytes,
+        start_time=timestamp(held.started),
+    )
+    return pb.ReplicaState(replicas=[replica])
 
 
 def _to_servable(one: Servable) -> pb.ServableModel:

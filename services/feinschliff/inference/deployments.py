@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from feinschliff.inference import store
+from feinschliff.inference.canary import policy_violations
 from feinschliff.inference.guards.bounds import guard_violations
 from feinschliff.inference.life import NAME, PROJECT, Deployment, Route, Spec, State, Status
 from feinschliff.inference.requests import sampling_violations
+from feinschliff.inference.shares import WEIGHT_MAX, refuse_long_reason, status_after, tell_change, with_weights
 from feinschliff.inference.versions import ALIAS, VERSION, Versions
 from feinschliff.inference.view import View
 from feinschliff.kit import names
@@ -21,6 +23,7 @@ from feinschliff.kit.paging import Page
 from feinschliff.kit.watch import Wake
 
 ROUTES_MAX = 256
+REQUESTS_MAX = 100_000
 LABELS_MAX = 64
 _ORDERS = ("create_time", "name")
 
@@ -107,7 +110,19 @@ class Deployments:
         more = len(found) > page.size
         return Listed(shown, page.token(*_sort_key(shown[-1], order)) if more else "", total)
 
-    def update(self, name: str, etag: str, change: Callable[[Deployment], Spec]) -> Deployment:
+    def set_traffic(self, name: str, weights: Mapping[str, float], *, etag: str, reason: str) -> Deployment:
+        """Gives the routes these shares, all at once; those left out get none.
+
+        Raises:
+            NotFound: DEPLOYMENT_NOT_FOUND.
+            Conflict: ETAG_MISMATCH, ROW_CHANGED.
+            Invalid: REQUEST_INVALID.
+            WrongState: DEPLOYMENT_DELETING.
+        """
+        refuse_long_reason(reason)
+        return self.update(name, etag, lambda before: with_weights(before.spec, weights), reason=reason)
+
+    def update(self, name: str, etag: str, change: Callable[[Deployment], Spec], *, reason: str = "") -> Deployment:
         """Writes what `change` makes of the deployment.
 
         Raises:
@@ -127,8 +142,10 @@ class Deployments:
             if now.status.state is State.DELETING:
                 raise WrongState("DEPLOYMENT_DELETING", f"{name} is being deleted.", deployment=name)
             if spec != now.spec:
-                store.write_spec(session, now, spec, status_after(now, spec), self._clock.now())
+                moment = self._clock.now()
+                store.write_spec(session, now, spec, status_after(now, spec, moment, reason=reason), moment)
             result = _require(session, name)
+        tell_change(result, now)
         return self._published(result)
 
     def delete(self, name: str, etag: str) -> None:
@@ -190,14 +207,6 @@ def etag_of(deployment: Deployment) -> str:
     return f"{int(deployment.created.timestamp() * 1e6):x}-{deployment.generation}"
 
 
-def status_after(deployment: Deployment, spec: Spec) -> Status:
-    """A deployment of which more or less is wanted is LOADING until the reconciler has seen to it."""
-    before = deployment.spec
-    if (before.routes, before.replicas) == (spec.routes, spec.replicas):
-        return deployment.status
-    return deployment.status.model_copy(update={"state": State.LOADING, "failure": None})
-
-
 def spec_violations(spec: Spec, project: str) -> list[FieldViolation]:
     """Every field that is never valid, with its path."""
     wrong = sampling_violations(spec.defaults, "deployment.defaults")
@@ -211,6 +220,10 @@ def spec_violations(spec: Spec, project: str) -> list[FieldViolation]:
     require(spec.context_tokens is None or spec.context_tokens >= 16, "context_tokens", "16 or more")
     require(len(spec.display_name) <= 256, "display_name", "at most 256 characters")
     require(len(spec.routes) <= ROUTES_MAX, "routes", f"at most {ROUTES_MAX}, not {len(spec.routes)}")
+    fits = spec.requests_max is None or 1 <= spec.requests_max <= REQUESTS_MAX
+    require(fits, "requests_max", f"1 to {REQUESTS_MAX}, not {spec.requests_max}")
+    if spec.canary is not None:
+        wrong += policy_violations(spec.canary, [one.id for one in spec.routes if not one.shadow], "deployment.canary")
     for field, pairs, limit in (("labels", spec.labels, 512), ("annotations", spec.annotations, 4096)):
         fits = all(1 <= len(key) <= 64 and len(value) <= limit for key, value in pairs.items())
         require(fits and len(pairs) <= LABELS_MAX, field, f"at most {LABELS_MAX} pairs of 64 and {limit} characters")
@@ -226,10 +239,9 @@ def _route_violations(routes: tuple[Route, ...], project: str) -> list[FieldViol
         if not names.matches("{id}", route.id) or ids.index(route.id) != place:
             text = f"Route id {route.id[:80]!r} must be {names.ID_WORDS}, and unique in the deployment."
             wrong.append(FieldViolation(f"{path}.id", text, "NAME_MALFORMED"))
-        if not 0 <= route.weight <= 1000:
-            wrong.append(
-                FieldViolation(f"{path}.weight", f"weight must be 0 to 1000, not {route.weight:g}.", "OUT_OF_RANGE")
-            )
+        if not 0 <= route.weight <= WEIGHT_MAX:
+            text = f"weight must be 0 to {WEIGHT_MAX}, not {route.weight:g}."
+            wrong.append(FieldViolation(f"{path}.weight", text, "OUT_OF_RANGE"))
         is_name = names.matches(VERSION, route.model_version) or names.matches(ALIAS, route.model_version)
         if not is_name or route.model_version.split("/")[1] != project:
             text = f"{route.model_version[:200]!r} is no model version or model@alias of project {project}."

@@ -54,6 +54,8 @@ class GenerationRequest:
         grammar: the form that the answer must have, from `Engine.grammar`; None is free text. An answer that ends with
             STOP and without a stop text has it.
         shown_tokens: control tokens that are part of the text; others are not.
+        tenant: on whose behalf; those who wait take turns.
+        is_background: it runs while there is nothing else to do, and ends as CANCELLED when there is.
     """
 
     prompt_ids: Sequence[int]
@@ -73,6 +75,8 @@ class GenerationRequest:
     logprobs: int | None = None
     grammar: Grammar | None = None
     shown_tokens: tuple[str, ...] = ()
+    tenant: str = ""
+    is_background: bool = False
 
 
 @dataclass(frozen=True)
@@ -219,6 +223,10 @@ class Engine(Protocol):
         ...
 
     def adapters(self) -> frozenset[str]: ...
+
+    def adapter_bytes(self, digest: str) -> int:
+        """Memory of a loaded adapter, 0 if it is not there; weights that several share are divided among them."""
+        ...
 
     def virtual_tokens(self, digest: str) -> int:
         """Positions of the context that a loaded adapter has in use before a prompt; 0 for the base alone."""

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from pydantic import ConfigDict, Field
 
 from feinschliff.formats.base import Stored
+from feinschliff.inference.canary import CanaryPolicy, Rollback
 from feinschliff.inference.guards.guard import Guard
 from feinschliff.kit.errors import Refusal, Unavailable
 
@@ -101,10 +102,11 @@ class Route(Stored):
     id: str
     model_version: str
     weight: float = 1.0
+    shadow: bool = False
 
 
 class Spec(Stored):
-    """What is wanted of a deployment."""
+    """What is wanted of a deployment; `requests_max` is its own limit in place of its project's."""
 
     base_model: str
     routes: tuple[Route, ...] = ()
@@ -117,6 +119,8 @@ class Spec(Stored):
     guards: tuple[Guard, ...] = ()
     display_name: str = ""
     refuse_store: bool = False
+    canary: CanaryPolicy | None = None
+    requests_max: int | None = None
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
 
@@ -127,6 +131,23 @@ class RouteStatus(Stored):
     state: RouteState = RouteState.PENDING
     serving: Version | None = None
     failure: Failure | None = None
+    rolled_back: Rollback | None = None
+
+
+class Origin(StrEnum):
+    """Who changed the shares of traffic."""
+
+    CALLER = "caller"
+    ROLLBACK = "rollback"
+
+
+class TrafficChange(Stored):
+    """The shares of traffic from a moment on, by route id, and why."""
+
+    time: datetime
+    weights: dict[str, float]
+    reason: str = ""
+    origin: Origin = Origin.CALLER
 
 
 class Status(Stored):
@@ -137,6 +158,7 @@ class Status(Stored):
     precision: Precision = "auto"
     routes: dict[str, RouteStatus] = Field(default_factory=dict)
     failure: Failure | None = None
+    traffic: tuple[TrafficChange, ...] = ()  # the newest first
 
 
 class Deployment(NamedTuple):
@@ -209,10 +231,17 @@ def route_status(before: RouteStatus, target: Version | None, look: Look, held: 
         held: digests of the adapters that are loaded on its base.
     """
     if target is not None and look.seen is Seen.HELD:
-        return RouteStatus(state=RouteState.READY, serving=target)
+        return RouteStatus(state=RouteState.READY, serving=target, rolled_back=before.rolled_back)
     if before.serving is not None and before.serving.adapter_digest in held:
-        return RouteStatus(state=RouteState.READY, serving=before.serving, failure=look.failure)
-    return RouteStatus(state=_ROUTE[look.seen], serving=before.serving, failure=look.failure)
+        return before.model_copy(update={"state": RouteState.READY, "failure": look.failure})
+    return before.model_copy(update={"state": _ROUTE[look.seen], "failure": look.failure})
+
+
+def unwanted_status(before: Status) -> Status:
+    """The status of a deployment that keeps nothing loaded: what was decided about its traffic stays."""
+    rolled_back = {key: one.rolled_back for key, one in before.routes.items() if one.rolled_back is not None}
+    routes = {key: RouteStatus(rolled_back=why) for key, why in rolled_back.items()}
+    return Status(state=State.READY, routes=routes, traffic=before.traffic)
 
 
 def deployment_state(base: Look, routes: Collection[RouteStatus]) -> tuple[State, Failure | None]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import random
+import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from feinschliff.inference.engine import Engine
-from feinschliff.inference.life import NAME, Deployment, Failure, RouteState, RouteStatus, State, Version
+from feinschliff.inference.life import NAME, Deployment, Failure, Route, RouteState, RouteStatus, State, Version
+from feinschliff.inference.observed import Observations
 from feinschliff.inference.pool import BaseKey, Lease, Pool
 from feinschliff.inference.reconciler import refuse_other_base
+from feinschliff.inference.sticky import Share, choose
+from feinschliff.inference.traffic import Traffic
 from feinschliff.inference.versions import ALIAS, VERSION, Versions
 from feinschliff.inference.view import View
 from feinschliff.kit import names
@@ -19,15 +23,19 @@ from feinschliff.kit.errors import NotFound, Refusal, Unavailable, WrongState
 from feinschliff.kit.threads import offload
 from feinschliff.kit.watch import Wake
 
+LOADING = "MODEL_LOADING"
 LOADING_RETRY_SECONDS = 2.0
+ANSWER_SECONDS = 0.5
+"""What a call that waited in vain keeps of its time to be told so."""
 _BASE_SCHEMES = ("hf:", "s3:", "file:", "pypi:")
 
 
 class Target(NamedTuple):
-    """What could answer: a deployment's base, with a version's adapter or alone."""
+    """What could answer: a deployment's base, with a version's adapter or alone; `route` where shares decided."""
 
     deployment: Deployment
     version: Version | None
+    route: str = ""
 
 
 class Identity(NamedTuple):
@@ -70,8 +78,20 @@ def identity_of(engine: Engine, deployment: Deployment, version: Version | None)
     )
 
 
+class Patience(NamedTuple):
+    """For what is being loaded.
+
+    Attributes:
+        seconds_max: a call waits no longer than that, nor does one without a deadline.
+        calls_max: calls that wait at once; more are refused.
+    """
+
+    seconds_max: float
+    calls_max: int
+
+
 class Models:
-    """Grants what a call names; what is loaded on demand is waited for, but not beyond the call's deadline."""
+    """Grants what a call names; what is on its way is waited for, but not beyond the call's deadline."""
 
     def __init__(
         self,
@@ -80,34 +100,66 @@ class Models:
         look_again: Callable[[], Sequence[Deployment]],
         versions: Versions,
         wake: Wake,
-        *,
-        wait_seconds_max: float,
+        traffic: Traffic,
+        observations: Observations,
+        patience: Patience,
     ) -> None:
+        self._patience = patience
+        self._waiting = 0
+        self._traffic = traffic
+        self._observations = observations
         self._pool = pool
         self._view = view
         self._look_again = look_again
         self._versions = versions
         self._wake = wake
-        self._wait_seconds_max = wait_seconds_max
 
-    async def grant(self, model: str, *, seconds_left: float | None) -> Granted:
+    async def grant(self, model: str, *, seconds_left: float | None, sticky: str = "") -> Granted:
         """A lease on exactly what `model` names.
+
+        Args:
+            sticky: calls with the same one get the same route of a deployment; empty draws one.
 
         Raises:
             NotFound: MODEL_UNKNOWN.
             WrongState: MODEL_NOT_LOADED, BASE_DIGEST_MISMATCH, what loading an adapter on demand refuses.
-            Unavailable: MODEL_LOADING, the registry does not answer.
-            Exhausted: ADAPTERS_BUSY.
+            Unavailable: MODEL_LOADING, REPLICA_DRAINING, the registry does not answer.
+            Exhausted: ADAPTERS_BUSY, PROJECT_LIMIT.
         """
-        draw = random.random()
-        if granted := self._granted(targets(model, self._view.all(), draw)):
+        sticky = sticky or secrets.token_hex(8)
+        if granted := self._granted(targets(model, self._view.all(), sticky)):
             return granted
-        deployments = await offload(self._look_again)
-        if granted := self._granted(targets(model, deployments, draw)):
-            return granted
-        if may_load_on_demand(model, deployments):
-            return await self._on_demand(model, min(self._wait_seconds_max, seconds_left or self._wait_seconds_max))
-        raise why_not(model, deployments)
+        until = time.monotonic() + self._patience_seconds(seconds_left)
+        turn, deployments = self._wake.turn, await offload(self._look_again)
+        while True:
+            if granted := self._granted(targets(model, deployments, sticky)):
+                return granted
+            if may_load_on_demand(model, deployments):
+                return await self._on_demand(model, until - time.monotonic())
+            refusal = why_not(model, deployments)
+            left = until - time.monotonic()
+            if refusal.reason != LOADING or left <= 0:
+                raise refusal
+            with self._in_line(model):
+                await self._wake.wait(turn, min(left, 1.0))
+            turn, deployments = self._wake.turn, self._view.all()
+
+    def _patience_seconds(self, seconds_left: float | None) -> float:
+        """How long a call may wait; there is time left to say why it was in vain."""
+        if seconds_left is None:
+            return self._patience.seconds_max
+        return min(self._patience.seconds_max, seconds_left - min(ANSWER_SECONDS, seconds_left / 10))
+
+    @contextmanager
+    def _in_line(self, model: str) -> Iterator[None]:
+        """One of the calls that wait; where there are enough of them the call is refused at once."""
+        if self._waiting >= self._patience.calls_max:
+            raise _loading(model)
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
 
     async def at_once(self, model: str) -> Granted | None:
         """A lease on what answers without loading anything; None where nothing does yet.
@@ -115,20 +167,21 @@ class Models:
         Raises:
             NotFound: MODEL_UNKNOWN.
         """
-        draw = random.random()
-        if granted := self._granted(targets(model, self._view.all(), draw)):
+        sticky = secrets.token_hex(8)
+        if granted := self._granted(targets(model, self._view.all(), sticky)):
             return granted
         deployments = await offload(self._look_again)
-        if granted := self._granted(targets(model, deployments, draw)):
+        if granted := self._granted(targets(model, deployments, sticky)):
             return granted
         if isinstance(refusal := why_not(model, deployments), NotFound):
             raise refusal
         return None
 
     def again(self, granted: Granted) -> Granted:
-        """One lease more on what is granted and not given back."""
+        """One lease more on what is granted and not given back, for the same call."""
         lease = self._pool.acquire(granted.lease.key, granted.lease.adapter_digest)
         assert lease is not None, "what is leased is loaded"
+        lease.call = granted.lease.call
         return granted._replace(lease=lease)
 
     def why_not(self, model: str) -> Refusal:
@@ -149,11 +202,22 @@ class Models:
         raise NotFound("DEPLOYMENT_NOT_FOUND", f"There is no deployment {name}.", deployment=name)
 
     def _granted(self, found: Sequence[Target]) -> Granted | None:
+        refusal: Refusal | None = None
         for target in found:
             key = key_of(target.deployment)
             digest = target.version.adapter_digest if target.version else ""
             if key is not None and (lease := self._pool.acquire(key, digest)) is not None:
-                return Granted(lease, target.deployment, target.version)
+                try:
+                    self._traffic.enter(target.deployment, lease)
+                except Refusal as error:
+                    lease.give_back()
+                    refusal = error
+                else:
+                    if target.route:
+                        lease.call.watch = self._observations.watch(target.deployment.name, target.route)
+                    return Granted(lease, target.deployment, target.version)
+        if refusal is not None:
+            raise refusal
         return None
 
     async def _on_demand(self, model: str, seconds: float) -> Granted:
@@ -162,14 +226,15 @@ class Models:
         while (left := until - time.monotonic()) > 0:
             turn = self._wake.turn
             deployments = self._view.all()
-            if granted := self._granted(targets(version.name, deployments, 0.0)):
+            if granted := self._granted(targets(version.name, deployments)):
                 return granted
             hosts = [one for one in deployments if is_host(one, version)]
             if not hosts:
                 raise why_not(model, deployments)
-            if granted := await self._load(version, hosts, deployments, left):
-                return granted
-            await self._wake.wait(turn, min(left, 1.0))
+            with self._in_line(model):
+                if granted := await self._load(version, hosts, deployments, left):
+                    return granted
+                await self._wake.wait(turn, min(left, 1.0))
         raise _loading(model)
 
     async def _load(
@@ -201,15 +266,15 @@ def may_load_on_demand(model: str, deployments: Sequence[Deployment]) -> bool:
     return has_host or not any(_concerns(one, model) for one in deployments)
 
 
-def targets(model: str, deployments: Sequence[Deployment], draw: float) -> list[Target]:
+def targets(model: str, deployments: Sequence[Deployment], sticky: str = "") -> list[Target]:
     """What answers `model` by the deployments' own word, the best first.
 
     Args:
-        draw: in [0, 1); decides between the routes of a deployment by their weights.
+        sticky: decides between the routes of a deployment, by their weights.
     """
     alive = [one for one in deployments if one.is_wanted]
     if names.matches(NAME, model):
-        return [_by_weight(one, draw) for one in alive if one.name == model and _answers_alone(one)]
+        return [_by_weight(one, sticky) for one in alive if one.name == model and _answers_alone(one)]
     if names.matches(ALIAS, model) or names.matches(VERSION, model):
         return [
             Target(one, status.serving)
@@ -268,26 +333,26 @@ def pinned_on(key: BaseKey, deployments: Sequence[Deployment]) -> set[str]:
     }
 
 
-def _by_weight(deployment: Deployment, draw: float) -> Target:
-    ready = [
-        (route.weight, status.serving)
-        for route in deployment.spec.routes
-        if route.weight > 0 and (status := _ready(deployment, route.id))
-    ]
+def _by_weight(deployment: Deployment, sticky: str) -> Target:
+    ready = {
+        route.id: (Share(route.id, route.weight), status.serving)
+        for route in _weighed(deployment)
+        if (status := _ready(deployment, route.id))
+    }
     if not ready:
         return Target(deployment, None)
-    total = sum(weight for weight, _ in ready)
-    at = draw * total
-    for weight, version in ready:
-        at -= weight
-        if at < 0:
-            return Target(deployment, version)
-    return Target(deployment, ready[-1][1])
+    chosen = choose([share for share, _ in ready.values()], f"{deployment.name} {sticky}")
+    return Target(deployment, ready[chosen][1], chosen)
+
+
+def _weighed(deployment: Deployment) -> list[Route]:
+    """The routes that share the calls which name only the deployment."""
+    return [route for route in deployment.spec.routes if route.weight > 0 and not route.shadow]
 
 
 def _answers_alone(deployment: Deployment) -> bool:
     """Whether a call that names only the deployment can be answered: by a route, or by the base where none counts."""
-    weighed = [route for route in deployment.spec.routes if route.weight > 0]
+    weighed = _weighed(deployment)
     return not weighed or any(_ready(deployment, route.id) for route in weighed)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from feinschliff.artifacts.bases import BaseFiles
+from feinschliff.inference.call import Call
 from feinschliff.inference.engine import Capacity, Engine
 from feinschliff.inference.life import Look, Precision, Seen, Version
 from feinschliff.inference.shelf import Shelf
@@ -66,7 +67,8 @@ class Lease:
         self.engine = engine
         self.key = key
         self.adapter_digest = adapter_digest
-        self._release = release
+        self.call = Call()
+        self._releases = [release]
         self._lock = threading.Lock()
         self._is_given_back = False
 
@@ -76,7 +78,12 @@ class Lease:
             if self._is_given_back:
                 return
             self._is_given_back = True
-        self._release(self)
+        for release in self._releases:
+            release(self)
+
+    def when_given_back(self, act: Callable[[Lease], None]) -> None:
+        """To be said before anything runs on it."""
+        self._releases.append(act)
 
     def __enter__(self) -> Lease:
         return self
@@ -86,17 +93,35 @@ class Lease:
 
 
 class Pool:
-    """What is loaded; every method may be called from any thread and returns at once."""
+    """What is loaded; every method may be called from any thread and returns at once.
 
-    def __init__(self, loader: Loader, metrics: Metrics, *, clock: Clock, changed: Callable[[], None]) -> None:
+    Args:
+        adapter_bytes_max: memory of all adapters together, beyond which those loaded on demand make room; 0: no bound.
+        idle_seconds: an adapter that was loaded on demand goes when it was not used for so long; 0: it stays.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        metrics: Metrics,
+        *,
+        clock: Clock,
+        changed: Callable[[], None],
+        adapter_bytes_max: int = 0,
+        idle_seconds: float = 0.0,
+    ) -> None:
+        self._clock = clock
+        self._adapter_bytes_max = adapter_bytes_max
+        self._idle_seconds = idle_seconds
         self._loader = loader
         self._metrics = metrics
         self._located: Shelf[Source, Located] = Shelf(clock, changed)
         self._engines: Shelf[BaseKey, Engine] = Shelf(clock, changed)
         self._adapters: Shelf[tuple[BaseKey, str], None] = Shelf(clock, changed)
-        self._lock = threading.RLock()
+        self._moves = threading.RLock()  # of loading and unloading; waits for engines, so their threads never take it
+        self._lock = threading.RLock()  # of leases; held for a moment only
         self._leases: Counter[tuple[BaseKey, str]] = Counter()
-        self._on_demand: dict[BaseKey, OrderedDict[str, None]] = {}  # the longest unused first
+        self._on_demand: dict[BaseKey, OrderedDict[str, float]] = {}  # last used at; the longest unused first
 
     def locate(self, source: Source) -> Located | None:
         """The base's files if they are here; begins to look for them if not."""
@@ -153,7 +178,7 @@ class Pool:
             self._count_load("loaded")
             self._metrics.histogram("feinschliff_inference_adapter_load_seconds").observe(time.monotonic() - began)
 
-        with self._lock:  # not while the same adapter is being unloaded
+        with self._moves:  # not while the same adapter is being unloaded
             return self._adapters.get((key, version.adapter_digest), load)
 
     def load_on_demand(self, key: BaseKey, version: Version, *, pinned: Collection[str], limit: int) -> Future[None]:
@@ -162,12 +187,13 @@ class Pool:
         Raises:
             Exhausted: ADAPTERS_BUSY where requests run on all of them.
         """
-        with self._lock:
-            kept = self._on_demand.setdefault(key, OrderedDict())
-            if version.adapter_digest not in kept and version.adapter_digest not in pinned:
-                while len(kept) >= limit:
+        digest = version.adapter_digest
+        with self._moves:
+            if not self.is_on_demand(key, digest) and digest not in pinned:
+                while len(kept := self._kept(key)) >= limit:
                     self._evict_one(key, kept)
-                kept[version.adapter_digest] = None
+                with self._lock:
+                    self._on_demand.setdefault(key, OrderedDict())[digest] = self._clock.monotonic()
             return self.load_adapter(key, version)
 
     def is_on_demand(self, key: BaseKey, digest: str) -> bool:
@@ -181,17 +207,17 @@ class Pool:
             if engine is None or (adapter_digest and not self._is_loaded(key, adapter_digest)):
                 return None
             self._leases[key, adapter_digest] += 1
-            if adapter_digest in self._on_demand.get(key, {}):
-                self._on_demand[key].move_to_end(adapter_digest)
+            self._use(key, adapter_digest)
             return Lease(engine, key, adapter_digest, self._release)
 
     def unload_adapter(self, key: BaseKey, digest: str) -> bool:
         """Frees an adapter, or says False while it is being loaded or a request runs on it."""
-        with self._lock:
-            if self._leases[key, digest] > 0 or self.look_at_adapter(key, digest).seen is Seen.LOADING:
-                return False
-            self._adapters.take((key, digest))
-            self._on_demand.get(key, OrderedDict()).pop(digest, None)
+        with self._moves:
+            with self._lock:
+                if self._leases[key, digest] > 0 or self.look_at_adapter(key, digest).seen is Seen.LOADING:
+                    return False
+                self._adapters.take((key, digest))
+                self._on_demand.get(key, OrderedDict()).pop(digest, None)
             engine = self._engines.held(key)
             if engine is not None:
                 engine.unload_adapter(digest)
@@ -199,7 +225,7 @@ class Pool:
 
     def unload_base(self, key: BaseKey) -> bool:
         """Frees a base with its adapters, or says False while something is being loaded or a request runs on it."""
-        with self._lock:
+        with self._moves, self._lock:
             busy = any(base == key and count > 0 for (base, _), count in self._leases.items())
             looks = [self.look_at_base(key), *(self.look_at_adapter(key, digest) for digest in self.adapters(key))]
             if busy or any(look.seen is Seen.LOADING for look in looks):
@@ -212,6 +238,26 @@ class Pool:
             engine.close()
             logger.info("base unloaded", extra={"base_digest": key.digest})
         return True
+
+    def adapter_bytes(self) -> int:
+        """Memory of all loaded adapters."""
+        engines = [(key, engine) for key in self.bases() if (engine := self._engines.held(key)) is not None]
+        return sum(engine.adapter_bytes(digest) for key, engine in engines for digest in self.loaded_adapters(key))
+
+    def tidy(self) -> None:
+        """Unloads what was loaded on demand and is idle, and the longest unused while all takes too much memory.
+
+        The one that was used last always stays: it is what somebody waits for.
+        """
+        idle_since = self._clock.monotonic() - self._idle_seconds
+        for used, key, digest in self._by_use():
+            if self._idle_seconds and used <= idle_since and self.unload_adapter(key, digest):
+                self._count_load("idle")
+        for _, key, digest in self._by_use()[:-1]:
+            if not self._adapter_bytes_max or self.adapter_bytes() <= self._adapter_bytes_max:
+                return
+            if self.unload_adapter(key, digest):
+                self._count_load("evicted")
 
     def forget_sources(self, wanted: Collection[Source]) -> None:
         for source in set(self._located.keys()) - set(wanted):
@@ -230,16 +276,32 @@ class Pool:
     def _is_loaded(self, key: BaseKey, digest: str) -> bool:
         return self.look_at_adapter(key, digest).seen is Seen.HELD
 
+    def _use(self, key: BaseKey, digest: str) -> None:
+        kept = self._on_demand.get(key, OrderedDict())
+        if digest in kept:
+            kept[digest] = self._clock.monotonic()
+            kept.move_to_end(digest)
+
+    def _by_use(self) -> list[tuple[float, BaseKey, str]]:
+        """What was loaded on demand, the longest unused first."""
+        with self._lock:
+            kept = [(used, key, digest) for key, one in self._on_demand.items() for digest, used in one.items()]
+        return sorted(kept, key=lambda one: one[0])
+
     def _release(self, lease: Lease) -> None:
         with self._lock:
+            self._use(lease.key, lease.adapter_digest)
             self._leases[lease.key, lease.adapter_digest] -= 1
             if not self._leases[lease.key, lease.adapter_digest]:
                 del self._leases[lease.key, lease.adapter_digest]
 
-    def _evict_one(self, key: BaseKey, kept: OrderedDict[str, None]) -> None:
+    def _kept(self, key: BaseKey) -> list[str]:
+        with self._lock:
+            return list(self._on_demand.get(key, ()))
+
+    def _evict_one(self, key: BaseKey, kept: Collection[str]) -> None:
         for digest in kept:
             if self.unload_adapter(key, digest):
-                kept.pop(digest, None)
                 self._count_load("evicted")
                 return
         raise Exhausted(

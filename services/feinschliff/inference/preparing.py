@@ -10,6 +10,7 @@ from feinschliff.inference.guards.guarding import Guards
 from feinschliff.inference.models import Models
 from feinschliff.inference.requests import generation, refuse, sampling_violations, unknown_biases
 from feinschliff.inference.several import drawn_apart
+from feinschliff.inference.sticky import key_of_call
 from feinschliff.inference.tools import tool_form, tool_violations
 from feinschliff.inference.wishes import read_sampling, read_tools, read_wishes, wish_violations
 from feinschliff.kit.threads import offload
@@ -32,7 +33,8 @@ async def prepare(
     refuse([*wrong, *tool_violations(box, path)])
     wishes = read_wishes(request.sampling, f"{path}sampling")
     messages = words.to_messages(request.messages, f"{path}messages")
-    granted = await models.grant(request.model, seconds_left=seconds_left)
+    sticky = key_of_call(request.user, messages)
+    granted = await models.grant(request.model, seconds_left=seconds_left, sticky=sticky)
     try:
         engine = granted.lease.engine
         if facts := engine.head(granted.lease.adapter_digest):
@@ -42,7 +44,13 @@ async def prepare(
         form = tool_form(box, dialect, wishes.form, path) if dialect else wishes.form
         grammar = await offload(engine.grammar, form) if form else None
         deployment, skip = granted.deployment, request.skip_guards
-        guarded = guards.over(deployment.spec.guards, deployment.name, skip=skip, seconds_left=seconds_left)
+        guarded = guards.over(
+            deployment.spec.guards,
+            deployment.name,
+            skip=skip,
+            seconds_left=seconds_left,
+            on_hit=granted.lease.call.guard_hit,
+        )
         guarded.refuse_scores(wishes.logprobs is not None, f"{path}sampling.logprobs")
         messages = await guarded.admit(messages, f"{path}messages")
         prompt_ids = await offload(engine.encode_chat, messages, box.for_template)

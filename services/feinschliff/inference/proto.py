@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from feinschliff.inference.canary import CanaryPolicy, Rollback
 from feinschliff.inference.deployments import etag_of
 from feinschliff.inference.guards.proto import from_guard, to_guards
 from feinschliff.inference.life import (
@@ -20,6 +21,7 @@ from feinschliff.inference.life import (
     Sampling,
     Spec,
     State,
+    TrafficChange,
 )
 from feinschliff.inference.wishes import from_sampling, read_sampling
 from feinschliff.kit.errors import FieldViolation, Unserved
@@ -32,6 +34,14 @@ _PRECISIONS: dict[int, Precision] = {
     inference_pb2.Deployment.PRECISION_FP32: "fp32",
 }
 _ON_DEMAND_DEFAULT = 8
+_POLICY_CHOICES = (
+    "window_seconds",
+    "calls_min",
+    "errors_max",
+    "first_token_ratio_max",
+    "next_token_ratio_max",
+    "guard_hits_max",
+)
 _UNSERVED_AS_DEFAULT = ("n", "logprobs", "top_logprobs", "response_format")
 
 
@@ -82,7 +92,6 @@ def to_spec(message: inference_pb2.Deployment) -> Spec:
             ("replicas", message.replicas > 1),
             ("resources", message.HasField("resources") and message.resources != inference_pb2.Resources()),
             ("logging.stored_fraction", message.logging.stored_fraction > 0),
-            *((f"routes[{place}].shadow", route.shadow) for place, route in enumerate(message.routes)),
         )
     )
     return Spec(
@@ -97,6 +106,8 @@ def to_spec(message: inference_pb2.Deployment) -> Spec:
         guards=to_guards(message.guards, "deployment.guards"),
         display_name=message.display_name,
         refuse_store=message.logging.refuse_store,
+        canary=_to_policy(message.canary) if message.HasField("canary") else None,
+        requests_max=message.requests_max if message.HasField("requests_max") else None,
         labels=dict(message.labels),
         annotations=dict(message.annotations),
     )
@@ -119,6 +130,9 @@ def from_deployment(deployment: Deployment) -> inference_pb2.Deployment:
         guards=[from_guard(guard) for guard in spec.guards],
         logging=inference_pb2.Logging(refuse_store=spec.refuse_store) if spec.refuse_store else None,
         context_tokens=spec.context_tokens,
+        canary=_from_policy(spec.canary),
+        traffic_changes=[_from_change(change) for change in status.traffic],
+        requests_max=spec.requests_max,
         state=inference_pb2.Deployment.State.Value(f"STATE_{status.state.name}"),
         failure=_from_failure(status.failure),
         ready_replicas=1 if spec.replicas and status.state in (State.READY, State.DEGRADED) else 0,
@@ -138,7 +152,7 @@ def timestamp(moment: datetime) -> Timestamp:
 
 def _to_route(message: inference_pb2.Route) -> Route:
     weight = message.weight if message.HasField("weight") else 1.0
-    return Route(id=message.id, model_version=message.model_version, weight=weight)
+    return Route(id=message.id, model_version=message.model_version, weight=weight, shadow=message.shadow)
 
 
 def _from_route(route: Route, status: RouteStatus) -> inference_pb2.Route:
@@ -147,11 +161,37 @@ def _from_route(route: Route, status: RouteStatus) -> inference_pb2.Route:
         id=route.id,
         model_version=route.model_version,
         weight=route.weight,
+        shadow=route.shadow,
         resolved_version=status.serving.name if status.serving else "",
         adapter_digest=status.serving.adapter_digest if is_ready and status.serving else "",
         state=inference_pb2.Route.State.Value(f"STATE_{status.state.name}"),
         failure=_from_failure(status.failure),
+        rolled_back=_from_rollback(status.rolled_back),
     )
+
+
+def _to_policy(message: inference_pb2.CanaryPolicy) -> CanaryPolicy:
+    given = {field: getattr(message, field) for field in _POLICY_CHOICES if message.HasField(field)}  # type: ignore[arg-type]
+    return CanaryPolicy(route=message.route, **given)
+
+
+def _from_policy(policy: CanaryPolicy | None) -> inference_pb2.CanaryPolicy | None:
+    return None if policy is None else inference_pb2.CanaryPolicy(**policy.model_dump())
+
+
+def _from_change(change: TrafficChange) -> inference_pb2.TrafficChange:
+    return inference_pb2.TrafficChange(
+        time=timestamp(change.time),
+        weights=change.weights,
+        reason=change.reason,
+        origin=inference_pb2.TrafficChange.Origin.Value(f"ORIGIN_{change.origin.name}"),
+    )
+
+
+def _from_rollback(rollback: Rollback | None) -> inference_pb2.Rollback | None:
+    if rollback is None:
+        return None
+    return inference_pb2.Rollback(cause=rollback.cause.value, reason=rollback.reason, time=timestamp(rollback.time))
 
 
 def _from_failure(failure: Failure | None) -> common_pb2.Failure | None:

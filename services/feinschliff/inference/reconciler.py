@@ -23,6 +23,7 @@ from feinschliff.inference.life import (
     Version,
     deployment_state,
     route_status,
+    unwanted_status,
 )
 from feinschliff.inference.meters import show
 from feinschliff.inference.pool import BaseKey, Located, Pool, Source
@@ -85,6 +86,7 @@ class Reconciler:
         wanted = {one.name: self._see(one) for one in deployments if one.is_wanted}
         self._move_bases(wanted.values())
         self._move_adapters(deployments, wanted)
+        self._pool.tidy()
         self._pool.forget_sources({sight.source for sight in wanted.values()})
         news = [one.name for one in deployments if self._settle(one, wanted)]
         if news:
@@ -181,7 +183,7 @@ class Reconciler:
             if deployment.status.state is State.DELETING:
                 return self._bury(deployment, sights)
             sight = sights.get(deployment.name)
-            status = self._status(deployment, sight) if sight else Status(state=State.READY)
+            status = self._status(deployment, sight) if sight else unwanted_status(deployment.status)
             if status == deployment.status:
                 return False
             with self._database.transaction() as session:
@@ -212,6 +214,7 @@ class Reconciler:
             precision=key.precision if key else "auto",
             routes=routes,
             failure=failure,
+            traffic=deployment.status.traffic,
         )
 
     def _bury(self, deployment: Deployment, sights: Mapping[str, Sight]) -> bool:
@@ -232,6 +235,7 @@ class Reconciler:
         metrics.gauge("feinschliff_inference_loaded_bases").set(len(capacities))
         adapters = sum(len(self._pool.loaded_adapters(key)) for key in capacities)
         metrics.gauge("feinschliff_inference_loaded_adapters").set(adapters)
+        metrics.gauge("feinschliff_inference_adapter_bytes").set(self._pool.adapter_bytes())
         show(metrics, capacities.values())
         states = Counter(one.status.state for one in self._view.all())
         for state in State:

@@ -75,10 +75,10 @@ class ServableModels:
         if key is None or engine is None:
             return []
         named = {deployment.spec.base_model: Target(deployment, None)}
-        for target in targets(deployment.name, [deployment], 0.0):
+        for target in targets(deployment.name, [deployment]):
             named[deployment.name] = target
         for route in deployment.spec.routes:
-            for target in targets(route.model_version, [deployment], 0.0):
+            for target in targets(route.model_version, [deployment]):
                 named[route.model_version] = target
                 if target.version is not None:
                     named[target.version.name] = target
@@ -90,7 +90,7 @@ class ServableModels:
 
 
 def _servable(model: str, target: Target, engine: Engine, held: set[str]) -> Servable:
-    deployment, version = target
+    deployment, version = target.deployment, target.version
     digest = version.adapter_digest if version else ""
     return Servable(
         model=model,

@@ -23,6 +23,7 @@ from feinschliff.inference.models import Models
 from feinschliff.inference.preparing import prepare
 from feinschliff.inference.proto import timestamp
 from feinschliff.inference.requests import refuse
+from feinschliff.inference.shadows import Shadows
 from feinschliff.inference.texts import Texts
 from feinschliff.inference.tools import Toolbox, tool_violations
 from feinschliff.inference.wishes import to_tools
@@ -39,8 +40,15 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     """Chat, texts, classes and tokens; what this version does not serve answers UNIMPLEMENTED."""
 
     def __init__(
-        self, models: Models, answers: Answers, guards: Guards, completions: Completions, clock: Clock
+        self,
+        models: Models,
+        answers: Answers,
+        guards: Guards,
+        completions: Completions,
+        shadows: Shadows,
+        clock: Clock,
     ) -> None:
+        self._shadows = shadows
         self._models = models
         self._answers = answers
         self._clock = clock
@@ -147,7 +155,10 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def _prepare(self, request: pb.ChatRequest, context: Context, path: str) -> Prepared:
         try:
             left = context.time_remaining()
-            return await prepare(self._models, self._guards, request, path, seconds_left=left)
+            prepared = await prepare(self._models, self._guards, request, path, seconds_left=left)
         except Refusal:
             self._answers.count_refused()
             raise
+        if request.model == prepared.granted.deployment.name:
+            self._shadows.copy_after(prepared.granted, prepared.requests[0])
+        return prepared

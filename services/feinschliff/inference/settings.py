@@ -33,10 +33,27 @@ class InferenceSettings(Settings):
         256 * 1024**2, ge=0, description="Memory of a base for what prompts of a project begin with; 0 keeps nothing."
     )
     inference_threads: int = Field(0, ge=0, le=1024, description="CPU threads of the engines; 0 leaves it to torch.")
+    inference_project_requests_max: int = Field(
+        0, ge=0, le=100_000, description="Calls of one project that may run or wait at once on a copy; 0 is no limit."
+    )
+    inference_shadow_max: int = Field(
+        8, ge=0, le=1024, description="Copies of calls for shadow routes that wait or run at once; more are dropped."
+    )
+    inference_adapter_bytes_max: int = Field(
+        0,
+        ge=0,
+        description="Memory of all adapters beyond which those loaded on demand go, longest unused first; 0: no bound.",
+    )
+    inference_adapter_idle_seconds: float = Field(
+        0,
+        ge=0,
+        le=604_800,
+        description="An adapter loaded on demand goes when unused for so long; 0: it stays.",
+    )
     inference_turn_seconds: float = Field(1.0, gt=0, le=60, description="Between two looks of the reconciler.")
     inference_alias_seconds: float = Field(2.0, ge=0, le=60, description="How long an alias's target is believed.")
     inference_on_demand_wait_seconds: float = Field(
-        120, gt=0, le=3600, description="A call waits this long, and never beyond its deadline, for an adapter to load."
+        120, gt=0, le=3600, description="A call waits this long, and never beyond its deadline, for a model to load."
     )
 
     @property

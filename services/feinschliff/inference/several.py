@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from feinschliff.inference.answers import Held
-from feinschliff.inference.engine import Delta, Done, Engine, GenerationRequest
+from feinschliff.inference.engine import Delta, Done, GenerationRequest
 from feinschliff.kit.errors import Exhausted
 
 _RETRY_SECONDS = 1.0
@@ -47,7 +47,7 @@ async def several(stream: Stream, lease: Held, requests: Sequence[GenerationRequ
     Raises:
         Exhausted: QUEUE_FULL.
         Internal: GENERATION_FAILED.
-        Unavailable: ENGINE_CLOSED.
+        Unavailable: ENGINE_CLOSED, REPLICA_DRAINED.
     """
     if len(requests) == 1:
         async with aclosing(stream(lease, requests[0])) as events:
@@ -111,7 +111,7 @@ class _Shared:
     def share(self) -> _Share:
         with self._lock:
             self._parts += 1
-        return _Share(self._lease.engine, self)
+        return _Share(self._lease, self)
 
     def give_back(self) -> None:
         with self._lock:
@@ -122,8 +122,9 @@ class _Shared:
 
 
 class _Share:
-    def __init__(self, engine: Engine, shared: _Shared) -> None:
-        self.engine = engine
+    def __init__(self, lease: Held, shared: _Shared) -> None:
+        self.engine = lease.engine
+        self.call = lease.call
         self._shared = shared
         self._lock = threading.Lock()
         self._is_given_back = False

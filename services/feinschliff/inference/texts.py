@@ -73,6 +73,7 @@ class Texts:
             judging.refuse_lengths(lengths, granted.context_tokens, path)
             found: dict[int, list[float]] = {}
             for places in judging.passes(lengths, virtual_tokens=engine.virtual_tokens(digest)):
+                lease.call.raise_if_cut()
                 together = [rows[place] for place in places]
                 vectors = await offload(engine.embed, together, digest, dimensions)
                 found.update(zip(places, vectors, strict=True))
@@ -106,6 +107,7 @@ class Texts:
             judging.refuse_lengths(lengths, granted.context_tokens)
             judged: dict[int, list[float]] = {}
             for places in judging.passes(lengths, virtual_tokens=engine.virtual_tokens(digest)):
+                lease.call.raise_if_cut()
                 found = await offload(engine.judge, [rows[place] for place in places], digest)
                 judged.update(zip(places, found, strict=True))
         self._answers.count_read(sum(lengths))

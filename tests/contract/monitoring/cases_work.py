@@ -197,4 +197,12 @@ WORK = (
             one("inference_guard_hits_total", "0+60x60", kind="model", action="block", stage="input"),
         ),
     ),
+    Case(
+        "CanaryRolledBack",
+        "15m",
+        one("inference_canary_rollbacks_total", "0x5 1x60", cause="first_token"),
+        "A new version was taken out of traffic: worse by first_token.",
+        (one("inference_canary_rollbacks_total", "0x60", cause="errors"),),
+        labels={"cause": "first_token"},
+    ),
 )

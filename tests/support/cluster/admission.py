@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 import referencing
 from kubernetes_validate.utils import schema_contents  # type: ignore[import-untyped]
 

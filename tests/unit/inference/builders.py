@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 
+from feinschliff.inference.canary import CanaryPolicy
 from feinschliff.inference.life import (
     Deployment,
     Failure,
@@ -51,6 +52,8 @@ def deployment(
     state: State = State.READY,
     routes: Mapping[str, tuple[str, RouteStatus]] | None = None,
     weights: Mapping[str, float] | None = None,
+    shadows: Collection[str] = (),
+    canary: CanaryPolicy | None = None,
     base: str = BASE,
     digest: str = DIGEST,
     failure: Failure | None = None,
@@ -64,11 +67,12 @@ def deployment(
         base_model=base,
         precision="fp32",
         routes=tuple(
-            Route(id=one, model_version=wanted, weight=(weights or {}).get(one, 1.0))
+            Route(id=one, model_version=wanted, weight=(weights or {}).get(one, 1.0), shadow=one in shadows)
             for one, (wanted, _) in given.items()
         ),
         on_demand=on_demand,
         replicas=replicas,
+        canary=canary,
     )
     status = Status(
         state=state,

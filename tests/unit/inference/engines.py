@@ -25,6 +25,7 @@ class HandEngine:
     def __init__(self, digest: str = DIGEST) -> None:
         self.facts = EngineFacts("file:/base", digest, "fp32", "sha256:template", 512, 300)
         self.loaded: set[str] = set()
+        self.bytes: dict[str, int] = {}
         self.is_closed = False
 
     def encode_chat(
@@ -60,6 +61,9 @@ class HandEngine:
 
     def adapters(self) -> frozenset[str]:
         return frozenset(self.loaded)
+
+    def adapter_bytes(self, digest: str) -> int:
+        return self.bytes.get(digest, 100) if digest in self.loaded else 0
 
     def virtual_tokens(self, digest: str) -> int:
         return 0

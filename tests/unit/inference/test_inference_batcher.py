@@ -1,4 +1,4 @@
-"""First come, first served, within the limits."""
+"""Tenants in turns, each one's requests as they came, within the limits."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from feinschliff.inference.batcher import Batcher, Chunk, Limits
 class Job:
     prompt_tokens: int
     answer_tokens: int = 10
+    tenant: str = ""
+    is_background: bool = False
 
     @property
     def tokens_max(self) -> int:
@@ -109,3 +111,68 @@ def test_a_request_can_leave_from_anywhere(place: str) -> None:
     for job in list(target):
         target.remove(job)
     assert target.is_idle
+
+
+def test_tenants_take_turns_and_each_ones_requests_keep_their_order() -> None:
+    target = batcher(rows=8)
+    many, few = [Job(4, tenant="many") for _ in range(4)], [Job(4, tenant="few") for _ in range(2)]
+    late = Job(4, tenant="late")
+    fill(target, *many, *few, late)
+    assert [chunk.work for chunk in target.plan()] == [many[0], few[0], late, many[1]]
+    assert [chunk.work for chunk in target.plan()] == [few[1], many[2], many[3]]
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=30), st.integers(1, 3))
+def test_nobody_is_starved_and_nobody_overtakes_within_a_tenant(tenants: list[str], rows: int) -> None:
+    target, jobs = batcher(rows=rows, step=8), [Job(8, tenant=tenant) for tenant in tenants]
+    fill(target, *jobs)
+    begun: list[Job] = []
+    while not target.is_idle:
+        begun += [chunk.work for chunk in target.plan()]
+        target.remove(next(iter(target)))
+    assert [sorted(map(id, begun))] == [sorted(map(id, jobs))]
+    for tenant in set(tenants):
+        assert [job for job in begun if job.tenant == tenant] == [job for job in jobs if job.tenant == tenant]
+    for place, job in enumerate(begun):
+        waits = sum(other.tenant == job.tenant for other in begun[:place])
+        others = {other.tenant for other in begun[:place]} - {job.tenant}
+        assert place <= waits + len(others) * (waits + 1), "each other tenant had one turn more at most"
+
+
+def test_one_that_has_no_room_yet_is_not_overtaken_by_other_tenants() -> None:
+    target = batcher(rows=8, cells=100)
+    long, short = Job(30, answer_tokens=20, tenant="a"), Job(4, answer_tokens=1, tenant="b")
+    fill(target, first := Job(30, answer_tokens=21, tenant="c"))
+    target.plan()
+    target.plan()
+    fill(target, long, short)
+    assert target.plan() == []
+    target.remove(first)
+    assert [chunk.work for chunk in target.plan()] == [long]
+
+
+def test_what_is_in_the_background_runs_only_while_there_is_nothing_else() -> None:
+    target = batcher(rows=2, queue=1)
+    background, work = [Job(4, is_background=True) for _ in range(2)], Job(4)
+    assert target.offer(background[0])
+    assert not target.offer(background[1]), "as many may wait as in the queue"
+    assert [chunk.work for chunk in target.plan()] == [background[0]]
+    assert (target.running, target.waiting, target.is_idle) == (0, 0, False)
+    assert target.in_the_way() == []
+    assert target.offer(background[1])
+    fill(target, work)
+    assert target.in_the_way() == [background[0]]
+    target.remove(background[0])
+    assert [chunk.work for chunk in target.plan()] == [work]
+    assert target.plan() == []
+    target.remove(work)
+    assert [chunk.work for chunk in target.plan()] == [background[1]]
+
+
+def test_what_is_in_the_background_takes_no_place_in_the_queue() -> None:
+    target = batcher(rows=1, queue=1)
+    assert target.offer(Job(3, is_background=True))
+    target.plan()
+    fill(target, Job(3), Job(3))
+    assert not target.offer(Job(3))
+    assert target.waiting == 2

@@ -15,8 +15,8 @@ D = f"{PROJECT}/deployments/d"
 LOADING = RouteStatus(state=RouteState.LOADING)
 
 
-def answering(model: str, *deployments: object, draw: float = 0.0) -> list[str]:
-    return [found.version.name if found.version else BASE for found in targets(model, deployments, draw)]  # type: ignore[arg-type]
+def answering(model: str, *deployments: object, sticky: str = "") -> list[str]:
+    return [found.version.name if found.version else BASE for found in targets(model, deployments, sticky)]  # type: ignore[arg-type]
 
 
 def test_a_deployment_without_routes_answers_with_its_base() -> None:
@@ -29,13 +29,21 @@ def test_a_deployment_answers_with_its_route() -> None:
 
 def test_weights_share_the_calls_that_name_the_deployment() -> None:
     both = deployment(routes={"a": (V1, ready(1)), "b": (V2, ready(2))}, weights={"a": 1, "b": 3})
-    answers = [answering(D, both, draw=step / 100)[0] for step in range(100)]
-    assert (answers.count(V1), answers.count(V2)) == (25, 75)
+    answers = [answering(D, both, sticky=str(step))[0] for step in range(2000)]
+    assert answers.count(V1) + answers.count(V2) == 2000
+    assert answers.count(V1) == pytest.approx(500, abs=60)
+
+
+def test_a_shadow_has_no_share_whatever_its_weight() -> None:
+    both = deployment(routes={"a": (V1, ready(1)), "b": (V2, ready(2))}, shadows=["b"])
+    assert {answering(D, both, sticky=str(step))[0] for step in range(50)} == {V1}
+    assert answering(V2, both) == [V2]
+    assert answering(D, deployment(routes={"b": (V2, ready(2))}, shadows=["b"])) == [BASE]
 
 
 def test_routes_that_are_not_loaded_take_no_calls() -> None:
     both = deployment(routes={"a": (V1, LOADING), "b": (V2, ready(2))})
-    assert {answering(D, both, draw=step / 10)[0] for step in range(10)} == {V2}
+    assert {answering(D, both, sticky=str(step))[0] for step in range(10)} == {V2}
 
 
 def test_weights_of_zero_leave_the_calls_to_the_base() -> None:

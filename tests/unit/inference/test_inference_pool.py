@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from feinschliff.inference.life import Precision, Seen
@@ -93,6 +95,23 @@ def test_an_adapter_stays_while_a_request_runs_on_it(bench: Bench) -> None:
     assert bench.pool.acquire(key, digest) is None
 
 
+def test_a_request_may_end_while_an_adapter_is_unloaded(bench: Bench) -> None:
+    key = bench.load_base()
+    digest = bench.load_adapter(key, 1)
+    lease = bench.pool.acquire(key, "")
+    assert lease is not None
+    engine, ended = bench.loader.engines[0], threading.Thread(target=lease.give_back)
+
+    def unload(digest: str) -> None:
+        """As an engine's thread does: it says that the request has ended, and only then comes to unloading."""
+        ended.start()
+        ended.join(10)
+
+    engine.unload_adapter = unload  # type: ignore[method-assign]
+    assert bench.pool.unload_adapter(key, digest)
+    assert not ended.is_alive()
+
+
 def test_a_base_stays_while_a_request_runs_on_any_of_its_adapters(bench: Bench) -> None:
     key = bench.load_base()
     lease = bench.pool.acquire(key, bench.load_adapter(key, 1))
@@ -180,3 +199,87 @@ def test_everybody_who_waits_for_an_adapter_waits_for_the_same_load(bench: Bench
     eventually(lambda: bench.pool.loaded_adapters(key) == ["sha256:m1"])
     assert bench.loader.fetched == ["sha256:m1"]
     assert bench.loads("loaded") == 1
+
+
+class Tidied(Bench):
+    """A pool with a budget and a time after which nobody wants an adapter any more."""
+
+    def __init__(self, adapter_bytes_max: int = 0, idle_seconds: float = 0.0) -> None:
+        super().__init__()
+        self.pool = Pool(
+            self.loader,
+            self.metrics,
+            clock=self.clock,
+            changed=lambda: None,
+            adapter_bytes_max=adapter_bytes_max,
+            idle_seconds=idle_seconds,
+        )
+        self.key = self.load_base()
+
+    def load(self, number: int, size: int = 100) -> str:
+        self.clock.advance(1)
+        self.loader.engines[0].bytes[version(number).adapter_digest] = size
+        return self.on_demand(self.key, number, limit=10)
+
+    @property
+    def held(self) -> set[str]:
+        return self.loader.engines[0].loaded
+
+
+def test_adapters_on_demand_go_when_they_are_idle_and_others_stay() -> None:
+    bench = Tidied(idle_seconds=60)
+    routed, used, idle = bench.load_adapter(bench.key, 9), bench.load(1), bench.load(2)
+    lease = bench.pool.acquire(bench.key, used)
+    assert lease is not None
+    bench.clock.advance(59)
+    bench.pool.tidy()
+    assert bench.held == {routed, used, idle}
+    bench.clock.advance(2)
+    bench.pool.tidy()
+    assert bench.held == {routed, used}
+    lease.give_back()
+    bench.clock.advance(59)
+    bench.pool.tidy()
+    assert bench.held == {routed, used}, "idle since its last request ended"
+    bench.clock.advance(2)
+    bench.pool.tidy()
+    assert bench.held == {routed}
+    assert (bench.loads("idle"), bench.loads("evicted")) == (2, 0)
+
+
+def test_beyond_the_budget_the_longest_unused_go_but_never_the_last_one_used() -> None:
+    bench = Tidied(adapter_bytes_max=250)
+    routed, one, two = bench.load_adapter(bench.key, 9), bench.load(1), bench.load(2)
+    assert bench.pool.adapter_bytes() == 300
+    bench.clock.advance(1)
+    lease = bench.pool.acquire(bench.key, one)
+    assert lease is not None
+    lease.give_back()
+    bench.pool.tidy()
+    assert bench.held == {routed, one}
+    large = bench.load(3, size=1000)
+    bench.pool.tidy()
+    assert bench.held == {routed, large}
+    assert two not in bench.held
+    assert bench.loads("evicted") == 2
+
+
+def test_an_adapter_in_use_is_not_put_out_for_the_budget() -> None:
+    bench = Tidied(adapter_bytes_max=150)
+    one = bench.load(1)
+    lease = bench.pool.acquire(bench.key, one)
+    two = bench.load(2)
+    bench.pool.tidy()
+    assert bench.held == {one, two}
+    assert lease is not None
+    lease.give_back()
+    bench.pool.tidy()
+    assert bench.held == {one}, "the last one used stays"
+
+
+def test_without_a_budget_and_a_time_everything_stays() -> None:
+    bench = Tidied()
+    digests = {bench.load(number) for number in range(3)}
+    bench.clock.advance(1e6)
+    bench.pool.tidy()
+    assert bench.held == digests

@@ -227,7 +227,6 @@ def test_wishes_that_are_not_served_are_refused(wish: dict[str, object]) -> None
                 guards=[inference_pb2.Guard(personal_data=inference_pb2.PersonalDataGuard(kinds=["person"]))]
             ),
         ),
-        ("routes[0].shadow", inference_pb2.Deployment(routes=[inference_pb2.Route(id="a", shadow=True)])),
         ("logging.stored_fraction", inference_pb2.Deployment(logging=inference_pb2.Logging(stored_fraction=1))),
     ],
 )

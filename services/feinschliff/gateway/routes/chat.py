@@ -11,7 +11,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from feinschliff.gateway import ids
-from feinschliff.gateway.answers import Envelope, Shape, chunks
+from feinschliff.gateway.answers import Envelope, Shape, chunks, identity_headers
 from feinschliff.gateway.bodies import read_json, reply
 from feinschliff.gateway.conversation import ChatBody, param_of
 from feinschliff.gateway.errors import SERVER, ApiError, answering, from_refusal, no_model
@@ -43,9 +43,10 @@ async def create(request: Request, here: Here, project: Project) -> Response:
     envelope = Envelope(ids.new_completion_id(), int(here.clock.now().timestamp()), body.model)
     if body.stream:
         begun = await while_connected(request, _begin(here, project, body))
-        return event_stream(_events(here, envelope, begun, body.shape))
+        events = _events(here, envelope, begun, body.shape)
+        return event_stream(events, headers=identity_headers(begun.identity))
     answer = await while_connected(request, _answer(here, project, body))
-    return reply(envelope.completion(answer, body.shape))
+    return reply(envelope.completion(answer, body.shape), headers=identity_headers(answer.identity))
 
 
 async def _answer(here: State, project: str, body: ChatBody) -> pb.ChatResponse:

@@ -10,6 +10,7 @@ from typing import cast
 from transformers import PreTrainedModel
 
 from feinschliff.formats.adaptations import Qlora
+from feinschliff.inference.engines.cache import kv_bytes_per_position
 from feinschliff.inference.engines.deck import Deck, free
 from feinschliff.inference.engines.native import NativeDecoder
 from feinschliff.inference.engines.parts import Adapter
@@ -17,6 +18,7 @@ from feinschliff.inference.engines.prefixes import PrefixCache
 from feinschliff.inference.engines.products import Products
 from feinschliff.inference.engines.reading import read_adapter, unfit
 from feinschliff.inference.engines.row import Row
+from feinschliff.inference.engines.sizes import bytes_of
 from feinschliff.inference.engines.weights import as_quantised, shell_of, with_own_weights
 from feinschliff.kit.errors import Internal, WrongState
 from feinschliff.lm import heads
@@ -32,11 +34,16 @@ _MODEL_CONFIG = "config.json"
 
 @dataclasses.dataclass(frozen=True)
 class _Home:
-    """Where the rows of an adapter run, the positions they have in use before their first token, and their head."""
+    """Where the rows of an adapter run, the positions they have in use before their first token, and their head.
+
+    Attributes:
+        bytes: memory of its own, the deck's weights not among it.
+    """
 
     deck: str
     virtual_tokens: int = 0
     head: heads.Head | None = None
+    bytes: int = 0
 
 
 class Decks:
@@ -56,6 +63,7 @@ class Decks:
         self.prefixes = PrefixCache(prefix_cache_bytes_max)
         self._decks: dict[str, Deck] = {_BASE: self._deck(model)}
         self._homes: dict[str, _Home] = {}
+        self._deck_bytes: dict[str, int] = {_BASE: 0}  # beside the base's
         self._context_tokens = context_tokens
 
     def __iter__(self) -> Iterator[Deck]:
@@ -94,6 +102,14 @@ class Decks:
         """Positions of the context that rows of this adapter have in use before their first token."""
         home = self._homes.get(digest)
         return home.virtual_tokens if home else 0
+
+    def adapter_bytes(self, digest: str) -> int:
+        """Memory of an adapter, and its part of weights beside the base's that its deck needs; 0 if it is not there."""
+        home = self._homes.get(digest)
+        if home is None:
+            return 0
+        neighbours = sum(one.deck == home.deck for one in list(self._homes.values()))
+        return home.bytes + self._deck_bytes.get(home.deck, 0) // max(1, neighbours)
 
     def head(self, digest: str) -> heads.Head | None:
         """What judges the last token of a text in place of the next token; None where the adapter has none."""
@@ -144,7 +160,7 @@ class Decks:
         deck = self._decks[home.deck]
         deck.remove(digest)
         if home.deck != _BASE and not deck.adapters:
-            del self._decks[home.deck]
+            del self._decks[home.deck], self._deck_bytes[home.deck]
             free(deck.model)
 
     def close(self) -> None:
@@ -166,8 +182,13 @@ class Decks:
             return
         deck = self._decks.get(name) or make()
         tokens = deck.add(digest, adapter, context_tokens=self._context_tokens)
+        if name not in self._decks:
+            self._deck_bytes[name] = bytes_of(deck.model, beside=self._plain)
         self._decks[name] = deck
-        self._homes[digest] = _Home(name, tokens, head)
+        config = self._plain.config.get_text_config()
+        opening = 0 if adapter.opening is not None else tokens * kv_bytes_per_position(config, self._plain.dtype)
+        own = bytes_of([adapter, None if head is None else head.weight_CH])
+        self._homes[digest] = _Home(name, tokens, head, own + opening)
 
 
 def _kind(folder: Path) -> str:

@@ -50,6 +50,14 @@ class Row:
         return len(self.request.prompt_ids)
 
     @property
+    def tenant(self) -> str:
+        return self.request.tenant
+
+    @property
+    def is_background(self) -> bool:
+        return self.request.is_background
+
+    @property
     def tokens_max(self) -> int:
         return self.virtual_tokens + self.prompt_tokens + self.request.max_tokens
 

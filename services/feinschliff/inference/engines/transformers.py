@@ -160,6 +160,9 @@ class TransformersEngine:
     def adapters(self) -> frozenset[str]:
         return self._decks.digests
 
+    def adapter_bytes(self, digest: str) -> int:
+        return self._decks.adapter_bytes(digest)
+
     def virtual_tokens(self, digest: str) -> int:
         return self._decks.virtual_tokens(digest)
 
@@ -317,7 +320,7 @@ class TransformersEngine:
     def _step(self) -> None:
         """One turn: drop who left, read prompts, then one token for every row."""
         with self._changed:
-            for row in [row for row in self._batcher if row.is_aborted]:
+            for row in [*(row for row in self._batcher if row.is_aborted), *self._batcher.in_the_way()]:
                 row.finish(Finish.CANCELLED)
         self._drop_done()
         with self._changed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from feinschliff.inference.guards.guard import Guard, Stage
@@ -26,7 +26,10 @@ class Finding:
 class Findings:
     """One finding for each guard that ran, in their order. What was found is noted, never the text it was found in."""
 
-    def __init__(self, guards: Sequence[Guard], deployment: str, metrics: Metrics) -> None:
+    def __init__(
+        self, guards: Sequence[Guard], deployment: str, metrics: Metrics, on_hit: Callable[[], None] = lambda: None
+    ) -> None:
+        self._on_hit = on_hit
         self._of = {guard.name: Finding(guard) for guard in guards}
         self._deployment = deployment
         self._metrics = metrics
@@ -60,6 +63,7 @@ class Findings:
 
     def _decided(self, guard: Guard, stage: Stage, rule: str, **measures: float) -> None:
         self.of(guard).triggered = True
+        self._on_hit()
         labels = (guard.of.kind, guard.action.value, stage.value)
         self._metrics.counter("feinschliff_inference_guard_hits_total").labels(*labels).inc()
         logger.info("guard found something", extra={**self._about(guard, stage), "rule": rule, **measures})

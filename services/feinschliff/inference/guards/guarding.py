@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import NamedTuple
@@ -45,14 +45,23 @@ class Guards:
         self._judges = judges
         self._metrics = metrics
 
-    def over(self, guards: Sequence[Guard], deployment: str, *, skip: bool, seconds_left: float | None) -> Guarded:
+    def over(
+        self,
+        guards: Sequence[Guard],
+        deployment: str,
+        *,
+        skip: bool,
+        seconds_left: float | None,
+        on_hit: Callable[[], None] = lambda: None,
+    ) -> Guarded:
         """The guards of one call.
 
         Args:
             skip: leaves out those that may be.
+            on_hit: is told whenever one finds something.
         """
         running = [guard for guard in guards if not (skip and guard.may_be_skipped)]
-        return Guarded(running, self._judges, Findings(running, deployment, self._metrics), seconds_left)
+        return Guarded(running, self._judges, Findings(running, deployment, self._metrics, on_hit), seconds_left)
 
 
 class Guarded:

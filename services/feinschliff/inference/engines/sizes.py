@@ -1,0 +1,41 @@
+"""How much memory things of tensors take, beside what is there anyway."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def bytes_of(thing: Any, *, beside: nn.Module | None = None) -> int:
+    """Bytes of all tensors in dataclasses, mappings, sequences and modules; memory that is shared counts once.
+
+    Args:
+        beside: what it shares with this model does not count.
+    """
+    known = set() if beside is None else {_place(tensor) for tensor in _tensors(beside)}
+    found = {_place(tensor): tensor.untyped_storage().nbytes() for tensor in _tensors(thing)}
+    return sum(size for place, size in found.items() if place not in known)
+
+
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _tensors(thing: Any) -> Iterator[Tensor]:
+    if isinstance(thing, Tensor):
+        yield thing
+    elif isinstance(thing, nn.Module):
+        yield from thing.parameters()
+        yield from thing.buffers()
+    elif dataclasses.is_dataclass(thing):
+        for field in dataclasses.fields(thing):
+            yield from _tensors(getattr(thing, field.name))
+    elif isinstance(thing, Mapping):
+        for value in thing.values():
+            yield from _tensors(value)
+    elif isinstance(thing, Collection) and not isinstance(thing, str | bytes):
+        for value in thing:
+            yield from _tensors(value)

@@ -1,0 +1,125 @@
+"""A call waits for what is on its way, within its deadline, and only so many do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from feinschliff.inference.life import Deployment, State
+from feinschliff.inference.models import Models, Patience
+from feinschliff.inference.observed import Observations
+from feinschliff.inference.traffic import Traffic
+from feinschliff.inference.view import View
+from feinschliff.kit.errors import Refusal, Unavailable, WrongState
+from feinschliff.kit.watch import Wake
+from tests.unit.inference.builders import MODEL, PROJECT, deployment, ready
+from tests.unit.inference.test_inference_pool import Bench
+
+D, V1, V2 = f"{PROJECT}/deployments/d", f"{MODEL}/versions/1", f"{MODEL}/versions/2"
+ROUTES = {"a": (V1, ready(1)), "b": (V2, ready(2))}
+
+
+class Waiting(Bench):
+    """Models over a pool, with a deployment that a test moves on."""
+
+    def __init__(self, waiting_max: int = 4, wait_seconds_max: float = 10.0) -> None:
+        super().__init__()
+        self.view, self.wake, self.traffic = View(), Wake(), Traffic(self.clock)
+        self.models = Models(
+            self.pool,
+            self.view,
+            self.view.all,
+            None,  # type: ignore[arg-type]  # nothing here is loaded on demand
+            self.wake,
+            self.traffic,
+            Observations(self.clock),
+            Patience(wait_seconds_max, waiting_max),
+        )
+        self.show(deployment(state=State.LOADING))
+
+    def show(self, found: Deployment) -> None:
+        self.view.put(found)
+        self.wake.notify()
+
+    def become_ready(self) -> None:
+        self.load_base()
+        self.show(deployment())
+
+    async def refused(self, model: str = D, seconds_left: float | None = None) -> Refusal:
+        with pytest.raises(Refusal) as caught:
+            await self.models.grant(model, seconds_left=seconds_left)
+        return caught.value
+
+
+async def test_a_call_waits_until_its_model_is_loaded() -> None:
+    bench = Waiting()
+    granting = [asyncio.ensure_future(bench.models.grant(D, seconds_left=5)) for _ in range(3)]
+    await asyncio.sleep(0.05)
+    assert not any(one.done() for one in granting)
+    await asyncio.to_thread(bench.become_ready)
+    assert [one.deployment.name for one in await asyncio.gather(*granting)] == [D] * 3
+
+
+async def test_a_call_is_told_within_its_deadline_that_it_waited_in_vain() -> None:
+    began = time.monotonic()
+    refusal = await Waiting().refused(seconds_left=0.2)
+    assert isinstance(refusal, Unavailable)
+    assert refusal.reason == "MODEL_LOADING"
+    assert 0.1 < time.monotonic() - began < 5
+
+
+async def test_a_call_without_a_deadline_waits_as_long_as_the_setting_says() -> None:
+    assert (await Waiting(wait_seconds_max=0.1).refused()).reason == "MODEL_LOADING"
+
+
+async def test_more_calls_than_may_wait_are_refused_at_once() -> None:
+    bench = Waiting(waiting_max=2)
+    granting = [asyncio.ensure_future(bench.models.grant(D, seconds_left=30)) for _ in range(2)]
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(5):
+        assert (await bench.refused(seconds_left=30)).reason == "MODEL_LOADING"
+    await asyncio.to_thread(bench.become_ready)
+    await asyncio.gather(*granting)
+    assert await bench.models.grant(D, seconds_left=30)
+
+
+async def test_a_call_that_waits_hears_at_once_that_loading_failed() -> None:
+    bench = Waiting()
+    waiting = asyncio.ensure_future(bench.refused(seconds_left=30))
+    await asyncio.sleep(0.05)
+    bench.show(deployment(state=State.FAILED))
+    async with asyncio.timeout(5):
+        refusal = await waiting
+    assert isinstance(refusal, WrongState)
+    assert refusal.reason == "MODEL_NOT_LOADED"
+
+
+async def test_what_is_not_on_its_way_is_refused_without_waiting() -> None:
+    bench = Waiting()
+    async with asyncio.timeout(5):
+        assert (await bench.refused("hf:org/name", seconds_left=30)).reason == "MODEL_NOT_LOADED"
+        assert (await bench.refused("gpt-4", seconds_left=30)).reason == "MODEL_UNKNOWN"
+
+
+async def test_a_drained_deployment_gives_its_lease_back_and_refuses() -> None:
+    bench = Waiting()
+    await asyncio.to_thread(bench.become_ready)
+    bench.traffic.drain(deployment(), 60)
+    assert (await bench.refused(seconds_left=5)).reason == "REPLICA_DRAINING"
+    assert bench.pool.unload_base(bench.pool.bases()[0]), "no lease is left"
+
+
+async def test_only_calls_that_shares_decided_about_are_watched() -> None:
+    bench = Waiting()
+    key = await asyncio.to_thread(bench.load_base)
+    for number in (1, 2):
+        await asyncio.to_thread(bench.load_adapter, key, number)
+    bench.show(deployment(routes=ROUTES))
+    by_share = await bench.models.grant(D, seconds_left=5, sticky="user 1")
+    again = await bench.models.grant(D, seconds_left=5, sticky="user 1")
+    by_name = await bench.models.grant(V1, seconds_left=5)
+    assert by_share.version == again.version
+    assert (by_share.lease.call.watch is None, by_name.lease.call.watch is None) == (False, True)
+    assert by_share.lease.call.tenant == "default"
