@@ -92,6 +92,14 @@ def test_an_answer_of_a_form_stands_beside_calls(description: str, dialect: Dial
     assert follow(tokenizer, box, dialect, "hello", response)[0] == ""
 
 
+def test_an_answer_that_cannot_be_followed_further_may_not_end_either(description: str) -> None:
+    writing = Grammars(Tokenizer.from_str(description), SIZE, [EOS]).grammar(form_of(Schema("r", "{}", True))).begin()
+    writing.accept(3)  # "!" begins no JSON
+    assert not writing.allowed(SIZE).any()
+    assert writing.error
+    assert not writing.is_complete
+
+
 def test_nothing_is_constrained_where_nothing_is_strict() -> None:
     assert tool_form(Toolbox((Tool("look", "", None, strict=False),)), HERMES, None, "") is None
 

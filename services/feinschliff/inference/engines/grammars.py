@@ -48,6 +48,8 @@ class Writing:
         """The tokens that can come next; none where the form has got too complex to follow."""
         bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
         allowed = np.zeros(vocabulary_tokens, np.bool_)
+        if self._matcher.is_error():  # llguidance would let the answer end
+            return allowed
         found = np.unpackbits(bits, bitorder="little")[:vocabulary_tokens]
         allowed[: found.size] = found
         return allowed
