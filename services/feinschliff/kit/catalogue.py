@@ -108,6 +108,9 @@ _INGESTION = {
     "tokens_total": _counter("Tokens counted in stored versions."),
     "versions": _shared("Dataset versions, by state.", "state"),
     "read_rows_total": _counter("Rows streamed to readers."),
+    "completions_recorded_total": _counter("Exchanges taken into the completion log, repeated calls among them."),
+    "completions_expired_total": _counter("Exchanges removed because their time was over."),
+    "feedback_total": _counter("Judgements of exchanges taken."),
     "cleanup_seconds": _histogram("One look for abandoned uploads and removed datasets.", CALL_SECONDS),
 }
 
