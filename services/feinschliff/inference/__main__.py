@@ -14,6 +14,7 @@ from feinschliff.inference.deployment_service import DeploymentService
 from feinschliff.inference.deployments import Deployments
 from feinschliff.inference.engines import EngineOptions
 from feinschliff.inference.loader import ArtifactLoader
+from feinschliff.inference.memory import memory_of
 from feinschliff.inference.models import Models
 from feinschliff.inference.pool import Pool
 from feinschliff.inference.reconciler import Reconciler
@@ -53,6 +54,7 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
     wait_seconds = settings.inference_on_demand_wait_seconds
     models = Models(pool, view, reconciler.read, versions, wake, wait_seconds_max=wait_seconds)
     check_base = base_check(artifacts, settings)
+    memory = memory_of(settings, metrics)
     deployments = Deployments(database, versions, check_base, view=view, clock=clock, wake=wake)
     replica_id = settings.inference_replica_id or os.uname().nodename
 
@@ -70,7 +72,7 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
         servicers=[
             Servicer(
                 stubs.add_InferenceServiceServicer_to_server,
-                InferenceService(models, answers, clock),
+                InferenceService(models, answers, memory.recorder, clock),
                 "feinschliff.v1.InferenceService",
             ),
             Servicer(
@@ -81,9 +83,9 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
                 "feinschliff.v1.DeploymentService",
             ),
         ],
-        loops=[Loop("reconcile", reconcile)],
+        loops=[Loop("reconcile", reconcile), Loop("completions", memory.delivery.run)],
         checks={"database": database.check, **checks},
-        close=[pool.close, database.close],
+        close=[memory.close, pool.close, database.close],
         metrics=metrics,
     )
 

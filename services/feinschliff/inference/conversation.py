@@ -61,7 +61,6 @@ def refuse_unserved_wishes(request: inference_pb2.ChatRequest) -> None:
         [
             Asked("tools", bool(request.tools)),
             Asked("tool_choice", request.HasField("tool_choice")),
-            Asked("store", request.store),
         ]
     )
 

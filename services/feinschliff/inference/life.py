@@ -97,7 +97,9 @@ class Route(Stored):
 
 
 class Spec(Stored):
-    """What is wanted of a deployment."""
+    """What is wanted of a deployment. Bounds are checked by `deployments`."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
 
     base_model: str
     routes: tuple[Route, ...] = ()
@@ -109,6 +111,7 @@ class Spec(Stored):
     defaults: Sampling = Sampling()
     display_name: str = ""
     refuse_store: bool = False
+    stored_fraction: float = 0.0
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
 

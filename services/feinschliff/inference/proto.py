@@ -93,7 +93,6 @@ def to_spec(message: inference_pb2.Deployment) -> Spec:
             ("replicas", message.replicas > 1),
             ("resources", message.HasField("resources") and message.resources != inference_pb2.Resources()),
             ("guards", bool(message.guards)),
-            ("logging.stored_fraction", message.logging.stored_fraction > 0),
             *((f"routes[{place}].shadow", route.shadow) for place, route in enumerate(message.routes)),
         )
     )
@@ -108,6 +107,7 @@ def to_spec(message: inference_pb2.Deployment) -> Spec:
         defaults=to_sampling(message.defaults, "deployment.defaults"),
         display_name=message.display_name,
         refuse_store=message.logging.refuse_store,
+        stored_fraction=message.logging.stored_fraction,
         labels=dict(message.labels),
         annotations=dict(message.annotations),
     )
@@ -127,7 +127,7 @@ def from_deployment(deployment: Deployment) -> inference_pb2.Deployment:
         precision=inference_pb2.Deployment.Precision.Value(f"PRECISION_{spec.precision.upper()}"),
         replicas=spec.replicas,
         defaults=from_sampling(spec.defaults),
-        logging=inference_pb2.Logging(refuse_store=spec.refuse_store) if spec.refuse_store else None,
+        logging=_from_logging(spec),
         context_tokens=spec.context_tokens,
         state=inference_pb2.Deployment.State.Value(f"STATE_{status.state.name}"),
         failure=_from_failure(status.failure),
@@ -144,6 +144,11 @@ def timestamp(moment: datetime) -> Timestamp:
     stamp = Timestamp()
     stamp.FromDatetime(moment)
     return stamp
+
+
+def _from_logging(spec: Spec) -> inference_pb2.Logging | None:
+    said = inference_pb2.Logging(refuse_store=spec.refuse_store, stored_fraction=spec.stored_fraction)
+    return said if said != inference_pb2.Logging() else None
 
 
 def _to_route(message: inference_pb2.Route) -> Route:

@@ -15,6 +15,7 @@ from feinschliff.inference.answers import Answers
 from feinschliff.inference.engine import Done, GenerationRequest
 from feinschliff.inference.models import Granted, Models
 from feinschliff.inference.proto import Asked, refuse_unserved, timestamp, to_sampling
+from feinschliff.inference.recorder import Recorder, refuse_unloggable
 from feinschliff.inference.requests import generation, refuse, sampling_violations
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.errors import FieldViolation, Invalid, Refusal
@@ -35,14 +36,16 @@ class Prepared(NamedTuple):
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     """Chat, classes and tokens; what this version does not serve answers UNIMPLEMENTED."""
 
-    def __init__(self, models: Models, answers: Answers, clock: Clock) -> None:
+    def __init__(self, models: Models, answers: Answers, recorder: Recorder, clock: Clock) -> None:
         self._models = models
         self._answers = answers
+        self._recorder = recorder
         self._clock = clock
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
         created, began = self._clock.now(), time.monotonic()
         granted, wanted = await self._prepare(request, context, "")
+        entry = self._recorder.begin(request, granted)
         identity, text = granted.identity, ""
         async with aclosing(self._answers.stream(granted.lease, wanted)) as events:
             async for event in events:
@@ -50,7 +53,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 if isinstance(event, Done):
                     break
         assert isinstance(event, Done)
-        return pb.ChatResponse(
+        answer = pb.ChatResponse(
             identity=words.from_identity(identity),
             message=words.answer_message(text),
             finish_reason=words.finish_reason(event.finish),
@@ -58,19 +61,25 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             latency_seconds=time.monotonic() - began,
             create_time=timestamp(created),
         )
+        answer.completion = await entry.keep(answer.finish_reason, answer.usage, answer.message)
+        return answer
 
     async def ChatStream(self, request: pb.ChatStreamRequest, context: Context) -> AsyncIterator[pb.ChatStreamResponse]:
         granted, wanted = await self._prepare(request.chat, context, "chat.")
+        entry = self._recorder.begin(request.chat, granted)
         identity = granted.identity
         async with aclosing(self._answers.stream(granted.lease, wanted)) as events:
             yield pb.ChatStreamResponse(identity=words.from_identity(identity))
             async for event in events:
                 if event.text:
-                    yield pb.ChatStreamResponse(delta=pb.ChatDelta(text=event.text))
+                    delta = pb.ChatDelta(text=event.text)
+                    entry.hear(delta)
+                    yield pb.ChatStreamResponse(delta=delta)
                 if isinstance(event, Done):
                     reason = words.finish_reason(event.finish)
                     tokens = words.usage(len(wanted.prompt_ids), event.completion_tokens)
-                    yield pb.ChatStreamResponse(end=pb.StreamEnd(finish_reason=reason, usage=tokens))
+                    name = await entry.keep(reason, tokens)
+                    yield pb.ChatStreamResponse(end=pb.StreamEnd(finish_reason=reason, usage=tokens, completion=name))
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
         judging.refuse_texts(request.texts, request.top)
@@ -131,6 +140,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def _prepare(self, request: pb.ChatRequest, context: Context, path: str) -> Prepared:
         try:
             words.refuse_unserved_wishes(request)
+            refuse_unloggable(request, path)
             sampling = to_sampling(request.sampling, f"{path}sampling")
             refuse(sampling_violations(sampling, f"{path}sampling"))
             messages = words.to_messages(request.messages, f"{path}messages")

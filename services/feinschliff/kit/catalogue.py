@@ -201,6 +201,14 @@ _INFERENCE = {
     "adapter_loads_total": _ended("Adapters loaded", "outcome", "loaded", "failed", "evicted"),
     "adapter_load_seconds": _histogram("From the wish for an adapter to its place in memory.", TRANSFER_SECONDS),
     "deployments": _shared("Deployments, by state.", "state"),
+    "completions_spooled_total": _counter("Exchanges written to the spool, to be logged."),
+    "completions_delivered_total": _counter("Exchanges that the completion log has taken."),
+    "completions_dropped_total": _ended(
+        "Exchanges that were to be logged and are not", "reason", "full", "too_large", "disk", "torn", "refused"
+    ),
+    "completion_spool_bytes": _gauge("Bytes of exchanges on their way to the completion log."),
+    "completion_spool_limit_bytes": _gauge("Bytes that may be on their way there; what comes beyond is dropped."),
+    "completion_delivery_seconds": _histogram("From an answer's end to its place in the log.", WAIT_SECONDS),
     "kv_cache_bytes": _gauge("Bytes held for attention keys and values."),
     "kv_cache_limit_bytes": _gauge("Bytes that may be held for attention keys and values, over all loaded bases."),
     "device_memory_bytes": _gauge("Memory in use on a GPU, by whomever.", "device"),

@@ -89,13 +89,13 @@ class Log:
 
 
 @asynccontextmanager
-async def open_log(database: Database) -> AsyncIterator[Log]:
+async def open_log(database: Database, port: int = 0) -> AsyncIterator[Log]:
     clock, metrics = Clock(), Metrics("ingestion")
     completions = Completions(database, clock, metrics, bytes_max=BYTES_MAX)
     servicer = Servicer(
         ingestion_pb2_grpc.add_CompletionLogServiceServicer_to_server, CompletionLogService(completions), SERVICE
     )
-    room = Room("ingestion", 0, 0, [servicer], [], {}, [], metrics)
+    room = Room("ingestion", port, 0, [servicer], [], {}, [], metrics)
     running = await start([room], IngestionSettings(drain_seconds=0, grace_seconds=2))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{running.ports['ingestion']}") as channel:
         yield Log(completions, clock, ingestion_pb2_grpc.CompletionLogServiceStub(channel), metrics)

@@ -158,7 +158,7 @@ def test_images_are_not_served_and_say_so() -> None:
         )
 
 
-@pytest.mark.parametrize("wish", [{"tools": [{"name": "f"}]}, {"store": True}])
+@pytest.mark.parametrize("wish", [{"tools": [{"name": "f"}]}])
 def test_wishes_that_are_not_served_are_refused(wish: dict[str, object]) -> None:
     with pytest.raises(Unserved):
         refuse_unserved_wishes(inference_pb2.ChatRequest(**wish))  # type: ignore[arg-type]
