@@ -222,7 +222,7 @@ def test_messages_are_what_was_asked_each_with_an_id(openai: OpenAI, log: Rememb
     answer = ask(openai, messages=asked, store=True)
     log.remember()
     listed = openai.chat.completions.messages.list(answer.id)
-    told = [one.model_dump() for one in listed.data]
+    told: list[Any] = [one.model_dump() for one in listed.data]
     assert [one["id"] for one in told] == [f"{answer.id}-{number}" for number in range(4)]
     assert [(one["role"], one["content"]) for one in told] == [(one["role"], one["content"]) for one in asked]
     assert (told[1]["name"], told[3]["tool_call_id"]) == ("anna", "c1")
