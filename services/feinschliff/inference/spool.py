@@ -62,7 +62,8 @@ class Spool:
         self._segment_bytes = max(SEGMENT_BYTES_MIN, bytes_max // SEGMENTS)
         self._changed = changed
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the files; held while the disk works
+        self._counting = threading.Lock()  # of the bound alone: who appends waits for no disk
         self._bytes = 0
         self._open: Segment | None = None
         self._sealed: deque[Segment] = deque()
@@ -91,7 +92,7 @@ class Spool:
             told = f"{len(payload)} bytes are more than {RECORD_BYTES_MAX}"
             raise Dropped("too_large", told)
         waiting = _Waiting(framed(payload, self._clock()), Future())
-        with self._lock:
+        with self._counting:
             if self._bytes + len(waiting.frame) > self.bytes_max:
                 raise Dropped("full", f"the spool has {self._bytes} of {self.bytes_max} bytes")
             self._bytes += len(waiting.frame)
@@ -122,7 +123,7 @@ class Spool:
         segment.remove()
         with self._lock:
             self._mine.discard(segment.path)
-            self._bytes -= segment.size_bytes
+        self._count(-segment.size_bytes)
 
     def close(self) -> None:
         """Writes what still arrives and lets go of the files; what is in them is found again."""
@@ -155,8 +156,7 @@ class Spool:
                 self._append(frames)
         except OSError as error:
             log.error("the spool cannot be written", extra={"why": str(error), "records": len(batch)})
-            with self._lock:
-                self._bytes -= len(frames)
+            self._count(-len(frames))
             for one in batch:
                 one.written.set_exception(Dropped("disk", str(error)))
             return
@@ -193,6 +193,10 @@ class Spool:
             self._open = Segment.create(path)
         return self._open
 
+    def _count(self, change: int) -> None:
+        with self._counting:
+            self._bytes += change
+
     def _sync(self) -> None:
         while True:
             self._dirty.wait()
@@ -228,8 +232,8 @@ class Spool:
                 continue
             with self._lock:
                 self._mine.add(path)
-                self._bytes += segment.size_bytes
                 self._sealed.append(segment)
+            self._count(segment.size_bytes)
 
 
 def _make_durable(segment: Segment) -> None:

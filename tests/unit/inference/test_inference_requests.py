@@ -172,7 +172,6 @@ def test_wishes_that_are_not_served_are_refused(wish: dict[str, object]) -> None
         ("replicas", inference_pb2.Deployment(replicas=2)),
         ("guards", inference_pb2.Deployment(guards=[inference_pb2.Guard(name="g")])),
         ("routes[0].shadow", inference_pb2.Deployment(routes=[inference_pb2.Route(id="a", shadow=True)])),
-        ("logging.stored_fraction", inference_pb2.Deployment(logging=inference_pb2.Logging(stored_fraction=1))),
     ],
 )
 def test_a_deployment_that_asks_for_more_than_is_served_is_refused(
