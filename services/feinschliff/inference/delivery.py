@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from itertools import islice
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import grpc
 
@@ -16,7 +16,17 @@ from feinschliff.inference.policies import Policies
 from feinschliff.inference.segments import Record, Segment
 from feinschliff.inference.spool import Spool
 from feinschliff.kit import failpoints
-from feinschliff.kit.errors import AlreadyExists, Invalid, NotFound, Refusal, from_rpc_error
+from feinschliff.kit.errors import (
+    AlreadyExists,
+    Cancelled,
+    Exhausted,
+    Invalid,
+    NotFound,
+    Refusal,
+    TimedOut,
+    Unavailable,
+    from_rpc_error,
+)
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.threads import offload
 from feinschliff.kit.watch import Wake
@@ -29,6 +39,7 @@ LINGER_SECONDS = 0.05  # what comes close together goes together
 IDLE_SECONDS = 5.0  # how long what a dead process left, or a policy, may go unnoticed
 CALL_SECONDS = 10.0
 FINAL = (Invalid, AlreadyExists, NotFound)  # the same call would be refused again
+AWAY = (Unavailable, TimedOut, Exhausted, Cancelled)  # nothing is wrong with the record: the next one would fare alike
 T = TypeVar("T")
 
 
@@ -38,6 +49,13 @@ class Outcome(StrEnum):
     NOTHING = "nothing"  # there was none
     DELIVERED = "delivered"
     STUCK = "stuck"  # some of it must be sent again
+
+
+class _Sent(NamedTuple):
+    """Places of records that are delivered or never will be, and whether it is of no use to go on."""
+
+    done: set[int]
+    nobody_there: bool
 
 
 class Delivery:
@@ -117,36 +135,36 @@ class Delivery:
         """Whether nothing of the segment is left to send."""
         is_whole = True
         for records in _batches(segment.records(), self._batch):
-            done = self._send(records, call_seconds)
-            segment.done |= done
-            is_whole &= len(done) == len(records)
-            if not done:  # nobody is there
+            sent = self._send(records, call_seconds)
+            segment.done |= sent.done
+            is_whole &= len(sent.done) == len(records)
+            if sent.nobody_there:
                 return False
         return is_whole
 
-    def _send(self, records: Sequence[Record], call_seconds: float) -> set[int]:
-        """Places of the records that are delivered, or never will be."""
+    def _send(self, records: Sequence[Record], call_seconds: float) -> _Sent:
         failpoints.fail("completion.before_store")
         requests = [pb.RecordCompletionRequest.FromString(record.payload) for record in records]
         calls = [self._stub.RecordCompletion.future(request, timeout=call_seconds) for request in requests]
-        done, why = set(), None
+        done: set[int] = set()
+        failures: list[Refusal] = []
         for record, request, call in zip(records, requests, calls, strict=True):
             try:
                 call.result()
             except grpc.RpcError as error:
                 refusal = from_rpc_error(error)
                 if not _is_final(refusal):
-                    why = refusal
+                    failures.append(refusal)
                     continue
                 self._refused(request, refusal)
             else:
                 self._delivered.inc()
                 self._seconds.observe(max(0.0, self._clock() - record.written))
             done.add(record.at)
-        if why is not None:
-            left = len(records) - len(done)
-            log.warning("exchanges are kept for later", extra={"records": left, "why": why.reason, "told": why.message})
-        return done
+        if failures:
+            told = {"records": len(failures), "why": failures[0].reason, "told": failures[0].message}
+            log.warning("exchanges are kept for later", extra=told)
+        return _Sent(done, not done and any(isinstance(one, AWAY) for one in failures))
 
     def _refused(self, request: pb.RecordCompletionRequest, refusal: Refusal) -> None:
         if refusal.reason == "COMPLETION_NOT_FOUND":  # it was stored by an earlier try, and deleted since

@@ -141,7 +141,7 @@ def test_the_sdk_finds_the_request_id_in_errors(openai: OpenAI) -> None:
         ("GET", "/v1/models/", 404, "model_not_found"),
         ("GET", "/v1/fine_tuning/jobs/", 404, "unknown_url"),
         ("PUT", "/v1/files", 405, "method_not_supported"),
-        ("GET", "/v1/chat/completions", 405, "method_not_supported"),
+        ("PUT", "/v1/chat/completions", 405, "method_not_supported"),
         ("DELETE", "/v1/fine_tuning/jobs/ftjob-x", 405, "method_not_supported"),
         ("FROB", "/v1/models", 405, "method_not_supported"),
     ],

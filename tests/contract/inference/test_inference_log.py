@@ -281,8 +281,9 @@ async def test_kill_9_of_the_writer_loses_and_doubles_nothing(tmp_path: Path, in
     assert len(found) <= len(named) + 2  # one that each was about to tell of
 
 
+@pytest.mark.parametrize("batch", [1, 16])
 async def test_one_exchange_that_ingestion_fails_on_does_not_hold_up_the_others(
-    tmp_path: Path, ingestion: Ingestion, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, ingestion: Ingestion, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     log = await ingestion.start()
     stored = log.completions.record
@@ -294,12 +295,14 @@ async def test_one_exchange_that_ingestion_fails_on_does_not_hold_up_the_others(
 
     monkeypatch.setattr(log.completions, "record", failing)
     metrics = Metrics("inference")
-    settings = InferenceSettings(home=tmp_path / "home", ingestion_address=ingestion.address)
+    settings = InferenceSettings(
+        home=tmp_path / "home", ingestion_address=ingestion.address, inference_spool_batch=batch
+    )
     memory = await asyncio.to_thread(memory_of, settings, metrics)
-    delivering = asyncio.create_task(memory.delivery.run())
     for id in ("one", "poison", "two", "big"):
         sent = record(id, "x" * 30_000 if id == "big" else "x")
         assert await memory.recorder.store(Kept("p", id), sent.completion) == f"projects/p/completions/{id}"
+    delivering = asyncio.create_task(memory.delivery.run())
     assert sorted(await in_log(log, 2, "p")) == ["one", "two"]
 
     async def refused() -> bool:
