@@ -97,7 +97,7 @@ chaos: setup-dev ## kill, cut and delay while work runs (long)
 gpu: setup-dev ## what needs an NVIDIA GPU
 	$(BIN)/pytest tests/gpu -m gpu
 
-bench: bench-ingestion bench-training bench-platform ## every benchmark
+bench: bench-ingestion bench-training bench-inference bench-platform ## every benchmark
 
 bench-ingestion: setup-dev ## a 2 GB upload and the service's memory
 	$(BIN)/python -m tests.bench.ingestion.upload_2gb
@@ -105,6 +105,9 @@ bench-ingestion: setup-dev ## a 2 GB upload and the service's memory
 bench-training: setup-dev ## the trainer beside its peers; BENCH="--short", or "--only gsm8k --precision bf16 --resume"
 	$(BIN)/python -m tests.bench.training.speed $(BENCH)
 	$(BIN)/python -m tests.bench.training.plan_error
+
+bench-inference: setup-dev ## the service beside its peers; BENCH="--rounds 1 --subjects feinschliff serve-batching"
+	$(BIN)/python -m tests.bench.inference.speed $(BENCH)
 
 bench-platform: setup-dev ## time to ready and memory of the platform at rest
 	$(BIN)/python -m tests.bench.platform.start

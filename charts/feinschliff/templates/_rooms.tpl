@@ -1,4 +1,5 @@
-{{/* What the rooms are. `calls` is who may call whom: settings, network policies and tests follow it. */}}
+{{/* What the rooms are. `calls` is who may call whom: settings, network policies and tests follow it. `grpc` is what callers find
+     there, of the package feinschliff.v1 where none is named. */}}
 
 {{- define "feinschliff.rooms" -}}
 gateway: {port: 8080, metrics: 9100, compact: true, calls: [ingestion, training, registry, inference]}
@@ -6,7 +7,7 @@ ingestion: {port: 50051, metrics: 9101, compact: true, database: true, s3: true,
 training: {port: 50052, metrics: 9102, compact: true, database: true, s3: true, hub: true, calls: [ingestion, registry], grpc: [TrainingService]}
 evaluation: {port: 50053, metrics: 9103, compact: true, database: true, calls: [ingestion, inference], grpc: [EvaluationService]}
 registry: {port: 50054, metrics: 9104, compact: true, database: true, s3: true, calls: [], grpc: [RegistryService]}
-inference: {port: 50055, metrics: 9105, compact: false, database: true, s3: true, hub: true, calls: [ingestion, registry], grpc: [InferenceService, DeploymentService]}
+inference: {port: 50055, metrics: 9105, compact: false, database: true, s3: true, hub: true, calls: [ingestion, registry], grpc: [InferenceService, DeploymentService, inference.GRPCInferenceService]}
 {{- end -}}
 
 {{/* A pod: the rooms in it, and what they need together. (root, name: a room or `control`) */}}
@@ -64,4 +65,9 @@ inference: {port: 50055, metrics: 9105, compact: false, database: true, s3: true
 {{- $account := (include "feinschliff.options" . | fromYaml).serviceAccount -}}
 {{- $made := $account.name | default (printf "%s-%s" (include "feinschliff.fullname" .root) .name) -}}
 {{- ternary $made ($account.name | default "default") $account.create -}}
+{{- end -}}
+
+{{/* The full name of a gRPC service. (an entry of a room's `grpc`) */}}
+{{- define "feinschliff.grpcService" -}}
+{{- if contains "." . }}{{ . }}{{ else }}feinschliff.v1.{{ . }}{{ end -}}
 {{- end -}}

@@ -76,6 +76,7 @@ SERVING = Dashboard(
                     "tokens/s",
                     (
                         Query(rate("feinschliff_inference_prompt_tokens_total"), "prompts"),
+                        Query(rate("feinschliff_inference_cached_prompt_tokens_total"), "of them known already"),
                         Query(rate("feinschliff_inference_completion_tokens_total"), "answers"),
                     ),
                 ),
@@ -130,6 +131,7 @@ SERVING = Dashboard(
                     (
                         Query("sum(feinschliff_inference_kv_cache_bytes)", "taken"),
                         Query("sum(feinschliff_inference_kv_cache_limit_bytes)", "limit"),
+                        Query("sum(feinschliff_inference_prefix_cache_bytes)", "beginnings of prompts, beside it"),
                     ),
                 ),
                 Panel(

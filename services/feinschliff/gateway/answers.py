@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -10,6 +10,7 @@ from google.protobuf.json_format import MessageToDict
 from pydantic import JsonValue
 
 from feinschliff.gateway.errors import SERVER, ApiError
+from feinschliff.gateway.likelihoods import ShownTokens, logprobs_of, shown_tokens
 from feinschliff.gateway.streams import data_event
 from feinschliff.v1 import common_pb2
 from feinschliff.v1 import inference_pb2 as pb
@@ -24,6 +25,15 @@ DONE = data_event(b"[DONE]")
 
 
 @dataclass(frozen=True)
+class Shape:
+    """How an answer is put, as far as the request decides it."""
+
+    choices: int = 1
+    logprobs: bool = False
+    include_usage: bool = False
+
+
+@dataclass(frozen=True)
 class Envelope:
     """What all chunks of one answer share; `model` is the name as it was asked for."""
 
@@ -31,19 +41,26 @@ class Envelope:
     created: int
     model: str
 
-    def completion(self, answer: pb.ChatResponse) -> dict[str, JsonValue]:
-        choice: dict[str, JsonValue] = {
-            "index": 0,
-            "message": _message(answer.message),
-            "logprobs": None,
-            "finish_reason": finish_of(answer.finish_reason),
-        }
-        return self._of("chat.completion", [choice], answer.identity) | {"usage": usage_of(answer.usage)}
+    def completion(self, answer: pb.ChatResponse, shape: Shape) -> dict[str, JsonValue]:
+        first = pb.ChatChoice(message=answer.message, finish_reason=answer.finish_reason)
+        choices: list[JsonValue] = [_choice(choice, shape) for choice in answer.choices or [first]]
+        return self._of("chat.completion", choices, answer.identity) | {"usage": usage_of(answer.usage)}
 
     def chunk(
-        self, delta: Mapping[str, JsonValue], finish: str | None, identity: common_pb2.Identity
+        self,
+        delta: Mapping[str, JsonValue],
+        finish: str | None,
+        identity: common_pb2.Identity,
+        *,
+        index: int = 0,
+        logprobs: JsonValue = None,
     ) -> dict[str, JsonValue]:
-        choice: dict[str, JsonValue] = {"index": 0, "delta": dict(delta), "logprobs": None, "finish_reason": finish}
+        choice: dict[str, JsonValue] = {
+            "index": index,
+            "delta": dict(delta),
+            "logprobs": logprobs,
+            "finish_reason": finish,
+        }
         return self._of("chat.completion.chunk", [choice], identity)
 
     def usage_chunk(self, usage: common_pb2.TokenUsage, identity: common_pb2.Identity) -> dict[str, JsonValue]:
@@ -61,33 +78,66 @@ class Envelope:
         }
 
 
+class Growing:
+    """One choice of a stream: inference's deltas in, chunks out."""
+
+    def __init__(self, envelope: Envelope, index: int, identity: common_pb2.Identity, shape: Shape) -> None:
+        self._envelope = envelope
+        self._index = index
+        self._identity = identity
+        self._tokens = ShownTokens() if shape.logprobs else None
+        self.is_finished = False
+
+    def opening(self) -> dict[str, JsonValue]:
+        return self._chunk({"role": "assistant", "content": "", "refusal": None})
+
+    def chunks(self, delta: pb.ChatDelta) -> Iterator[dict[str, JsonValue]]:
+        tokens = self._tokens.push(delta.text, delta.logprobs) if self._tokens is not None else []
+        if delta.text or tokens:
+            yield self._chunk({"content": delta.text}, logprobs=logprobs_of(tokens) if tokens else None)
+        if delta.finish_reason:
+            yield self.end(delta.finish_reason)
+
+    def end(self, reason: common_pb2.FinishReason.ValueType) -> dict[str, JsonValue]:
+        self.is_finished = True
+        return self._chunk({}, finish=finish_of(reason))
+
+    def _chunk(
+        self, delta: Mapping[str, JsonValue], *, finish: str | None = None, logprobs: JsonValue = None
+    ) -> dict[str, JsonValue]:
+        return self._envelope.chunk(delta, finish, self._identity, index=self._index, logprobs=logprobs)
+
+
 async def chunks(
     envelope: Envelope,
     first: pb.ChatStreamResponse,
     rest: AsyncIterator[pb.ChatStreamResponse],
     identity: common_pb2.Identity,
-    *,
-    include_usage: bool,
+    shape: Shape,
 ) -> AsyncIterator[bytes]:
-    """The stream as events: the role, text as it comes, the finish reason, usage where asked for, `[DONE]`.
+    """The stream as events: the roles, what is said as it comes, the finish reasons, usage where asked for, `[DONE]`.
 
     Raises:
         ApiError: the answer broke off.
     """
 
     def event(chunk: dict[str, JsonValue]) -> bytes:
-        if include_usage:
+        if shape.include_usage:
             chunk.setdefault("usage", None)
         return data_event(orjson.dumps(chunk))
 
-    yield event(envelope.chunk({"role": "assistant", "content": "", "refusal": None}, None, identity))
+    choices = [Growing(envelope, index, identity, shape) for index in range(shape.choices)]
+    for choice in choices:
+        yield event(choice.opening())
     async for response in _chained(first, rest):
         match response.WhichOneof("event"):
-            case "delta" if response.delta.text:
-                yield event(envelope.chunk({"content": response.delta.text}, None, identity))
+            case "delta":
+                for chunk in choices[response.delta.index].chunks(response.delta):
+                    yield event(chunk)
             case "end":
-                yield event(envelope.chunk({}, finish_of(response.end.finish_reason), identity))
-                if include_usage:
+                if not choices[0].is_finished:
+                    yield event(choices[0].end(response.end.finish_reason))
+                if shape.include_usage:
                     yield event(envelope.usage_chunk(response.end.usage, identity))
                 yield DONE
                 return
@@ -126,6 +176,15 @@ def fingerprint(identity: common_pb2.Identity) -> str:
     """What exactly answered, short: base, adapter and template; equal where all three are."""
     digests = (identity.base_digest, identity.adapter_digest, identity.template_hash)
     return "fp_" + "_".join(digest.removeprefix("sha256:")[:8] or "none" for digest in digests)
+
+
+def _choice(choice: pb.ChatChoice, shape: Shape) -> dict[str, JsonValue]:
+    return {
+        "index": choice.index,
+        "message": _message(choice.message),
+        "logprobs": logprobs_of(shown_tokens(choice)) if shape.logprobs else None,
+        "finish_reason": finish_of(choice.finish_reason),
+    }
 
 
 def _message(message: common_pb2.Message) -> dict[str, JsonValue]:

@@ -9,13 +9,16 @@ import orjson
 from google.protobuf.struct_pb2 import Struct
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 
+from feinschliff.gateway.answers import Shape
 from feinschliff.gateway.bodies import Body, Metadata, problem
 from feinschliff.gateway.errors import invalid, required, unsupported
+from feinschliff.gateway.forms import ResponseFormat
 from feinschliff.v1 import common_pb2
 from feinschliff.v1 import inference_pb2 as pb
 
 STOP_TEXTS_MAX = 4
 SEED_BOUND = 2**63
+TOKEN_ID_BOUND = 2**31
 SMALLEST_TOP_P = 1e-6  # 0 is taken at OpenAI and means the likeliest token alone; inference wants more than 0
 
 ROLES: Mapping[str, common_pb2.Role.ValueType] = {
@@ -28,13 +31,6 @@ ROLES: Mapping[str, common_pb2.Role.ValueType] = {
 }
 
 NEUTRAL: Mapping[str, tuple[JsonValue, ...]] = {
-    "n": (1,),
-    "presence_penalty": (0,),
-    "frequency_penalty": (0,),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "response_format": ({"type": "text"},),
     "tools": ([],),
     "tool_choice": ("none", "auto"),
     "functions": ([],),
@@ -99,13 +95,20 @@ class Turn(Body):
     function_call: FunctionCall | None = None
 
 
-def _stop(given: object) -> object:
+def as_stops(given: object) -> object:
     return [given] if isinstance(given, str) else given
 
 
-def _seed(value: int | None) -> int | None:
+def checked_seed(value: int | None) -> int | None:
     if value is not None and not -SEED_BOUND <= value < SEED_BOUND:
         raise problem("invalid_value", "must fit into 64 bits")
+    return value
+
+
+def checked_biases(value: dict[str, float] | None) -> dict[str, float] | None:
+    for token in value or {}:
+        if not token.isdecimal() or int(token) >= TOKEN_ID_BOUND:
+            raise problem("invalid_value", f"'{token[:40]}' is no token id")
     return value
 
 
@@ -125,9 +128,9 @@ class ChatBody(Body):
     max_completion_tokens: int | None = Field(None, ge=1, le=2**31 - 1)
     stop: Annotated[
         Annotated[list[Annotated[str, Field(min_length=1, max_length=256)]], Field(max_length=STOP_TEXTS_MAX)] | None,
-        BeforeValidator(_stop),
+        BeforeValidator(as_stops),
     ] = None
-    seed: Annotated[int | None, AfterValidator(_seed)] = None
+    seed: Annotated[int | None, AfterValidator(checked_seed)] = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -146,10 +149,10 @@ class ChatBody(Body):
     n: int | None = Field(None, ge=1, le=128)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Annotated[dict[str, float] | None, AfterValidator(checked_biases)] = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    response_format: JsonValue = None
+    response_format: ResponseFormat | None = None
     tools: JsonValue = None
     tool_choice: JsonValue = None
     functions: JsonValue = None
@@ -187,8 +190,13 @@ class ChatBody(Body):
         )
 
     @property
-    def include_usage(self) -> bool:
-        return self.stream_options is not None and self.stream_options.include_usage
+    def shape(self) -> Shape:
+        """How the answer is put, as far as the request decides it."""
+        return Shape(
+            choices=self.n or 1,
+            logprobs=bool(self.logprobs),
+            include_usage=self.stream_options is not None and self.stream_options.include_usage,
+        )
 
     def _sampling(self) -> common_pb2.SamplingParams:
         """What was said, and nothing else: the rest is the deployment's and the model's to decide."""
@@ -199,8 +207,13 @@ class ChatBody(Body):
             params.top_p = max(self.top_p, SMALLEST_TOP_P)
         if (tokens := self.max_completion_tokens or self.max_tokens) is not None:
             params.max_tokens = tokens
-        if self.seed is not None:
-            params.seed = self.seed
+        for name in ("seed", "presence_penalty", "frequency_penalty", "n", "logprobs", "top_logprobs"):
+            if (value := getattr(self, name)) is not None:
+                setattr(params, name, value)
+        if self.response_format is not None and (form := self.response_format.to_message()) is not None:
+            params.response_format.CopyFrom(form)
+        for token, bias in (self.logit_bias or {}).items():
+            params.logit_bias[int(token)] = bias
         return params
 
 

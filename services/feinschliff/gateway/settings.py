@@ -44,7 +44,7 @@ class GatewaySettings(Settings):
         True, description="Whether a model that no deployment serves gets one by the first call that names it."
     )
     gateway_load_seconds: float = Field(120, gt=0, le=3600, description="Longest wait for such a model, then 503.")
-    gateway_answer_seconds: float = Field(600, gt=0, description="Deadline of one chat completion.")
+    gateway_answer_seconds: float = Field(600, gt=0, description="Deadline of one answer of a model.")
     gateway_upload_seconds: float = Field(3600, gt=0, description="Deadline of one file upload.")
     gateway_upload_bytes_max: int = Field(512 * 1024**2, ge=1, description="Largest file taken, in bytes.")
     gateway_body_bytes_max: int = Field(8 * 1024**2, ge=1024, le=16_000_000, description="Largest JSON body, in bytes.")

@@ -11,7 +11,7 @@ from google.protobuf import json_format
 from pydantic import BeforeValidator, Field, JsonValue
 
 from feinschliff.gateway import ids
-from feinschliff.gateway.answers import FINISH, Envelope
+from feinschliff.gateway.answers import FINISH, Envelope, Shape
 from feinschliff.gateway.bodies import Body, Metadata
 from feinschliff.gateway.conversation import ROLES
 from feinschliff.gateway.errors import ApiError
@@ -105,7 +105,7 @@ def to_completion(stored: pb.Completion, model: str) -> Item:
     }
     for name in ("seed", "temperature", "top_p", "presence_penalty", "frequency_penalty"):
         asked[name] = getattr(sampling, name) if sampling.HasField(name) else None
-    return envelope.completion(answer) | asked
+    return envelope.completion(answer, Shape()) | asked
 
 
 def to_messages(stored: pb.Completion) -> list[Item]:

@@ -10,26 +10,31 @@ from feinschliff.artifacts import bases
 from feinschliff.artifacts.connect import connect, readiness
 from feinschliff.artifacts.store import Store
 from feinschliff.inference.answers import Answers
+from feinschliff.inference.completions import Completions
 from feinschliff.inference.deployment_service import DeploymentService
 from feinschliff.inference.deployments import Deployments
 from feinschliff.inference.engines import EngineOptions
 from feinschliff.inference.loader import ArtifactLoader
 from feinschliff.inference.memory import memory_of
 from feinschliff.inference.models import Models
+from feinschliff.inference.open_inference import OpenInference
 from feinschliff.inference.pool import Pool
 from feinschliff.inference.reconciler import Reconciler
 from feinschliff.inference.servable import ServableModels
 from feinschliff.inference.service import InferenceService
 from feinschliff.inference.settings import InferenceSettings
+from feinschliff.inference.texts import Texts
 from feinschliff.inference.versions import RegistryVersions
 from feinschliff.inference.view import View
 from feinschliff.kit.clock import SystemClock
 from feinschliff.kit.db import Database
+from feinschliff.kit.health import Readiness
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.server import Loop, Room, Servicer, run
 from feinschliff.kit.threads import offload
 from feinschliff.kit.watch import Wake
 from feinschliff.v1 import inference_pb2_grpc as stubs
+from feinschliff.v1 import open_inference_pb2_grpc
 
 _PAUSE_SECONDS = 0.02  # between two turns that follow each other at once
 
@@ -53,9 +58,9 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
     reconciler.read()
     wait_seconds = settings.inference_on_demand_wait_seconds
     models = Models(pool, view, reconciler.read, versions, wake, wait_seconds_max=wait_seconds)
-    check_base = base_check(artifacts, settings)
-    memory = memory_of(settings, metrics)
-    deployments = Deployments(database, versions, check_base, view=view, clock=clock, wake=wake)
+    ready = Readiness()
+    memory, check = memory_of(settings, metrics), base_check(artifacts, settings)
+    deployments = Deployments(database, versions, check, view=view, clock=clock, wake=wake)
     replica_id = settings.inference_replica_id or os.uname().nodename
 
     async def reconcile() -> None:
@@ -76,6 +81,11 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
                 "feinschliff.v1.InferenceService",
             ),
             Servicer(
+                open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server,
+                OpenInference(models, Texts(models, answers), Completions(models, answers), ready),
+                "inference.GRPCInferenceService",
+            ),
+            Servicer(
                 stubs.add_DeploymentServiceServicer_to_server,
                 DeploymentService(
                     deployments, ServableModels(pool, view, versions), pool, wake, replica_id=replica_id, clock=clock
@@ -87,6 +97,7 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
         checks={"database": database.check, **checks},
         close=[memory.close, pool.close, database.close],
         metrics=metrics,
+        readiness=ready,
     )
 
 
@@ -97,6 +108,7 @@ def engine_options(settings: InferenceSettings, answers: Answers) -> EngineOptio
         queue_max=settings.inference_queue_max,
         prefill_tokens_per_step=settings.inference_prefill_tokens_per_step,
         kv_cache_bytes_max=settings.inference_kv_cache_bytes_max,
+        prefix_cache_bytes_max=settings.inference_prefix_cache_bytes_max,
         threads=settings.inference_threads,
         on_batch=answers.observe_batch,
     )

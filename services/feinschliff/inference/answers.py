@@ -6,14 +6,23 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from typing import Protocol
 
-from feinschliff.inference.engine import Delta, Done, Event, Finish, GenerationRequest, Started
-from feinschliff.inference.pool import Lease
+from feinschliff.inference.engine import Delta, Done, Engine, Event, Finish, GenerationRequest, Started
 from feinschliff.kit.errors import Internal, Unavailable
 from feinschliff.kit.metrics import Metrics
 
 FIRST_TOKEN = "feinschliff_inference_first_token_seconds"
 NEXT_TOKEN = "feinschliff_inference_next_token_seconds"
+
+
+class Held(Protocol):
+    """An engine that stays loaded until it is given back; see `pool.Lease`."""
+
+    @property
+    def engine(self) -> Engine: ...
+
+    def give_back(self) -> None: ...
 
 
 @dataclass
@@ -22,7 +31,7 @@ class Answers:
 
     metrics: Metrics
 
-    async def stream(self, lease: Lease, request: GenerationRequest) -> AsyncGenerator[Delta | Done]:
+    async def stream(self, lease: Held, request: GenerationRequest) -> AsyncGenerator[Delta | Done]:
         """The pieces of an answer; the last one is Done. The lease is given back once the engine is through with it.
 
         Leaving the iteration, by whatever way, ends the generation at once.
@@ -83,6 +92,7 @@ class Answers:
         metrics = self.metrics
         metrics.counter("feinschliff_inference_requests_total").labels(done.finish.value).inc()
         metrics.counter("feinschliff_inference_prompt_tokens_total").inc(len(request.prompt_ids))
+        metrics.counter("feinschliff_inference_cached_prompt_tokens_total").inc(done.cached_tokens)
         metrics.counter("feinschliff_inference_completion_tokens_total").inc(done.completion_tokens)
         metrics.histogram("feinschliff_inference_request_prompt_tokens").observe(len(request.prompt_ids))
         metrics.histogram("feinschliff_inference_request_completion_tokens").observe(done.completion_tokens)

@@ -31,6 +31,7 @@ _FINISH: dict[Finish, common_pb2.FinishReason.ValueType] = {
     Finish.CANCELLED: common_pb2.FINISH_REASON_CANCELLED,
     Finish.FAILED: common_pb2.FINISH_REASON_ERROR,
 }
+FINISH_WORDS: dict[int, str] = {reason: finish.value for finish, reason in _FINISH.items()}
 
 
 def to_messages(turns: Sequence[common_pb2.Message], path: str) -> list[Message]:
@@ -63,10 +64,6 @@ def refuse_unserved_wishes(request: inference_pb2.ChatRequest) -> None:
             Asked("tool_choice", request.HasField("tool_choice")),
         ]
     )
-
-
-def answer_message(text: str) -> common_pb2.Message:
-    return common_pb2.Message(role=common_pb2.ROLE_ASSISTANT, parts=[common_pb2.Part(text=text)])
 
 
 def finish_reason(finish: Finish) -> common_pb2.FinishReason.ValueType:

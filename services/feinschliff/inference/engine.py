@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from feinschliff.formats.heads import HeadFacts
 from feinschliff.formats.records import Message
+from feinschliff.inference.forms import Form
+from feinschliff.inference.scores import AnswerTokens, ScoringRequest, TokenScore
+from feinschliff.lm.gaps import Gap
 
 
 class Finish(StrEnum):
@@ -21,6 +25,13 @@ class Finish(StrEnum):
     FAILED = "failed"
 
 
+class Grammar(Protocol):
+    """A form made ready by an engine, for that engine alone; what is in it is the engine's own business."""
+
+    @property
+    def form(self) -> Form: ...
+
+
 @dataclass(frozen=True)
 class GenerationRequest:
     """One prompt and how to go on from it.
@@ -30,10 +41,15 @@ class GenerationRequest:
         adapter_digest: of a loaded adapter; empty for the base alone.
         max_tokens: at least 1; prompt and answer together stay within the engine's `context_tokens`.
         temperature: 0 is greedy.
-        top_p: in (0, 1].
+        top_p, top_k, min_p: which tokens can be drawn; see `lm.drawing.Filters`.
+        presence_penalty, frequency_penalty, repetition_penalty, logit_bias: see `lm.penalties.Weights`.
         seed: the same seed draws the same tokens, whatever else is generated at the time.
         stop: texts that end the answer and are not part of it.
         stop_token_ids: tokens that end the turn, beside those of the base.
+        logprobs: likeliest tokens told beside each token's log-probability, 0 and up; None tells neither. They are the
+            model's own: before temperature, penalties, bias and filters.
+        grammar: the form that the answer must have, from `Engine.grammar`; None is free text. An answer that ends with
+            STOP and without a stop text has it.
     """
 
     prompt_ids: Sequence[int]
@@ -41,9 +57,17 @@ class GenerationRequest:
     max_tokens: int = 16
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
     seed: int = 0
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    logprobs: int | None = None
+    grammar: Grammar | None = None
 
 
 @dataclass(frozen=True)
@@ -53,22 +77,29 @@ class Started:
 
 @dataclass(frozen=True)
 class Delta:
-    """One more token; its text is empty while it could still be half a character or a stop string."""
+    """One more token; its text is empty while it could still be half a character or a stop string.
+
+    `score` is there where the request asks for log-probabilities.
+    """
 
     text: str
+    score: TokenScore | None = None
 
 
 @dataclass(frozen=True)
 class Done:
-    """The last event of a generation, with the text that was still held back.
+    """The last event of a generation, with the text that was still held back, and the score of the token that ended it.
 
-    `completion_tokens` counts every generated token, the one that ended the turn included.
+    `completion_tokens` counts every generated token, the one that ended the turn included; `cached_tokens` those of
+    the prompt that were known from another one.
     """
 
     finish: Finish
     completion_tokens: int
     text: str = ""
     error: str = ""
+    cached_tokens: int = 0
+    score: TokenScore | None = None
 
 
 Event = Started | Delta | Done
@@ -86,6 +117,8 @@ class EngineFacts:
     template_hash: str
     context_tokens: int
     vocabulary_tokens: int
+    gap: Gap | None = None  # for filling in the middle
+    dimensions: Sequence[int] = ()  # lengths that a text's vector may have, the whole one last
 
 
 class DeviceMemory(NamedTuple):
@@ -106,6 +139,7 @@ class Capacity:
     queue_max: int
     kv_cache_bytes: int
     kv_cache_bytes_max: int
+    prefix_cache_bytes: int = 0
     device_memory: DeviceMemory | None = None
 
 
@@ -132,7 +166,26 @@ class Engine(Protocol):
         """The text that `encode_chat` makes tokens of."""
         ...
 
-    def encode_text(self, text: str) -> list[int]: ...
+    def encode_answer(self, messages: Sequence[Message]) -> AnswerTokens:
+        """Token ids of a conversation that ends with an answer, as training reads it.
+
+        Raises:
+            Invalid: CHAT_TEMPLATE_MISSING, CHAT_TEMPLATE_REFUSES, CHAT_TEMPLATE_UNSUPPORTED, TOOL_CALLS_UNSUPPORTED.
+        """
+        ...
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of a text as it is: its control tokens count, and nothing is put before it."""
+        ...
+
+    def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text as training reads texts: control tokens inside are plain text, and around it stands
+        what the tokenizer itself puts there."""
+        ...
+
+    def encode_pieces(self, pieces: Sequence[str]) -> list[list[int]]:
+        """Token ids of each piece of a text as it is, those of a piece as a model would say it behind the others."""
+        ...
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str: ...
 
@@ -180,6 +233,40 @@ class Engine(Protocol):
             WrongState: ADAPTER_NOT_LOADED, NOT_A_CLASSIFIER.
             Internal: GENERATION_FAILED.
             Unavailable: ENGINE_CLOSED.
+        """
+        ...
+
+    def embed(self, rows: Sequence[Sequence[int]], digest: str, dimensions: int) -> list[list[float]]:
+        """The mean of each text's hidden states behind the last layer, of length 1; blocks for one pass of the model.
+
+        Args:
+            rows: as for `judge`.
+            dimensions: the first so many numbers, scaled to length 1 again.
+
+        Raises:
+            WrongState: ADAPTER_NOT_LOADED.
+            Internal: GENERATION_FAILED.
+            Unavailable: ENGINE_CLOSED.
+        """
+        ...
+
+    def score(self, request: ScoringRequest) -> Future[list[TokenScore]]:
+        """Queues a text; its scores, in order. It is read in parts between steps; cancelling the future ends that.
+
+        What fails on the way is the future's: ADAPTER_NOT_LOADED, GENERATION_FAILED, ENGINE_CLOSED.
+
+        Raises:
+            Exhausted: QUEUE_FULL.
+            WrongState: ADAPTER_NOT_LOADED.
+            Unavailable: ENGINE_CLOSED.
+        """
+        ...
+
+    def grammar(self, form: Form) -> Grammar:
+        """Makes a form ready, for any number of answers; blocks the first time.
+
+        Raises:
+            Invalid: SCHEMA_UNSUPPORTED.
         """
         ...
 

@@ -27,22 +27,23 @@ def refuse_texts(texts: Sequence[str], top: int) -> None:
     refuse(wrong)
 
 
-def refuse_lengths(lengths: Sequence[int], context_tokens: int) -> None:
+def refuse_lengths(lengths: Sequence[int], context_tokens: int, path: str = "texts") -> None:
     """
     Args:
         lengths: tokens of each text.
+        path: of the texts in the request.
 
     Raises:
         Invalid: REQUEST_INVALID for a text without a token, CONTEXT_LENGTH_EXCEEDED.
     """
     empty = [place for place, tokens in enumerate(lengths) if not tokens]
-    refuse([FieldViolation(f"texts[{place}]", "An empty text says nothing.", "OUT_OF_RANGE") for place in empty])
+    refuse([FieldViolation(f"{path}[{place}]", "An empty text says nothing.", "OUT_OF_RANGE") for place in empty])
     if long := [place for place, tokens in enumerate(lengths) if tokens > context_tokens]:
-        message = f"The model reads {context_tokens} tokens; texts[{long[0]}] has {lengths[long[0]]}."
+        message = f"The model reads {context_tokens} tokens; {path}[{long[0]}] has {lengths[long[0]]}."
         raise Invalid(
             "CONTEXT_LENGTH_EXCEEDED",
             message,
-            fields=[FieldViolation(f"texts[{place}]", message, "CONTEXT_LENGTH_EXCEEDED") for place in long],
+            fields=[FieldViolation(f"{path}[{place}]", message, "CONTEXT_LENGTH_EXCEEDED") for place in long],
             advice=["Shorten the texts."],
             prompt_tokens=lengths[long[0]],
             max_tokens="",

@@ -62,13 +62,19 @@ class Sampling(Stored):
 
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[int, float] = Field(default_factory=dict)
     max_tokens: int | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
 
     def or_else(self, other: Sampling) -> Sampling:
         """These values, and where there are none, those of `other`."""
-        mine = {name: value for name, value in self.model_dump().items() if value not in (None, ())}
+        mine = {name: value for name, value in self.model_dump().items() if value not in (None, (), {})}
         return Sampling(**{**other.model_dump(), **mine})
 
 

@@ -12,6 +12,7 @@ _TOTALS: Mapping[str, Callable[[Capacity], float]] = {
     "feinschliff_inference_queue_depth_requests": lambda capacity: capacity.waiting,
     "feinschliff_inference_queue_limit_requests": lambda capacity: capacity.queue_max,
     "feinschliff_inference_kv_cache_bytes": lambda capacity: capacity.kv_cache_bytes,
+    "feinschliff_inference_prefix_cache_bytes": lambda capacity: capacity.prefix_cache_bytes,
     "feinschliff_inference_kv_cache_limit_bytes": lambda capacity: capacity.kv_cache_bytes_max,
 }
 

@@ -109,6 +109,36 @@ class Models:
             return await self._on_demand(model, min(self._wait_seconds_max, seconds_left or self._wait_seconds_max))
         raise why_not(model, deployments)
 
+    async def at_once(self, model: str) -> Granted | None:
+        """A lease on what answers without loading anything; None where nothing does yet.
+
+        Raises:
+            NotFound: MODEL_UNKNOWN.
+        """
+        draw = random.random()
+        if granted := self._granted(targets(model, self._view.all(), draw)):
+            return granted
+        deployments = await offload(self._look_again)
+        if granted := self._granted(targets(model, deployments, draw)):
+            return granted
+        if isinstance(refusal := why_not(model, deployments), NotFound):
+            raise refusal
+        return None
+
+    def again(self, granted: Granted) -> Granted:
+        """One lease more on what is granted and not given back."""
+        lease = self._pool.acquire(granted.lease.key, granted.lease.adapter_digest)
+        assert lease is not None, "what is leased is loaded"
+        return granted._replace(lease=lease)
+
+    def why_not(self, model: str) -> Refusal:
+        """The refusal for a model that `at_once` does not find."""
+        return why_not(model, self._view.all())
+
+    def deployments(self) -> Sequence[Deployment]:
+        """As the last look found them."""
+        return self._view.all()
+
     def _granted(self, found: Sequence[Target]) -> Granted | None:
         for target in found:
             key = key_of(target.deployment)

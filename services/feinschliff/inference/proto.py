@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import NamedTuple
 
-from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from feinschliff.inference.deployments import etag_of
@@ -21,6 +20,7 @@ from feinschliff.inference.life import (
     Spec,
     State,
 )
+from feinschliff.inference.wishes import from_sampling, read_sampling
 from feinschliff.kit.errors import FieldViolation, Unserved
 from feinschliff.v1 import common_pb2, inference_pb2
 
@@ -31,8 +31,7 @@ _PRECISIONS: dict[int, Precision] = {
     inference_pb2.Deployment.PRECISION_FP32: "fp32",
 }
 _ON_DEMAND_DEFAULT = 8
-_NEUTRAL = {"top_k": 0, "presence_penalty": 0, "frequency_penalty": 0, "repetition_penalty": 1, "n": 1}
-_UNSERVED_SAMPLING = (*_NEUTRAL, "logit_bias", "logprobs", "top_logprobs", "response_format")
+_UNSERVED_AS_DEFAULT = ("n", "logprobs", "top_logprobs", "response_format")
 
 
 class Asked(NamedTuple):
@@ -55,26 +54,14 @@ def refuse_unserved(asked: Iterable[Asked]) -> None:
         )
 
 
-def to_sampling(params: common_pb2.SamplingParams, path: str) -> Sampling:
-    """Raises Unserved FIELD_UNSERVED."""
-    refuse_unserved(Asked(f"{path}.{name}", _differs(params, name)) for name in _UNSERVED_SAMPLING)
-    return Sampling(
-        temperature=params.temperature if params.HasField("temperature") else None,
-        top_p=params.top_p if params.HasField("top_p") else None,
-        max_tokens=params.max_tokens if params.HasField("max_tokens") else None,
-        seed=params.seed if params.HasField("seed") else None,
-        stop=tuple(params.stop),
-    )
+def to_defaults(params: common_pb2.SamplingParams, path: str) -> Sampling:
+    """How tokens are drawn where a call does not say; what else a call may want only the call can.
 
-
-def from_sampling(sampling: Sampling) -> common_pb2.SamplingParams:
-    return common_pb2.SamplingParams(
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        max_tokens=sampling.max_tokens,
-        seed=sampling.seed,
-        stop=sampling.stop,
-    )
+    Raises:
+        Unserved: FIELD_UNSERVED.
+    """
+    refuse_unserved(Asked(f"{path}.{name}", _differs(params, name)) for name in _UNSERVED_AS_DEFAULT)
+    return read_sampling(params)
 
 
 def to_spec(message: inference_pb2.Deployment) -> Spec:
@@ -104,7 +91,7 @@ def to_spec(message: inference_pb2.Deployment) -> Spec:
         on_demand_max=message.on_demand_max or _ON_DEMAND_DEFAULT,
         replicas=message.replicas if message.HasField("replicas") else 1,
         context_tokens=message.context_tokens if message.HasField("context_tokens") else None,
-        defaults=to_sampling(message.defaults, "deployment.defaults"),
+        defaults=to_defaults(message.defaults, "deployment.defaults"),
         display_name=message.display_name,
         refuse_store=message.logging.refuse_store,
         stored_fraction=message.logging.stored_fraction,
@@ -173,8 +160,8 @@ def _from_failure(failure: Failure | None) -> common_pb2.Failure | None:
     return None if failure is None else common_pb2.Failure(**failure.model_dump())
 
 
-def _differs(message: Message, field: str) -> bool:
+def _differs(message: common_pb2.SamplingParams, field: str) -> bool:
     """Whether an optional field is set to something that changes the outcome."""
-    if field in _NEUTRAL:
-        return message.HasField(field) and getattr(message, field) != _NEUTRAL[field]
+    if field == "n" and message.HasField("n"):
+        return bool(message.n != 1)
     return any(descriptor.name == field for descriptor, _ in message.ListFields())

@@ -3,36 +3,80 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
-from feinschliff.inference.engine import GenerationRequest
+from feinschliff.inference.engine import GenerationRequest, Grammar
 from feinschliff.inference.life import Sampling, Version
 from feinschliff.kit.errors import FieldViolation, Invalid
 
 STOPS_MAX = 16
 STOP_CHARACTERS_MAX = 256
 MESSAGES_MAX = 4096
+BIASES_MAX = 1024
+
+BUILT_IN = Sampling(
+    temperature=1.0,
+    top_p=1.0,
+    top_k=0,
+    min_p=0.0,
+    presence_penalty=0.0,
+    frequency_penalty=0.0,
+    repetition_penalty=1.0,
+)
+"""What holds where neither the caller nor the deployment nor the model says anything."""
+
+_RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    "temperature": (lambda value: 0 <= value <= 2, "0 to 2"),
+    "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "top_k": (lambda value: value >= 0, "0 (all) or more"),
+    "min_p": (lambda value: 0 <= value <= 1, "0 to 1"),
+    "presence_penalty": (lambda value: -2 <= value <= 2, "-2 to 2"),
+    "frequency_penalty": (lambda value: -2 <= value <= 2, "-2 to 2"),
+    "repetition_penalty": (lambda value: 0 < value <= 10, "above 0 and at most 10"),
+    "max_tokens": (lambda value: value >= 1, "1 or more"),
+}
 
 
 def sampling_violations(sampling: Sampling, path: str) -> list[FieldViolation]:
     """Every value out of its range, with its path."""
-    wrong: list[FieldViolation] = []
+    wrong = [(name, rule) for name, fits, rule in _bounds(sampling) if not fits]
+    return [FieldViolation(f"{path}.{name}", f"{name} must be {rule}.", "OUT_OF_RANGE") for name, rule in wrong]
 
-    def require(fine: bool, field: str, rule: str) -> None:
-        if not fine:
-            wrong.append(FieldViolation(f"{path}.{field}", f"{field} must be {rule}.", "OUT_OF_RANGE"))
 
-    if sampling.temperature is not None:
-        require(0 <= sampling.temperature <= 2, "temperature", f"0 to 2, not {sampling.temperature:g}")
-    if sampling.top_p is not None:
-        require(0 < sampling.top_p <= 1, "top_p", f"above 0 and at most 1, not {sampling.top_p:g}")
-    if sampling.max_tokens is not None:
-        require(sampling.max_tokens >= 1, "max_tokens", f"1 or more, not {sampling.max_tokens}")
-    require(len(sampling.stop) <= STOPS_MAX, "stop", f"at most {STOPS_MAX} texts, not {len(sampling.stop)}")
+class _Bound(NamedTuple):
+    field: str
+    fits: bool
+    rule: str
+
+
+def _bounds(sampling: Sampling) -> Iterator[_Bound]:
+    for name, (fits, rule) in _RANGES.items():
+        value = getattr(sampling, name)
+        if value is not None:
+            yield _Bound(name, fits(value), f"{rule}, not {value:g}")
+    biases, stops = len(sampling.logit_bias), len(sampling.stop)
+    yield _Bound("logit_bias", biases <= BIASES_MAX, f"of at most {BIASES_MAX} tokens, not {biases}")
+    for token, value in sorted(sampling.logit_bias.items())[:BIASES_MAX]:
+        yield _Bound(f"logit_bias[{token}]", token >= 0, "for a token of the vocabulary")
+        yield _Bound(f"logit_bias[{token}]", -100 <= value <= 100, f"-100 to 100, not {value:g}")
+    yield _Bound("stop", stops <= STOPS_MAX, f"at most {STOPS_MAX} texts, not {stops}")
     for place, stop in enumerate(sampling.stop[:STOPS_MAX]):
-        fits = 1 <= len(stop) <= STOP_CHARACTERS_MAX
-        require(fits, f"stop[{place}]", f"1 to {STOP_CHARACTERS_MAX} characters, not {len(stop)}")
-    return wrong
+        fits_in = 1 <= len(stop) <= STOP_CHARACTERS_MAX
+        yield _Bound(f"stop[{place}]", fits_in, f"1 to {STOP_CHARACTERS_MAX} characters, not {len(stop)}")
+
+
+def unknown_biases(sampling: Sampling, vocabulary_tokens: int, path: str) -> list[FieldViolation]:
+    """Every token of `logit_bias` that the model does not have."""
+    return [
+        FieldViolation(
+            f"{path}.logit_bias[{token}]",
+            f"Token ids of this model are 0 to {vocabulary_tokens - 1}, not {token}.",
+            "OUT_OF_RANGE",
+        )
+        for token in sorted(sampling.logit_bias)
+        if token >= vocabulary_tokens
+    ]
 
 
 def refuse(violations: Sequence[FieldViolation]) -> None:
@@ -49,6 +93,8 @@ def generation(
     version: Version | None,
     *,
     context_tokens: int,
+    logprobs: int | None = None,
+    grammar: Grammar | None = None,
     random_seed: Callable[[], int] = lambda: secrets.randbits(63),
 ) -> GenerationRequest:
     """The whole request: the caller's wishes, then the deployment's, then the model's, then the built-in ones.
@@ -56,18 +102,18 @@ def generation(
     Raises:
         Invalid: CONTEXT_LENGTH_EXCEEDED where prompt and answer do not fit into the context.
     """
-    sampling = asked.or_else(deployment_defaults).or_else(version.defaults if version else Sampling())
+    sampling = asked.or_else(deployment_defaults).or_else(version.defaults if version else Sampling()).or_else(BUILT_IN)
     left = context_tokens - len(prompt_ids)
     if left < 1 or (asked.max_tokens is not None and asked.max_tokens > left):
         raise _too_long(len(prompt_ids), asked.max_tokens, context_tokens)
+    seed = random_seed() if sampling.seed is None else sampling.seed
+    drawn = sampling.model_dump() | {"max_tokens": min(left, sampling.max_tokens or left), "seed": seed}
     return GenerationRequest(
+        **drawn,
+        logprobs=logprobs,
+        grammar=grammar,
         prompt_ids=prompt_ids,
         adapter_digest=version.adapter_digest if version else "",
-        max_tokens=min(left, sampling.max_tokens or left),
-        temperature=1.0 if sampling.temperature is None else sampling.temperature,
-        top_p=1.0 if sampling.top_p is None else sampling.top_p,
-        seed=random_seed() if sampling.seed is None else sampling.seed,
-        stop=sampling.stop,
         stop_token_ids=version.stop_token_ids if version else (),
     )
 

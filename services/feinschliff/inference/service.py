@@ -5,20 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any, NamedTuple
+from typing import Any
 
 import grpc
 
 from feinschliff.inference import conversation as words
 from feinschliff.inference import judging
 from feinschliff.inference.answers import Answers
-from feinschliff.inference.engine import Done, GenerationRequest
-from feinschliff.inference.models import Granted, Models
-from feinschliff.inference.proto import Asked, refuse_unserved, timestamp, to_sampling
+from feinschliff.inference.chatting import Chatting, Prepared, gathered
+from feinschliff.inference.completions import Completions
+from feinschliff.inference.inputs import refuse_unknown_ids
+from feinschliff.inference.models import Models
+from feinschliff.inference.proto import Asked, refuse_unserved, timestamp
 from feinschliff.inference.recorder import Recorder, refuse_unloggable
-from feinschliff.inference.requests import generation, refuse, sampling_violations
+from feinschliff.inference.requests import generation, refuse, sampling_violations, unknown_biases
+from feinschliff.inference.several import drawn_apart
+from feinschliff.inference.texts import Texts
+from feinschliff.inference.wishes import read_sampling, read_wishes, wish_violations
 from feinschliff.kit.clock import Clock
-from feinschliff.kit.errors import FieldViolation, Invalid, Refusal
+from feinschliff.kit.errors import Refusal
 from feinschliff.kit.threads import offload
 from feinschliff.v1 import common_pb2, inference_pb2_grpc
 from feinschliff.v1 import inference_pb2 as pb
@@ -26,38 +31,30 @@ from feinschliff.v1 import inference_pb2 as pb
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Prepared(NamedTuple):
-    """A chat that may begin."""
-
-    granted: Granted
-    request: GenerationRequest
-
-
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
-    """Chat, classes and tokens; what this version does not serve answers UNIMPLEMENTED."""
+    """Chat, texts, classes and tokens; what this version does not serve answers UNIMPLEMENTED."""
 
     def __init__(self, models: Models, answers: Answers, recorder: Recorder, clock: Clock) -> None:
         self._models = models
         self._answers = answers
         self._recorder = recorder
         self._clock = clock
+        self._completions = Completions(models, answers)
+        self._texts = Texts(models, answers)
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
         created, began = self._clock.now(), time.monotonic()
-        granted, wanted = await self._prepare(request, context, "")
-        entry = self._recorder.begin(request, granted)
-        identity, text = granted.identity, ""
-        async with aclosing(self._answers.stream(granted.lease, wanted)) as events:
-            async for event in events:
-                text += event.text
-                if isinstance(event, Done):
-                    break
-        assert isinstance(event, Done)
+        prepared = await self._prepare(request, context, "")
+        chat, entry = Chatting(prepared, self._answers), self._recorder.begin(request, prepared.granted)
+        async with aclosing(chat.deltas()) as deltas:
+            choices = await gathered(deltas)
+        first = choices[0]
         answer = pb.ChatResponse(
-            identity=words.from_identity(identity),
-            message=words.answer_message(text),
-            finish_reason=words.finish_reason(event.finish),
-            usage=words.usage(len(wanted.prompt_ids), event.completion_tokens),
+            identity=words.from_identity(prepared.granted.identity),
+            message=first.message,
+            finish_reason=first.finish_reason,
+            usage=chat.usage,
+            choices=choices if len(choices) > 1 or first.logprobs else [],
             latency_seconds=time.monotonic() - began,
             create_time=timestamp(created),
         )
@@ -65,43 +62,36 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         return answer
 
     async def ChatStream(self, request: pb.ChatStreamRequest, context: Context) -> AsyncIterator[pb.ChatStreamResponse]:
-        granted, wanted = await self._prepare(request.chat, context, "chat.")
-        entry = self._recorder.begin(request.chat, granted)
-        identity = granted.identity
-        async with aclosing(self._answers.stream(granted.lease, wanted)) as events:
-            yield pb.ChatStreamResponse(identity=words.from_identity(identity))
-            async for event in events:
-                if event.text:
-                    delta = pb.ChatDelta(text=event.text)
-                    entry.hear(delta)
-                    yield pb.ChatStreamResponse(delta=delta)
-                if isinstance(event, Done):
-                    reason = words.finish_reason(event.finish)
-                    tokens = words.usage(len(wanted.prompt_ids), event.completion_tokens)
-                    name = await entry.keep(reason, tokens)
-                    yield pb.ChatStreamResponse(end=pb.StreamEnd(finish_reason=reason, usage=tokens, completion=name))
+        prepared = await self._prepare(request.chat, context, "chat.")
+        chat, reason = Chatting(prepared, self._answers), common_pb2.FINISH_REASON_UNSPECIFIED
+        entry = self._recorder.begin(request.chat, prepared.granted)
+        async with aclosing(chat.deltas()) as deltas:
+            yield pb.ChatStreamResponse(identity=words.from_identity(prepared.granted.identity))
+            async for delta in deltas:
+                reason = delta.finish_reason if delta.index == 0 else reason
+                entry.hear(delta)
+                yield pb.ChatStreamResponse(delta=delta)
+        name = await entry.keep(reason, chat.usage)
+        yield pb.ChatStreamResponse(end=pb.StreamEnd(finish_reason=reason, usage=chat.usage, completion=name))
+
+    async def Complete(self, request: pb.CompleteRequest, context: Context) -> pb.CompleteResponse:
+        return await self._completions.whole(request, context.time_remaining())
+
+    async def CompleteStream(
+        self, request: pb.CompleteStreamRequest, context: Context
+    ) -> AsyncIterator[pb.CompleteStreamResponse]:
+        async with aclosing(self._completions.stream(request.complete, context.time_remaining())) as responses:
+            async for response in responses:
+                yield response
+
+    async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
+        return await self._texts.score(request, context.time_remaining())
+
+    async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
+        return await self._texts.embed(request, context.time_remaining())
 
     async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
-        judging.refuse_texts(request.texts, request.top)
-        granted = await self._models.grant(request.model, seconds_left=context.time_remaining())
-        with granted.lease as lease:
-            engine, digest = lease.engine, lease.adapter_digest
-            facts = engine.head(digest)
-            if facts is None:
-                raise judging.not_a_classifier(request.model)
-            rows = await offload(engine.encode_for_head, list(request.texts), facts)
-            lengths = [len(row) for row in rows]
-            judging.refuse_lengths(lengths, granted.context_tokens)
-            judged: dict[int, list[float]] = {}
-            for places in judging.passes(lengths, virtual_tokens=engine.virtual_tokens(digest)):
-                found = await offload(engine.judge, [rows[place] for place in places], digest)
-                judged.update(zip(places, found, strict=True))
-        self._answers.count_read(sum(lengths))
-        return pb.ClassifyResponse(
-            identity=words.from_identity(granted.identity),
-            classifications=[words.classification(judged[place], facts, request.top) for place in range(len(rows))],
-            usage=words.usage(sum(lengths), 0),
-        )
+        return await self._texts.classify(request, context.time_remaining())
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         conversation = request.conversation
@@ -128,11 +118,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
         with (await self._models.grant(request.model, seconds_left=context.time_remaining())).lease as lease:
-            size = lease.engine.facts.vocabulary_tokens
-            if wrong := [place for place, token in enumerate(request.ids) if not 0 <= token < size]:
-                message = f"Token ids of this model are 0 to {size - 1}; ids[{wrong[0]}] is {request.ids[wrong[0]]}."
-                fields = [FieldViolation(f"ids[{place}]", message, "OUT_OF_RANGE") for place in wrong]
-                raise Invalid("TOKEN_ID_UNKNOWN", message, fields=fields, vocabulary_tokens=size)
+            refuse_unknown_ids(request.ids, lease.engine.facts.vocabulary_tokens, "ids")
             skip = request.skip_special_tokens
             text = await offload(lease.engine.decode, list(request.ids), skip_special_tokens=skip)
         return pb.DetokenizeResponse(text=text)
@@ -141,20 +127,33 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         try:
             words.refuse_unserved_wishes(request)
             refuse_unloggable(request, path)
-            sampling = to_sampling(request.sampling, f"{path}sampling")
-            refuse(sampling_violations(sampling, f"{path}sampling"))
+            sampling = read_sampling(request.sampling)
+            wrong = sampling_violations(sampling, f"{path}sampling")
+            refuse([*wrong, *wish_violations(request.sampling, f"{path}sampling")])
+            wishes = read_wishes(request.sampling, f"{path}sampling")
             messages = words.to_messages(request.messages, f"{path}messages")
             granted = await self._models.grant(request.model, seconds_left=context.time_remaining())
             try:
                 if facts := granted.lease.engine.head(granted.lease.adapter_digest):
                     raise judging.not_a_chat_model(request.model, facts)
+                size = granted.lease.engine.facts.vocabulary_tokens
+                refuse(unknown_biases(sampling, size, f"{path}sampling"))
+                grammar = await offload(granted.lease.engine.grammar, wishes.form) if wishes.form else None
                 prompt_ids = await offload(granted.lease.engine.encode_chat, messages)
                 defaults, limit = granted.deployment.spec.defaults, granted.context_tokens
-                wanted = generation(prompt_ids, sampling, defaults, granted.version, context_tokens=limit)
+                wanted = generation(
+                    prompt_ids,
+                    sampling,
+                    defaults,
+                    granted.version,
+                    context_tokens=limit,
+                    logprobs=wishes.logprobs,
+                    grammar=grammar,
+                )
             except BaseException:
                 granted.lease.give_back()
                 raise
         except Refusal:
             self._answers.count_refused()
             raise
-        return Prepared(granted, wanted)
+        return Prepared(granted, drawn_apart(wanted, wishes.answers))

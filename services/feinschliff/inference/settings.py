@@ -21,13 +21,16 @@ class InferenceSettings(Settings):
         Path("{home}/cache/bases"), description="Folder for base models, shared with training; {home} is filled in."
     )
     inference_replica_id: str = Field("", description="Name of this copy; empty: the host's name.")
-    inference_rows_max: int = Field(16, ge=1, le=1024, description="Requests of one base that are generated at once.")
+    inference_rows_max: int = Field(32, ge=1, le=1024, description="Requests of one base that are generated at once.")
     inference_queue_max: int = Field(64, ge=0, le=100_000, description="Requests of one base that wait for a place.")
     inference_prefill_tokens_per_step: int = Field(
         512, ge=16, le=65_536, description="Prompt tokens read between two decode steps; fewer delay others less."
     )
     inference_kv_cache_bytes_max: int = Field(
         2 * 1024**3, ge=1024**2, description="Memory of a base for attention keys and values; also bounds the context."
+    )
+    inference_prefix_cache_bytes_max: int = Field(
+        256 * 1024**2, ge=0, description="Memory of a base for what prompts of a project begin with; 0 keeps nothing."
     )
     inference_threads: int = Field(0, ge=0, le=1024, description="CPU threads of the engines; 0 leaves it to torch.")
     inference_turn_seconds: float = Field(1.0, gt=0, le=60, description="Between two looks of the reconciler.")

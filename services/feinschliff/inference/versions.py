@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import grpc
 
 from feinschliff.inference.life import Sampling, Version
+from feinschliff.inference.wishes import read_sampling
 from feinschliff.kit import names
 from feinschliff.kit.client import sync_channel
 from feinschliff.kit.clock import Clock
@@ -173,9 +174,5 @@ def _to_version(found: registry_pb2.ModelVersion) -> Version:
 
 
 def _defaults(params: common_pb2.SamplingParams) -> Sampling:
-    return Sampling(
-        temperature=params.temperature if params.HasField("temperature") else None,
-        top_p=params.top_p if params.HasField("top_p") else None,
-        max_tokens=params.max_tokens if params.HasField("max_tokens") else None,
-        stop=tuple(params.stop),
-    )
+    """A seed of the version's would make every answer the same one."""
+    return read_sampling(params).model_copy(update={"seed": None})

@@ -150,6 +150,10 @@ class Chat:
         """Token ids of texts without a template; control tokens inside them are plain text."""
         return [row[0] for row in self._codec.encode([[self._codec.guard(text)] for text in texts])]
 
+    def pieces_ids(self, pieces: Sequence[str]) -> list[list[int]]:
+        """Token ids of one text in pieces, as it is, without a template; control tokens inside it count."""
+        return self._codec.encode([[unguard(piece) for piece in pieces]])[0]
+
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of tokens without the control tokens among them."""
         return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True))

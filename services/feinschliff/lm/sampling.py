@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from random import Random
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-_NUCLEUS_FIRST_LOOK = 512  # tokens; nearly every nucleus is smaller, and a partial sort is ten times cheaper
+from feinschliff.lm.drawing import Filters, Floats, draw
+from feinschliff.lm.penalties import Penalties, Weights
+
 _INCOMPLETE_CHARACTERS_MAX = 3  # replacement characters that the bytes of one unfinished UTF-8 character can become
 
 
@@ -17,53 +22,77 @@ class Sampler:
 
     Args:
         temperature: 0 takes the most probable token; above, logits are divided by it.
-        top_p: in (0, 1]; only the smallest set of most probable tokens that together reach it can be chosen.
-        seed: the same seed on the same logits chooses the same tokens.
+        top_p, top_k, min_p: which tokens can be drawn; see `drawing.Filters`.
+        seed: 64 bits; the same seed on the same logits chooses the same tokens.
+        weights: changes of the logits before anything else; see `penalties.Weights`.
+        prompt_ids: what stands before the answer; tokens there count as repeated.
     """
 
-    def __init__(self, *, temperature: float, top_p: float, seed: int) -> None:
-        self.is_greedy = temperature == 0
+    def __init__(
+        self,
+        *,
+        temperature: float,
+        seed: int,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        min_p: float = 0.0,
+        weights: Weights | None = None,
+        prompt_ids: Sequence[int] = (),
+    ) -> None:
         self._temperature = temperature
-        self._top_p = top_p
-        self._generator = torch.Generator().manual_seed(seed)
+        self._filters = Filters(top_k=top_k, top_p=top_p, min_p=min_p)
+        self._random = Random(seed % 2**64)
+        changes = weights and not weights.change_nothing
+        self._penalties = Penalties(weights, prompt_ids) if weights and changes else None
 
-    def choose(self, logits_V: Tensor) -> int:
-        if self.is_greedy:
-            return int(logits_V.argmax())
-        scaled_V = logits_V.to("cpu", torch.float64)
-        scaled_V = (scaled_V - scaled_V.max()) / self._temperature
-        probabilities_V = torch.softmax(scaled_V, dim=-1)
-        draw = torch.rand((), generator=self._generator, dtype=torch.float64)
-        if self._top_p >= 1:
-            return _at(probabilities_V.cumsum(-1), draw)
-        weights_N, tokens_N = _nucleus(probabilities_V, self._top_p)
-        return int(tokens_N[_at(weights_N.cumsum(-1), draw)])
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether it chooses the likeliest token of the logits as they are."""
+        return self._temperature == 0 and self._penalties is None
+
+    def choose(self, logits_V: Tensor, allowed_V: NDArray[np.bool_] | None = None) -> int:
+        """The next token, out of those allowed; at least one is, and not all logits are -inf."""
+        return self.choose_from(_own_copy(logits_V), allowed_V)
+
+    def choose_from(self, logits_V: Floats, allowed_V: NDArray[np.bool_] | None = None) -> int:
+        """As `choose`; the logits are changed in place."""
+        if self._penalties is not None:
+            self._penalties.apply(logits_V)
+        if allowed_V is not None:
+            logits_V[~allowed_V] = -np.inf
+        if self._temperature == 0:
+            token = int(logits_V.argmax())
+        else:
+            uniform = self._random.random()
+            token = draw(logits_V, temperature=self._temperature, filters=self._filters, uniform=uniform)
+        if self._penalties is not None:
+            self._penalties.add(token)
+        return token
 
 
-def choose_tokens(logits_BV: Tensor, samplers: Sequence[Sampler]) -> list[int]:
-    """The next token of each row; row i is chosen by `samplers[i]` alone."""
+def choose_tokens(
+    logits_BV: Tensor,
+    samplers: Sequence[Sampler],
+    allowed_B: Sequence[NDArray[np.bool_] | None] | None = None,
+) -> list[int]:
+    """The next token of each row; row i is chosen by `samplers[i]` alone, out of the tokens that `allowed_B[i]` names.
+
+    Rows that take the likeliest token are chosen at once, where the logits are; only the others are copied.
+    """
+    allowed_B = allowed_B or [None] * len(samplers)
     chosen: list[int] = logits_BV.argmax(-1).tolist()
-    for row, sampler in enumerate(samplers):
-        if not sampler.is_greedy:
-            chosen[row] = sampler.choose(logits_BV[row])
+    pairs = enumerate(zip(samplers, allowed_B, strict=True))
+    own = [row for row, (sampler, allowed_V) in pairs if allowed_V is not None or not sampler.takes_likeliest]
+    if own:
+        for row, logits_V in zip(own, _own_copy(logits_BV[own]), strict=True):
+            chosen[row] = samplers[row].choose_from(logits_V, allowed_B[row])
     return chosen
 
 
-def _nucleus(probabilities_V: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    """Weights and ids of the smallest set of most probable tokens whose sum reaches `top_p`."""
-    weights_N, tokens_N = probabilities_V.topk(min(_NUCLEUS_FIRST_LOOK, probabilities_V.numel()))
-    if float(weights_N.sum()) < top_p:
-        weights_N, tokens_N = probabilities_V.sort(descending=True, stable=True)
-    before_N = weights_N.cumsum(-1) - weights_N
-    size = max(1, int((before_N < top_p).sum()))
-    return weights_N[:size], tokens_N[:size]
-
-
-def _at(cumulative_N: Tensor, draw: Tensor) -> int:
-    """The index whose share of [0, total) holds `draw` x total; never one of no weight."""
-    total = cumulative_N[-1]
-    below_total = torch.nextafter(total, torch.zeros_like(total))
-    return int(torch.searchsorted(cumulative_N, torch.minimum(draw * total, below_total), right=True))
+def _own_copy(logits: Tensor) -> Floats:
+    """Logits in fp32 in main memory that nobody else sees."""
+    copied: Floats = logits.to("cpu", torch.float32, copy=True).numpy()
+    return copied
 
 
 class Detokeniser:

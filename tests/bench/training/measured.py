@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
+from tests.bench.environments import Failed
+
 
 class Step(NamedTuple):
     """One optimiser step: when it ended, its loss over the labels of its rows in nats, and its real input tokens."""
@@ -38,10 +40,6 @@ class Measured(BaseModel):
 class Ended(NamedTuple):
     started: float
     usage: resource.struct_rusage
-
-
-class Failed(Exception):
-    """A subject did not run to its end."""
 
 
 def run(command: Sequence[str], *, log: Path, environment: Mapping[str, str], seconds_max: float) -> Ended:

@@ -27,8 +27,9 @@ from feinschliff.training.rows import Drawn
 from feinschliff.training.speeds import Ran
 from feinschliff.training.store import Job
 from feinschliff.workloads.profiles import LOCAL, local_profiles
+from tests.bench.environments import Failed
 from tests.bench.training import ours
-from tests.bench.training.measured import Failed, say
+from tests.bench.training.measured import say
 from tests.bench.training.prepare import DATASET
 from tests.bench.training.rows import chat_rows
 

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from feinschliff.formats.recipe import Recipe
+from tests.bench.environments import Failed
 from tests.bench.training import goals, ours, peers
-from tests.bench.training.measured import Failed, Measured, measured, say
+from tests.bench.training.measured import Measured, measured, say
 from tests.bench.training.rows import is_made_up
 
 PRECISIONS = ("bf16", "fp32")

@@ -178,8 +178,8 @@ def test_every_service_for_callers_has_its_way_in(where: str) -> None:
     manifests = render({where: {"grpc": {"enabled": True, **values}}})
     (way,) = of_kind(manifests, "Ingress", "GRPCRoute")
     protos = "".join(path.read_text("utf-8") for path in (ROOT / "protos/feinschliff/v1").glob("*.proto"))
-    declared = set(re.findall(r"^service (\w+) ", protos, re.MULTILINE)) - {"WorkerService", "GRPCInferenceService"}
-    assert set(re.findall(r"feinschliff\.v1\.(\w+)'", str(way))) == declared
+    declared = set(re.findall(r"^service (\w+) ", protos, re.MULTILINE)) - {"WorkerService"}
+    assert set(re.findall(r"[/'](?:feinschliff\.v1|inference)\.(\w+)'", str(way))) == declared
     backends = set(re.findall(r"'name': '(check-feinschliff-\w+)'", str(way["spec"])))
     assert backends <= {one["metadata"]["name"] for one in of_kind(manifests, "Service")}
 

@@ -21,7 +21,7 @@ from feinschliff.v1 import inference_pb2_grpc, ingestion_pb2_grpc, registry_pb2_
 from feinschliff.v1 import ingestion_pb2 as ingestion
 from feinschliff.v1 import registry_pb2 as registry
 from feinschliff.v1 import training_pb2 as training
-from tests.contract.gateway.inference import Inference
+from tests.contract.gateway.texting import TextInference
 
 Context = grpc.aio.ServicerContext[Any, Any]
 T = TypeVar("T")
@@ -297,7 +297,7 @@ class Backends:
         self.datasets = Datasets(self._tick)
         self.training = Training(self._tick)
         self.registry = Registry()
-        self.inference = Inference()
+        self.inference = TextInference()
 
     def reset(self) -> None:
         """As they were at the start; between two tests."""

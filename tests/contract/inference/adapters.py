@@ -45,10 +45,7 @@ class Oracle:
                 self._tuned.load_adapter(str(adapters[name]), adapter_name=name)
 
     def answer(self, prompt_ids: list[int], adapter: str, max_tokens: int) -> list[int]:
-        model = self._plain
-        if adapter:
-            self._tuned.set_adapter(adapter)
-            model = self._tuned
+        model = self._model(adapter)
         ids = torch.tensor([prompt_ids])
         with torch.inference_mode():
             out = model.generate(
@@ -56,3 +53,15 @@ class Oracle:
             )
         answer: list[int] = out[0, len(prompt_ids) :].tolist()
         return answer
+
+    def logits(self, token_ids: list[int], adapter: str) -> torch.Tensor:
+        """After each token, (T, V)."""
+        with torch.inference_mode():
+            found: torch.Tensor = self._model(adapter)(input_ids=torch.tensor([token_ids])).logits[0]
+        return found
+
+    def _model(self, adapter: str) -> Any:
+        if not adapter:
+            return self._plain
+        self._tuned.set_adapter(adapter)
+        return self._tuned

@@ -94,7 +94,8 @@ class Site:
         chosen = self._settings(**settings)
         self._room = await asyncio.to_thread(wire, chosen, self.store)
         self._running = await start([self._room], chosen)
-        self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{self._running.ports['inference']}")
+        self.address = f"127.0.0.1:{self._running.ports['inference']}"
+        self._channel = grpc.aio.insecure_channel(self.address)
         self.chats = inference_pb2_grpc.InferenceServiceStub(self._channel)
         self.deployments = inference_pb2_grpc.DeploymentServiceStub(self._channel)
 

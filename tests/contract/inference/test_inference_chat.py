@@ -43,7 +43,8 @@ async def test_a_stream_is_identity_then_deltas_then_end(site: Site) -> None:
     assert set(kinds[1:-1]) == {"delta"}
     unary = await site.chat(site.base, max_tokens=20)
     assert "".join(event.delta.text for event in events) == text_of(unary)
-    assert all(event.delta.text for event in events[1:-1])
+    assert all(event.delta.text for event in events[1:-2])
+    assert [event.delta.finish_reason for event in events[1:-1]] == [0] * (len(events) - 3) + [unary.finish_reason]
     assert events[0].identity == unary.identity
     assert events[-1].end.usage == unary.usage
     assert events[-1].end.finish_reason == unary.finish_reason == common_pb2.FINISH_REASON_LENGTH
@@ -199,8 +200,7 @@ async def test_fields_that_are_required_are_asked_for(site: Site) -> None:
 
 async def test_methods_that_are_not_served_say_so(site: Site) -> None:
     for call in (
-        site.chats.Embed(pb.EmbedRequest(model=site.base, texts=["x"])),
-        site.chats.Score(pb.ScoreRequest(model=site.base)),
+        site.chats.CheckText(pb.CheckTextRequest(texts=["x"])),
         site.deployments.Drain(pb.DrainRequest(name=f"{PARENT}/deployments/d")),
     ):
         with pytest.raises(Unserved) as refused:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 
 from feinschliff.artifacts.bases import BaseFiles
 from feinschliff.formats.heads import HeadFacts
 from feinschliff.formats.records import Message
-from feinschliff.inference.engine import Abort, Capacity, Emit, EngineFacts, GenerationRequest
+from feinschliff.inference.engine import Abort, Capacity, Emit, EngineFacts, GenerationRequest, Grammar
+from feinschliff.inference.forms import Form
 from feinschliff.inference.life import Version
 from feinschliff.inference.pool import BaseKey, Located, Source
+from feinschliff.inference.scores import AnswerTokens, ScoringRequest, TokenScore
 from tests.unit.inference.builders import DIGEST
 
 
@@ -30,8 +33,17 @@ class HandEngine:
     def render_chat(self, messages: Sequence[Message]) -> str:
         return ""
 
+    def encode_answer(self, messages: Sequence[Message]) -> AnswerTokens:
+        return AnswerTokens([1, 1], 1)
+
     def encode_text(self, text: str) -> list[int]:
         return [1]
+
+    def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
+        return [[1] for _ in texts]
+
+    def encode_pieces(self, pieces: Sequence[str]) -> list[list[int]]:
+        return [[1] for _ in pieces]
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return ""
@@ -48,6 +60,9 @@ class HandEngine:
     def virtual_tokens(self, digest: str) -> int:
         return 0
 
+    def grammar(self, form: Form) -> Grammar:
+        raise AssertionError("nobody asks for a form here")
+
     def head(self, digest: str) -> HeadFacts | None:
         return None
 
@@ -55,6 +70,12 @@ class HandEngine:
         return [[1] for _ in texts]
 
     def judge(self, rows: Sequence[Sequence[int]], digest: str) -> list[list[float]]:
+        raise NotImplementedError
+
+    def embed(self, rows: Sequence[Sequence[int]], digest: str, dimensions: int) -> list[list[float]]:
+        raise NotImplementedError
+
+    def score(self, request: ScoringRequest) -> Future[list[TokenScore]]:
         raise NotImplementedError
 
     def generate(self, request: GenerationRequest, emit: Emit) -> Abort:

@@ -6,8 +6,9 @@ import pytest
 
 from feinschliff.inference.conversation import refuse_unserved_wishes, to_messages
 from feinschliff.inference.life import Sampling
-from feinschliff.inference.proto import to_sampling, to_spec
-from feinschliff.inference.requests import generation, refuse, sampling_violations
+from feinschliff.inference.proto import to_spec
+from feinschliff.inference.requests import generation, refuse, sampling_violations, unknown_biases
+from feinschliff.inference.wishes import Wishes, from_sampling, read_sampling, read_wishes, wish_violations
 from feinschliff.kit.errors import Invalid, Unserved
 from feinschliff.v1 import common_pb2, inference_pb2
 from tests.unit.inference.builders import version
@@ -21,6 +22,13 @@ from tests.unit.inference.builders import version
         ("temperature", float("nan")),
         ("top_p", 0.0),
         ("top_p", 1.1),
+        ("top_k", -1),
+        ("min_p", -0.1),
+        ("min_p", 1.1),
+        ("presence_penalty", 2.1),
+        ("frequency_penalty", -2.1),
+        ("repetition_penalty", 0.0),
+        ("repetition_penalty", 10.1),
         ("max_tokens", 0),
         ("max_tokens", -5),
     ],
@@ -28,8 +36,43 @@ from tests.unit.inference.builders import version
 def test_values_out_of_range_are_refused_by_their_path(field: str, value: float) -> None:
     params = common_pb2.SamplingParams(**{field: value})  # type: ignore[arg-type]
     with pytest.raises(Invalid) as refused:
-        refuse(sampling_violations(to_sampling(params, "sampling"), "sampling"))
+        refuse(sampling_violations(read_sampling(params), "sampling"))
     assert [violation.field for violation in refused.value.fields] == [f"sampling.{field}"]
+
+
+@pytest.mark.parametrize(
+    ("biases", "field"),
+    [
+        ({-1: 1.0}, "logit_bias[-1]"),
+        ({3: 101.0}, "logit_bias[3]"),
+        (dict.fromkeys(range(1025), 1.0), "logit_bias"),
+    ],
+)
+def test_biases_are_bounded(biases: dict[int, float], field: str) -> None:
+    wrong = sampling_violations(Sampling(logit_bias=biases), "sampling")
+    assert [violation.field for violation in wrong] == [f"sampling.{field}"]
+
+
+@pytest.mark.parametrize(
+    ("params", "fields"),
+    [
+        (common_pb2.SamplingParams(n=0), ["n"]),
+        (common_pb2.SamplingParams(n=129), ["n"]),
+        (common_pb2.SamplingParams(logprobs=True, top_logprobs=21), ["top_logprobs"]),
+        (common_pb2.SamplingParams(logprobs=True, top_logprobs=-1), ["top_logprobs"]),
+        (common_pb2.SamplingParams(top_logprobs=1), ["top_logprobs"]),
+        (common_pb2.SamplingParams(n=128, logprobs=True, top_logprobs=20), []),
+    ],
+)
+def test_wishes_are_bounded(params: common_pb2.SamplingParams, fields: list[str]) -> None:
+    assert [one.field for one in wish_violations(params, "sampling")] == [f"sampling.{field}" for field in fields]
+
+
+def test_wishes_that_are_not_said_ask_for_one_answer_and_nothing_beside_it() -> None:
+    assert read_wishes(common_pb2.SamplingParams(), "s") == Wishes(answers=1, logprobs=None)
+    wishes = read_wishes(common_pb2.SamplingParams(n=3, logprobs=True, top_logprobs=2), "s")
+    assert wishes == Wishes(answers=3, logprobs=2)
+    assert read_wishes(common_pb2.SamplingParams(logprobs=True), "s").logprobs == 0
 
 
 @pytest.mark.parametrize(("stop", "field"), [([""], "stop[0]"), (["x" * 257], "stop[0]"), (["x"] * 17, "stop")])
@@ -43,29 +86,35 @@ def test_the_edges_of_the_ranges_are_allowed(edge: dict[str, float]) -> None:
     assert sampling_violations(Sampling(**edge), "sampling") == []
 
 
-@pytest.mark.parametrize(
-    "params",
-    [
-        common_pb2.SamplingParams(top_k=5),
-        common_pb2.SamplingParams(n=2),
-        common_pb2.SamplingParams(logprobs=True),
-        common_pb2.SamplingParams(presence_penalty=0.5),
-        common_pb2.SamplingParams(logit_bias={3: 1.0}),
-        common_pb2.SamplingParams(
-            response_format=common_pb2.ResponseFormat(json_object=common_pb2.ResponseFormat.JsonObject())
-        ),
-    ],
-)
-def test_what_is_not_served_is_refused_and_not_ignored(params: common_pb2.SamplingParams) -> None:
-    with pytest.raises(Unserved) as refused:
-        to_sampling(params, "sampling")
-    assert refused.value.reason == "FIELD_UNSERVED"
-    assert refused.value.fields[0].field.startswith("sampling.")
-
-
 def test_values_that_change_nothing_are_accepted() -> None:
     neutral = common_pb2.SamplingParams(top_k=0, n=1, presence_penalty=0, repetition_penalty=1)
-    assert to_sampling(neutral, "sampling") == Sampling()
+    assert read_sampling(neutral) == Sampling(top_k=0, presence_penalty=0.0, repetition_penalty=1.0)
+
+
+def test_everything_that_is_said_of_a_draw_reaches_the_engine_and_comes_back() -> None:
+    params = common_pb2.SamplingParams(
+        temperature=0.5,
+        top_p=0.25,
+        top_k=7,
+        min_p=0.125,
+        max_tokens=9,
+        seed=-3,
+        stop=["end"],
+        presence_penalty=0.5,
+        frequency_penalty=-0.5,
+        repetition_penalty=1.5,
+        logit_bias={3: 1.0, 500: -100.0},
+    )
+    sampling = read_sampling(params)
+    assert sampling_violations(sampling, "sampling") == []
+    assert from_sampling(sampling) == params
+    request = generation([1], sampling, Sampling(logit_bias={4: 1.0}), None, context_tokens=100)
+    assert {name: getattr(request, name) for name in sampling.model_dump()} == sampling.model_dump()
+
+
+def test_a_bias_for_a_token_that_the_model_does_not_have_is_refused() -> None:
+    wrong = unknown_biases(Sampling(logit_bias={511: 1.0, 512: 1.0}), 512, "sampling")
+    assert [violation.field for violation in wrong] == ["sampling.logit_bias[512]"]
 
 
 def test_the_caller_comes_before_the_deployment_before_the_model() -> None:
@@ -171,6 +220,8 @@ def test_wishes_that_are_not_served_are_refused(wish: dict[str, object]) -> None
         ("precision", inference_pb2.Deployment(precision=inference_pb2.Deployment.PRECISION_INT4)),
         ("replicas", inference_pb2.Deployment(replicas=2)),
         ("guards", inference_pb2.Deployment(guards=[inference_pb2.Guard(name="g")])),
+        ("defaults.n", inference_pb2.Deployment(defaults=common_pb2.SamplingParams(n=2))),
+        ("defaults.logprobs", inference_pb2.Deployment(defaults=common_pb2.SamplingParams(logprobs=True))),
         ("routes[0].shadow", inference_pb2.Deployment(routes=[inference_pb2.Route(id="a", shadow=True)])),
     ],
 )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from feinschliff.lm.penalties import Weights
 from feinschliff.lm.sampling import Detokeniser, Sampler, StopFinder, TextStream, choose_tokens
 
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -84,6 +86,19 @@ def test_seed_decides_the_draws_whatever_the_neighbours_do() -> None:
 
 def test_tiny_temperature_is_greedy_and_finite() -> None:
     assert sampler(1e-9).choose(torch.tensor([1.0, 500.0, 499.0])) == 1
+
+
+def test_rows_with_wishes_of_their_own_leave_their_neighbours_alone() -> None:
+    rows = torch.tensor([[0.1, 3.0, 1.0]]).expand(4, -1)
+    biased = Sampler(temperature=0, seed=0, weights=Weights(bias={1: -100.0}))
+    only_first = [None, None, np.array([True, False, False]), None]
+    assert choose_tokens(rows, [sampler(0), biased, sampler(0), sampler(0)], only_first) == [1, 2, 0, 1]
+    assert rows.tolist() == [[pytest.approx(0.1), 3.0, 1.0]] * 4
+
+
+def test_a_token_that_was_chosen_counts_as_used() -> None:
+    one = Sampler(temperature=0, seed=0, weights=Weights(presence=1.5))
+    assert [one.choose(torch.tensor([1.0, 2.0, 0.0])) for _ in range(3)] == [1, 0, 1]
 
 
 def decode(ids: Sequence[int]) -> str:

@@ -11,7 +11,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 
 from feinschliff.gateway import ids
-from feinschliff.gateway.answers import Envelope, chunks
+from feinschliff.gateway.answers import Envelope, Shape, chunks
 from feinschliff.gateway.bodies import read_json, reply
 from feinschliff.gateway.conversation import ChatBody, param_of
 from feinschliff.gateway.errors import SERVER, ApiError, answering, from_refusal, no_model
@@ -43,9 +43,9 @@ async def create(request: Request, here: Here, project: Project) -> Response:
     envelope = Envelope(ids.new_completion_id(), int(here.clock.now().timestamp()), body.model)
     if body.stream:
         begun = await while_connected(request, _begin(here, project, body, envelope.id))
-        return event_stream(_events(here, envelope, begun, include_usage=body.include_usage))
+        return event_stream(_events(here, envelope, begun, body.shape))
     answer = await while_connected(request, _answer(here, project, body, envelope.id))
-    return reply(envelope.completion(answer))
+    return reply(envelope.completion(answer, body.shape))
 
 
 async def _answer(here: State, project: str, body: ChatBody, answer_id: str) -> pb.ChatResponse:
@@ -86,22 +86,22 @@ async def _first_token(call: StreamCall) -> Begun:
     raise ApiError(500, "The model ended without an answer.", type=SERVER, code="no_answer")
 
 
-async def _events(here: State, envelope: Envelope, begun: Begun, *, include_usage: bool) -> AsyncIterator[bytes]:
+async def _events(here: State, envelope: Envelope, begun: Begun, shape: Shape) -> AsyncIterator[bytes]:
     sent = here.metrics.counter("feinschliff_gateway_stream_chunks_total")
     try:
         rest = aiter(begun.call)
-        async for event in chunks(envelope, begun.first, rest, begun.identity, include_usage=include_usage):
+        async for event in chunks(envelope, begun.first, rest, begun.identity, shape):
             yield event
             sent.inc()
     except grpc.RpcError as error:
-        yield _broken(from_refusal(from_rpc_error(error), param_of=param_of))
+        yield broken(from_refusal(from_rpc_error(error), param_of=param_of))
     except ApiError as error:
-        yield _broken(error)
+        yield broken(error)
     finally:
         begun.call.cancel()
 
 
-def _broken(error: ApiError) -> bytes:
+def broken(error: ApiError) -> bytes:
     """What is left to say once the stream has begun; no `[DONE]` follows."""
     log.warning("stream broke off", extra={"code": error.code, "refusal": error.message})
     return data_event(orjson.dumps(error.body))

@@ -1,151 +1,198 @@
-"""`/v1/chat/completions`, the stored ones: listed, read, tagged, removed, and judged."""
+"""`/v1/completions`: texts continued as they are, whole or as a stream; several prompts at once."""
 
 from __future__ import annotations
 
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import grpc
+import orjson
 from fastapi import APIRouter, Request, Response
-from google.protobuf.field_mask_pb2 import FieldMask
 
 from feinschliff.gateway import ids
+from feinschliff.gateway.answers import DONE, finish_of, usage_of
 from feinschliff.gateway.bodies import read_json, reply
-from feinschliff.gateway.errors import ApiError, answering, no_completion
-from feinschliff.gateway.pages import Item, ServicePage, page_of, query_of, unknown_cursor
-from feinschliff.gateway.state import Here, Project, State
-from feinschliff.gateway.stored import (
-    FeedbackBody,
-    MetadataBody,
-    filter_of,
-    from_time,
+from feinschliff.gateway.completing import (
+    STREAMS_MAX,
+    CompletionBody,
+    TextEnvelope,
+    TextLikelihoods,
     param_of,
-    to_completion,
-    to_feedback,
-    to_messages,
+    sum_of,
+    text_choice,
 )
-from feinschliff.v1 import ingestion_pb2 as pb
+from feinschliff.gateway.errors import SERVER, ApiError, answering, from_refusal, no_model
+from feinschliff.gateway.models import Target
+from feinschliff.gateway.routes.chat import broken
+from feinschliff.gateway.state import Here, Project, State
+from feinschliff.gateway.streams import data_event, event_stream, while_connected
+from feinschliff.kit.errors import from_rpc_error
+from feinschliff.v1 import common_pb2
+from feinschliff.v1 import inference_pb2 as pb
 
+if TYPE_CHECKING:
+    StreamCall = grpc.aio.UnaryStreamCall[pb.CompleteStreamRequest, pb.CompleteStreamResponse]
+
+T = TypeVar("T")
 router = APIRouter()
-SHOWN, PAGE_MAX = 20, 100
-"""Items on a page that names no limit, and at most."""
 
 
-@router.get("/v1/chat/completions")
-async def list_completions(request: Request, here: Here, project: Project) -> Response:
-    query = query_of(request, default=SHOWN, maximum=PAGE_MAX, order="asc")
-    is_ascending = query.order == "asc"
-    wanted = filter_of(await _served(here, project, request.query_params.get("model", "")), request.query_params)
-    if query.after:
-        try:
-            seen = await _stored(here, project, query.after)
-        except ApiError as error:
-            raise unknown_cursor(query.after) if error.status == 404 else error from error
-        wanted = " AND ".join(filter(None, (wanted, from_time(seen, is_ascending=is_ascending))))
+class Begun(NamedTuple):
+    """The stream of one prompt whose first piece, or whose end, is there."""
 
-    async def fetch(token: str, size: int) -> ServicePage:
-        asked = pb.ListCompletionsRequest(
-            parent=ids.project_name(project),
-            page_size=size,
-            page_token=token,
-            filter=wanted,
-            order_by="create_time" if is_ascending else "create_time desc",
-        )
-        with answering():
-            page = await here.clients.completions.ListCompletions(asked)
-        shown = await here.models.shown(project, {one.model for one in page.completions})
-        return ServicePage([to_completion(one, shown[one.model]) for one in page.completions], page.next_page_token)
-
-    return reply(await page_of(fetch, query))
+    place: int
+    call: StreamCall
+    identity: common_pb2.Identity
+    first: pb.CompleteStreamResponse
 
 
-@router.get("/v1/chat/completions/{completion_id}")
-async def retrieve(completion_id: str, here: Here, project: Project) -> Response:
-    return reply(await _shown(here, project, await _stored(here, project, completion_id)))
+class Piece(NamedTuple):
+    """More of one prompt's continuation; None where that has ended."""
+
+    place: int
+    response: pb.CompleteStreamResponse | None
 
 
-@router.post("/v1/chat/completions/{completion_id}")
-async def update(completion_id: str, request: Request, here: Here, project: Project) -> Response:
-    body = await read_json(request, MetadataBody, bytes_max=here.settings.gateway_body_bytes_max)
-    changed = pb.Completion(name=_name(project, completion_id), metadata=body.metadata or {})
-    asked = pb.UpdateCompletionRequest(completion=changed, update_mask=FieldMask(paths=["metadata"]))
-    with answering(missing=no_completion(completion_id), param_of=param_of):
-        stored = await here.clients.completions.UpdateCompletion(asked)
-    return reply(await _shown(here, project, stored))
+@router.post("/v1/completions")
+async def create(request: Request, here: Here, project: Project) -> Response:
+    body = await read_json(request, CompletionBody, bytes_max=here.settings.gateway_body_bytes_max)
+    body.check_served()
+    envelope = TextEnvelope(ids.new_text_completion_id(), int(here.clock.now().timestamp()), body.model)
+    if body.stream:
+        begun = await while_connected(request, _begin(here, project, body))
+        return event_stream(_events(here, envelope, begun, body))
+    answers = await while_connected(request, _answers(here, project, body))
+    return reply(envelope.completion(answers, logprobs=body.logprobs is not None))
 
 
-@router.delete("/v1/chat/completions/{completion_id}")
-async def delete(completion_id: str, here: Here, project: Project) -> Response:
-    asked = pb.DeleteCompletionRequest(name=_name(project, completion_id))
-    with answering(missing=no_completion(completion_id)):
-        await here.clients.completions.DeleteCompletion(asked)
-    return reply({"id": completion_id, "object": "chat.completion.deleted", "deleted": True})
+async def _answers(here: State, project: str, body: CompletionBody) -> list[pb.CompleteResponse]:
+    target = await here.models.resolve(project, body.model)
+    asked, places = body.to_requests(target.model), asyncio.Semaphore(STREAMS_MAX)
+
+    async def answer(place: int, wanted: pb.CompleteRequest) -> pb.CompleteResponse:
+        async def ask() -> pb.CompleteResponse:
+            return await here.clients.inference.Complete(wanted, timeout=here.settings.gateway_answer_seconds)
+
+        refused = answering(missing=no_model(body.model), param_of=param_of(place, len(asked)))
+        async with places:
+            with refused:
+                return await here.loader.served(project, target, ask)
+
+    return await together([answer(place, wanted) for place, wanted in enumerate(asked)])
 
 
-@router.get("/v1/chat/completions/{completion_id}/messages")
-async def messages(completion_id: str, request: Request, here: Here, project: Project) -> Response:
-    query = query_of(request, default=SHOWN, maximum=PAGE_MAX, order="asc")
-    turns = to_messages(await _stored(here, project, completion_id))
+async def _begin(here: State, project: str, body: CompletionBody) -> list[Begun]:
+    target = await here.models.resolve(project, body.model)
+    asked, calls = body.to_requests(target.model), list[Begun]()
 
-    async def fetch(token: str, size: int) -> ServicePage:
-        return ServicePage(turns if query.order == "asc" else turns[::-1], "")
+    async def begin(place: int, wanted: pb.CompleteRequest) -> None:
+        with answering(missing=no_model(body.model), param_of=param_of(place, len(asked))):
+            calls.append(await _begun(here, project, target, place, wanted))
 
-    return reply(await page_of(fetch, query))
-
-
-@router.post("/v1/chat/completions/{completion_id}/feedback")
-async def judge(completion_id: str, request: Request, here: Here, project: Project) -> Response:
-    body = await read_json(request, FeedbackBody, bytes_max=here.settings.gateway_body_bytes_max)
-    key = request.headers.get("idempotency-key", "")
-    asked = pb.AddFeedbackRequest(
-        parent=_name(project, completion_id),
-        feedback=body.to_feedback(),
-        request_id=ids.new_id("", project, key) if key else "",
-    )
-    with answering(missing=no_completion(completion_id), param_of=param_of):
-        given = await here.clients.completions.AddFeedback(asked)
-    return reply(to_feedback(given))
-
-
-@router.get("/v1/chat/completions/{completion_id}/feedback")
-async def list_feedback(completion_id: str, request: Request, here: Here, project: Project) -> Response:
-    query = query_of(request, default=SHOWN, maximum=PAGE_MAX, order="asc")
-    parent = _name(project, completion_id)
-
-    async def fetch(token: str, size: int) -> ServicePage:
-        asked = pb.ListFeedbackRequest(
-            parent=parent,
-            page_size=size,
-            page_token=token,
-            order_by="create_time" if query.order == "asc" else "create_time desc",
-        )
-        with answering(missing=no_completion(completion_id)):
-            page = await here.clients.completions.ListFeedback(asked)
-        return ServicePage([to_feedback(one) for one in page.feedback], page.next_page_token)
-
-    return reply(await page_of(fetch, query))
-
-
-async def _served(here: State, project: str, model: str) -> str:
-    """The model as the log names it; one that is gone, or never was, is looked for by the name given."""
-    if not model:
-        return ""
     try:
-        return (await here.models.resolve(project, model)).model
+        await together([begin(place, wanted) for place, wanted in enumerate(asked)])
+    except BaseException:
+        for one in calls:
+            one.call.cancel()
+        raise
+    return sorted(calls, key=lambda one: one.place)
+
+
+async def _begun(here: State, project: str, target: Target, place: int, wanted: pb.CompleteRequest) -> Begun:
+    async def ask() -> Begun:
+        request = pb.CompleteStreamRequest(complete=wanted)
+        call = here.clients.inference.CompleteStream(request, timeout=here.settings.gateway_answer_seconds)
+        return await _first_piece(place, call)
+
+    return await here.loader.served(project, target, ask)
+
+
+async def _first_piece(place: int, call: StreamCall) -> Begun:
+    """Waits for the first piece: until then, what goes wrong is an ordinary HTTP error."""
+    identity = common_pb2.Identity()
+    try:
+        async for response in call:
+            if response.WhichOneof("event") == "identity":
+                identity = response.identity
+                continue
+            return Begun(place, call, identity, response)
+    except BaseException:
+        call.cancel()
+        raise
+    raise ApiError(500, "The model ended without an answer.", type=SERVER, code="no_answer")
+
+
+async def _events(
+    here: State, envelope: TextEnvelope, begun: Sequence[Begun], body: CompletionBody
+) -> AsyncIterator[bytes]:
+    sent, usages = here.metrics.counter("feinschliff_gateway_stream_chunks_total"), list[common_pb2.TokenUsage]()
+    unsaid = {"usage": None} if body.include_usage else {}
+    likely: defaultdict[int, TextLikelihoods] = defaultdict(TextLikelihoods)
+    try:
+        async with aclosing(_merged(begun)) as pieces:
+            async for place, response in pieces:
+                if response.WhichOneof("event") == "end":
+                    usages.append(response.end.usage)
+                    continue
+                delta, index = response.delta, place * body.choices + response.delta.index
+                finish = finish_of(delta.finish_reason) if delta.finish_reason else None
+                logprobs = likely[index].push(delta.text, delta.logprobs) if body.logprobs is not None else None
+                choice = text_choice(index, delta.text, finish, logprobs)
+                yield data_event(orjson.dumps(envelope.of([choice], begun[place].identity) | unsaid))
+                sent.inc()
+        if len(usages) < len(begun):
+            raise ApiError(
+                500, "The answer broke off before its end. Ask again.", type=SERVER, code="answer_incomplete"
+            )
+        if body.include_usage:
+            yield data_event(orjson.dumps(envelope.of([], begun[0].identity) | {"usage": usage_of(sum_of(usages))}))
+        yield DONE
+    except grpc.RpcError as error:
+        yield broken(from_refusal(from_rpc_error(error)))
     except ApiError as error:
-        if error.status >= 500:
-            raise
-        return model
+        yield broken(error)
+    finally:
+        for one in begun:
+            one.call.cancel()
 
 
-async def _stored(here: State, project: str, completion_id: str) -> pb.Completion:
-    with answering(missing=no_completion(completion_id)):
-        return await here.clients.completions.GetCompletion(pb.GetCompletionRequest(name=_name(project, completion_id)))
+async def _merged(begun: Sequence[Begun]) -> AsyncGenerator[tuple[int, pb.CompleteStreamResponse]]:
+    """Pieces of all streams as they come, those of each in its order; what one fails with ends all."""
+    pieces: asyncio.Queue[Piece | BaseException] = asyncio.Queue(maxsize=len(begun))
+
+    async def pour(one: Begun) -> None:
+        try:
+            await pieces.put(Piece(one.place, one.first))
+            async for response in one.call:
+                await pieces.put(Piece(one.place, response))
+            await pieces.put(Piece(one.place, None))
+        except grpc.RpcError as error:
+            await pieces.put(error)
+
+    pouring, open_streams = [asyncio.ensure_future(pour(one)) for one in begun], len(begun)
+    try:
+        while open_streams:
+            piece = await pieces.get()
+            if isinstance(piece, BaseException):
+                raise piece
+            if piece.response is None:
+                open_streams -= 1
+            else:
+                yield piece.place, piece.response
+    finally:
+        for task in pouring:
+            task.cancel()
 
 
-async def _shown(here: State, project: str, stored: pb.Completion) -> Item:
-    shown = await here.models.shown(project, [stored.model])
-    return to_completion(stored, shown[stored.model])
-
-
-def _name(project: str, completion_id: str) -> str:
-    name = ids.completion_name(project, completion_id)
-    if not name:
-        raise no_completion(completion_id)
-    return name
+async def together(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results in order; the first that fails ends the others."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

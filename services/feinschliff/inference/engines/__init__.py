@@ -20,7 +20,9 @@ class EngineOptions:
         cache_dir: where bases are unpacked.
         rows_max, queue_max, prefill_tokens_per_step: as in `batcher.Limits`.
         kv_cache_bytes_max: memory for attention keys and values.
+        prefix_cache_bytes_max: beside it, for those of what prompts begin with; 0 computes all anew.
         threads: CPU threads of the engine; 0 leaves the choice to torch.
+        native: decode by the hand-written pass where the model has one; False takes the model's own always.
         on_batch: told the number of rows of every decode step.
     """
 
@@ -29,7 +31,9 @@ class EngineOptions:
     queue_max: int = 64
     prefill_tokens_per_step: int = 512
     kv_cache_bytes_max: int = 2 * 1024**3
+    prefix_cache_bytes_max: int = 0
     threads: int = 0
+    native: bool = True
     on_batch: Callable[[int], None] = lambda rows: None
 
 

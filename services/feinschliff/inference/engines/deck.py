@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from feinschliff.inference.engines.adapters import AdapterBank
-from feinschliff.inference.engines.cache import BatchCache
-from feinschliff.inference.engines.forward import Forward, cache_with
-from feinschliff.inference.engines.parts import Adapter
+from feinschliff.inference.engines.decoder import Decoder, PlainDecoder
+from feinschliff.inference.engines.forward import Forward
+from feinschliff.inference.engines.native import NativeDecoder
+from feinschliff.inference.engines.parts import Adapter, Opening
 from feinschliff.inference.engines.row import Row
 from feinschliff.kit.errors import WrongState
 
@@ -19,12 +20,26 @@ from feinschliff.kit.errors import WrongState
 class Deck:
     """The base, or a version with weights of its own. Rows of one deck decode together, in one pass."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, native: NativeDecoder | None = None) -> None:
         self.model = model
-        self.cache = BatchCache()
-        self.rows: list[Row] = []  # in the order of the cache's rows
+        self.rows: list[Row] = []  # in the order of the decoder's
         self._forward = Forward(model)
         self._bank = AdapterBank(model)
+        self._native = native
+        self._decoder: Decoder = native or PlainDecoder(self._forward, self._bank)
+
+    @property
+    def is_native(self) -> bool:
+        """Whether the hand-written pass decodes here."""
+        return self._native is not None
+
+    @property
+    def allocated_bytes(self) -> int:
+        return self._decoder.allocated_bytes
+
+    def takes(self, adapter: Adapter) -> bool:
+        """Whether rows of an adapter can decode here."""
+        return self._native is None or self._native.takes(adapter)
 
     @property
     def adapters(self) -> frozenset[str]:
@@ -44,39 +59,47 @@ class Deck:
             message = f"The adapter begins with {tokens} positions; the context has {context_tokens}."
             raise WrongState("ADAPTER_UNFIT", message, virtual_tokens=tokens, context_tokens=context_tokens)
         self._bank.add(digest, adapter)
+        if self._native is not None:
+            self._native.add(digest, adapter)
         return tokens
 
     def remove(self, digest: str) -> None:
         self._bank.remove(digest)
+        if self._native is not None:
+            self._native.remove(digest)
 
-    def read(self, row: Row, start: int, stop: int) -> Tensor:
-        """Reads prompt tokens [start, stop) of a row; the logits after the last one, (V,)."""
-        digest = row.request.adapter_digest
-        if start == 0:
-            row.cache = cache_with(self._bank.opening(digest))
-        self._bank.select([digest])
-        return self._forward.prefill(row.request.prompt_ids[start:stop], row.cache)
+    def read(self, row: Row, start: int, stop: int) -> Tensor | None:
+        """Reads prompt tokens [start, stop) of a row; the logits after the last one, (V,), or None: see `Decoder`."""
+        return self._decoder.read(row, start, stop)
 
     def join(self, row: Row) -> None:
         """From now on a row whose prompt was read decodes with the others."""
-        self.cache.join(row.cache)
+        self._decoder.join(row)
         self.rows.append(row)
 
     def decode(self) -> Tensor:
         """One more token read by every row; the logits after each, (B, V)."""
-        self._bank.select([row.request.adapter_digest for row in self.rows])
-        return self._forward.decode([row.last_token for row in self.rows], self.cache)
+        return self._decoder.decode(self.rows)
 
     def drop_done(self) -> None:
         for place in reversed([place for place, row in enumerate(self.rows) if row.is_done]):
-            self.cache.leave(place)
+            self._decoder.leave(place)
             self.rows[place] = self.rows[-1]
             self.rows.pop()
+
+    def fit(self) -> None:
+        """Gives back room for keys and values that no row needs any more."""
+        self._decoder.fit()
 
     def last_states(self, rows: Sequence[Sequence[int]], digest: str) -> Tensor:
         """Hidden states behind the last token of each text, (B, H), all with the same adapter."""
         self._bank.select([digest] * len(rows))
         return self._forward.last_states(rows, self._bank.opening(digest))
+
+    def turn_to(self, digest: str, *, rows: int) -> Opening | None:
+        """From now on the model's own forward is of so many rows with this adapter; what each of them begins with."""
+        self._bank.select([digest] * rows)
+        return self._bank.opening(digest)
 
     def close(self) -> None:
         """Takes the hooks off the model."""

@@ -11,16 +11,21 @@ from transformers import PreTrainedModel
 
 from feinschliff.formats.adaptations import Qlora
 from feinschliff.inference.engines.deck import Deck, free
+from feinschliff.inference.engines.native import NativeDecoder
 from feinschliff.inference.engines.parts import Adapter
+from feinschliff.inference.engines.prefixes import PrefixCache
+from feinschliff.inference.engines.products import Products
 from feinschliff.inference.engines.reading import read_adapter, unfit
 from feinschliff.inference.engines.row import Row
 from feinschliff.inference.engines.weights import as_quantised, shell_of, with_own_weights
 from feinschliff.kit.errors import Internal, WrongState
 from feinschliff.lm import heads
 from feinschliff.lm.adaptations.saved import kind_of, read_settings
+from feinschliff.lm.kernels import Kernels
 from feinschliff.lm.quantised import Quantisation
 
 _BASE = ""
+_PLAIN = "plain"  # the base's weights, and the model's own forward pass
 _OWN_WEIGHTS = ("full", "last_layers")
 _MODEL_CONFIG = "config.json"
 
@@ -37,9 +42,19 @@ class _Home:
 class Decks:
     """All weights of one engine, each with its rows. Changed between two steps only; `prepare` may run beside them."""
 
-    def __init__(self, model: PreTrainedModel, *, context_tokens: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        context_tokens: int,
+        kernels: Kernels | None = None,
+        prefix_cache_bytes_max: int = 0,
+    ) -> None:
         self._plain = shell_of(model)  # never run, so that its copies have no hooks
-        self._decks: dict[str, Deck] = {_BASE: Deck(model)}
+        self._kernels = kernels
+        self._products = Products()
+        self.prefixes = PrefixCache(prefix_cache_bytes_max)
+        self._decks: dict[str, Deck] = {_BASE: self._deck(model)}
         self._homes: dict[str, _Home] = {}
         self._context_tokens = context_tokens
 
@@ -54,14 +69,19 @@ class Decks:
         return frozenset(self._homes)
 
     @property
+    def is_native(self) -> bool:
+        """Whether the hand-written pass decodes for the base and most that is beside it."""
+        return self._decks[_BASE].is_native
+
+    @property
     def allocated_bytes(self) -> int:
-        return sum(deck.cache.allocated_bytes for deck in list(self._decks.values()))
+        return sum(deck.allocated_bytes for deck in list(self._decks.values()))
 
     def keep_within(self, bytes_max: int) -> None:
         """One bound holds for all caches: the room that rows of one deck left is given back for those of another."""
         if sum(bool(deck.rows) for deck in self) > 1 and self.allocated_bytes > bytes_max:
             for deck in self:
-                deck.cache.fit()
+                deck.fit()
 
     def of(self, row: Row) -> Deck:
         return self.holding(row.request.adapter_digest)
@@ -104,11 +124,12 @@ class Decks:
         """
         kind, head = _kind(folder), _head(folder, self._plain)
         if kind in _OWN_WEIGHTS:
-            own = Deck(with_own_weights(shell_of(self._plain), folder, kind))
+            own = self._deck(with_own_weights(shell_of(self._plain), folder, kind))
             return lambda: self._add(digest, Adapter(), head, digest, lambda: own)
         adapter = read_adapter(folder, self._plain)
         if kind != "qlora":
-            return lambda: self._add(digest, adapter, head, _BASE, lambda: self._decks[_BASE])
+            name = _BASE if self._decks[_BASE].takes(adapter) else _PLAIN
+            return lambda: self._add(digest, adapter, head, name, lambda: Deck(shell_of(self._plain)))
         settings = read_settings(folder, Qlora)
         quantisation = Quantisation(settings.quantisation, settings.double_quantisation)
         name = f"{quantisation.kind}{' double' if quantisation.double else ''}"
@@ -128,13 +149,17 @@ class Decks:
 
     def close(self) -> None:
         self._homes.clear()
+        self.prefixes.clear()
         for deck in self._decks.values():
             deck.close()
             free(deck.model)
         free(self._plain)
 
     def _quantised(self, quantisation: Quantisation) -> Deck:
-        return Deck(as_quantised(shell_of(self._plain), quantisation))
+        return self._deck(as_quantised(shell_of(self._plain), quantisation))
+
+    def _deck(self, model: PreTrainedModel) -> Deck:
+        return Deck(model, NativeDecoder.of(model, self._kernels, self._products, self.prefixes))
 
     def _add(self, digest: str, adapter: Adapter, head: heads.Head | None, name: str, make: Callable[[], Deck]) -> None:
         if digest in self._homes:

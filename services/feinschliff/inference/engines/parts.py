@@ -17,10 +17,10 @@ from torch import Tensor
 
 
 class Pair(NamedTuple):
-    """A (rank, in) and B (out, rank) beside one linear layer, in fp32, and the factor of their product."""
+    """A (rank, in) and B, turned (rank, out), beside one linear layer, in fp32 and each in one piece, and a factor."""
 
     a_RI: Tensor
-    b_OR: Tensor
+    b_RO: Tensor
     scale: float
 
 
@@ -102,12 +102,12 @@ class _LowRank:
     """Pairs side by side; `scale_B1R` is 0 where a column is another row's."""
 
     a_RI: Tensor
-    b_OR: Tensor
+    b_RO: Tensor
     scale_B1R: Tensor
 
     def __call__(self, x_BTI: Tensor) -> Tensor:
         low_BTR = F.linear(x_BTI.to(self.a_RI.dtype), self.a_RI) * self.scale_B1R
-        return F.linear(low_BTR, self.b_OR)
+        return low_BTR @ self.b_RO
 
 
 @dataclass(frozen=True)
@@ -167,10 +167,10 @@ def _low_rank(pairs: Mapping[str, Pair], rows: Sequence[str]) -> _LowRank | None
     scale_B1R = _owned({digest: pair.a_RI for digest, pair in pairs.items()}, rows, factors)
     if len(pairs) == 1:
         (only,) = pairs.values()
-        return _LowRank(only.a_RI, only.b_OR, scale_B1R)
+        return _LowRank(only.a_RI, only.b_RO, scale_B1R)
     a_RI = torch.cat([pair.a_RI for pair in pairs.values()])
-    b_OR = torch.cat([pair.b_OR for pair in pairs.values()], dim=1)
-    return _LowRank(a_RI, b_OR, scale_B1R)
+    b_RO = torch.cat([pair.b_RO for pair in pairs.values()])
+    return _LowRank(a_RI, b_RO, scale_B1R)
 
 
 def _bottleneck_side(parts: Mapping[str, BottleneckPart], rows: Sequence[str]) -> Side:

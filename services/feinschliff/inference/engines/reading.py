@@ -105,7 +105,7 @@ def _pair(name: str, a_RI: Tensor, b_OR: Tensor, config: Config, layer: nn.Modul
         raise WrongState("ADAPTER_CORRUPT", f"The two halves of the adapter at {name} do not fit.", module=name)
     a_RI, b_OR = usable(a_RI, name, weight_OI.device), usable(b_OR, name, weight_OI.device)
     alpha = _by_pattern(name, config.get("alpha_pattern") or {}, config["lora_alpha"])
-    return Pair(a_RI, b_OR, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
+    return Pair(a_RI, b_OR.T.contiguous(), alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
 
 
 def _with_magnitude(name: str, pair: Pair, magnitude: Tensor, layer: nn.Module) -> LinearPart:
@@ -113,7 +113,7 @@ def _with_magnitude(name: str, pair: Pair, magnitude: Tensor, layer: nn.Module) 
     weight_OI = _weight_of(layer).float()
     if magnitude.shape != weight_OI.shape[:1]:
         raise unfit(f"The adapter's magnitudes do not fit the base's {name}.", module=name)
-    norm_O = torch.linalg.vector_norm(weight_OI + pair.scale * (pair.b_OR @ pair.a_RI), dim=1)
+    norm_O = torch.linalg.vector_norm(weight_OI + pair.scale * (pair.b_RO.T @ pair.a_RI), dim=1)
     gain_O = usable(magnitude.to(norm_O.device, torch.float32) / norm_O, name, norm_O.device)
     bias = getattr(layer, "bias", None)
     return LinearPart(pair, gain_O, None if bias is None else (1 - gain_O) * bias.float())

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-
-from transformers.cache_utils import DynamicCache
+from dataclasses import dataclass
 
 from feinschliff.inference.engine import Delta, Done, Emit, Event, Finish, GenerationRequest
+from feinschliff.inference.engines.grammars import Grammar, Writing
+from feinschliff.inference.scores import TokenScore
+from feinschliff.lm.penalties import Weights
 from feinschliff.lm.sampling import Sampler, TextStream
 
 logger = logging.getLogger(__name__)
@@ -22,9 +23,11 @@ class Row:
     emit: Emit
     sampler: Sampler
     text: TextStream
+    writing: Writing | None  # where the answer must have a form
     stop_ids: Collection[int]
     virtual_tokens: int = 0  # positions that its adapter has in use before the prompt
-    cache: DynamicCache = field(default_factory=DynamicCache)
+    cache: object | None = None  # of its prompt, the decoder's affair, until it has joined the batch
+    cached_tokens: int = 0  # of the prompt, that were read for another one
     last_token: int = -1
     completion_tokens: int = 0
     is_aborted: bool = False
@@ -39,8 +42,8 @@ class Row:
         decode: Callable[[Sequence[int]], str],
         stop_ids: Collection[int],
     ) -> Row:
-        sampler = Sampler(temperature=request.temperature, top_p=request.top_p, seed=request.seed)
-        return cls(request, emit, sampler, TextStream(decode, request.stop), {*stop_ids, *request.stop_token_ids})
+        text, stops = TextStream(decode, request.stop), {*stop_ids, *request.stop_token_ids}
+        return cls(request, emit, _sampler(request), text, _writing(request), stops)
 
     @property
     def prompt_tokens(self) -> int:
@@ -51,33 +54,42 @@ class Row:
         return self.virtual_tokens + self.prompt_tokens + self.request.max_tokens
 
     def forget_cache(self) -> None:
-        """Its keys and values lie in the batch's cache now, or are not needed any more."""
-        self.cache = DynamicCache()
+        """Its keys and values are the batch's now, or are not needed any more."""
+        self.cache = None
 
-    def accept(self, token: int) -> None:
+    def accept(self, token: int, score: TokenScore | None = None) -> None:
         """Takes the next token and tells what it means to the one who asked."""
         self.last_token = token
         self.completion_tokens += 1
         if token in self.stop_ids:
-            self.finish(Finish.STOP, self.text.flush().text)
+            self.finish(Finish.STOP, self.text.flush().text, score=score)
             return
         text, stopped = self.text.push(token)
         if stopped:
-            self.finish(Finish.STOP, text)
+            self.finish(Finish.STOP, text, score=score)
+        elif self._is_written(token):
+            self.finish(Finish.STOP, text + self.text.flush().text, score=score)
         elif self.completion_tokens == self.request.max_tokens:
             rest = self.text.flush()
-            self.finish(Finish.STOP if rest.stopped else Finish.LENGTH, text + rest.text)
+            self.finish(Finish.STOP if rest.stopped else Finish.LENGTH, text + rest.text, score=score)
         else:
-            self.tell(Delta(text))
+            self.tell(Delta(text, score))
+
+    def _is_written(self, token: int) -> bool:
+        """Whether the form of the answer lets nothing follow."""
+        if self.writing is None:
+            return False
+        self.writing.accept(token)
+        return self.writing.is_complete
 
     @property
     def is_done(self) -> bool:
         return self.done is not None
 
-    def finish(self, finish: Finish, text: str = "", *, error: str = "") -> None:
+    def finish(self, finish: Finish, text: str = "", *, error: str = "", score: TokenScore | None = None) -> None:
         """Takes the row out of the running; `tell_done` follows once its place is free."""
         if self.done is None:
-            self.done = Done(finish, self.completion_tokens, text, error)
+            self.done = Done(finish, self.completion_tokens, text, error, self.cached_tokens, score)
 
     def tell_done(self) -> None:
         if self.done is not None:
@@ -90,3 +102,27 @@ class Row:
         except Exception:
             self.is_aborted = True
             logger.warning("the receiver of a generation failed", exc_info=True)
+
+
+def _writing(request: GenerationRequest) -> Writing | None:
+    if request.grammar is None:
+        return None
+    assert isinstance(request.grammar, Grammar)
+    return request.grammar.begin()
+
+
+def _sampler(request: GenerationRequest) -> Sampler:
+    return Sampler(
+        temperature=request.temperature,
+        seed=request.seed,
+        top_p=request.top_p,
+        top_k=request.top_k,
+        min_p=request.min_p,
+        weights=Weights(
+            repetition=request.repetition_penalty,
+            frequency=request.frequency_penalty,
+            presence=request.presence_penalty,
+            bias=request.logit_bias,
+        ),
+        prompt_ids=request.prompt_ids,
+    )

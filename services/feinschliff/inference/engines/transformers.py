@@ -18,8 +18,8 @@ from torch import Tensor
 
 from feinschliff.artifacts.bases import BaseFiles
 from feinschliff.formats.heads import HeadFacts
-from feinschliff.formats.objectives import Classify, Regress
-from feinschliff.formats.records import Message
+from feinschliff.formats.objectives import Classify, Pretrain, Regress
+from feinschliff.formats.records import Message, Record
 from feinschliff.inference.batcher import Batcher, Chunk, Limits
 from feinschliff.inference.engine import (
     Abort,
@@ -37,13 +37,19 @@ from feinschliff.inference.engines import EngineOptions
 from feinschliff.inference.engines.cache import kv_bytes_per_position
 from feinschliff.inference.engines.deck import Deck
 from feinschliff.inference.engines.decks import Decks
+from feinschliff.inference.engines.grammars import Grammar, Grammars
 from feinschliff.inference.engines.row import Row
+from feinschliff.inference.engines.saying import say
+from feinschliff.inference.engines.texts import Scorings, dimensions_of, vectors
+from feinschliff.inference.forms import Form
 from feinschliff.inference.life import Precision
+from feinschliff.inference.scores import AnswerTokens, ScoringRequest, TokenScore
 from feinschliff.kit.errors import Exhausted, Unavailable, WrongState
 from feinschliff.lm.chat import Chat
 from feinschliff.lm.encoding import RowEncoder
+from feinschliff.lm.gaps import gap_of
+from feinschliff.lm.kernels import load as load_kernels
 from feinschliff.lm.load import LoadedBase, load_base
-from feinschliff.lm.sampling import choose_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -66,15 +72,32 @@ class TransformersEngine:
             template_hash=self._chat.template_hash,
             context_tokens=min(int(config.max_position_embeddings), cells_max),
             vocabulary_tokens=int(config.vocab_size),
+            gap=gap_of(self._tokenizer.token_to_id),
+            dimensions=dimensions_of(loaded.model.config),
         )
+        self._grammars = Grammars(self._tokenizer, self.facts.vocabulary_tokens, self._chat.stop_token_ids)
         self._options = options
         self._device = loaded.model.device
-        self._decks = Decks(loaded.model, context_tokens=self.facts.context_tokens)
+        threads = torch.get_num_threads()
+        kernels = load_kernels(loaded.precision, options.cache_dir, threads=threads) if options.native else None
+        with torch.inference_mode():
+            self._decks = Decks(
+                loaded.model,
+                context_tokens=self.facts.context_tokens,
+                kernels=kernels,
+                prefix_cache_bytes_max=options.prefix_cache_bytes_max,
+            )
         self._changed = threading.Condition()
         limits = Limits(options.rows_max, options.queue_max, cells_max, options.prefill_tokens_per_step)
         self._batcher: Batcher[Row] = Batcher(limits)
         self._commands: deque[Callable[[], None]] = deque()
         self._judgements: deque[Callable[[], None]] = deque()
+        self._scorings = Scorings(
+            self._decks,
+            lambda: self._judgements.append(self._scorings.turn),
+            part_tokens=options.prefill_tokens_per_step,
+            waiting_max=max(1, options.queue_max),
+        )
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -96,8 +119,19 @@ class TransformersEngine:
     def encode_chat(self, messages: Sequence[Message]) -> list[int]:
         return self._chat.prompt_ids(messages)
 
+    def encode_answer(self, messages: Sequence[Message]) -> AnswerTokens:
+        (row,) = self._chat.encode([Record(messages=list(messages))], loss_on="last_assistant_turn")
+        return AnswerTokens(row.token_ids, row.is_answer.index(True))
+
     def encode_text(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
+        encoder = RowEncoder(self._chat, Pretrain())
+        return [encoder.text_ids(text) for text in texts]
+
+    def encode_pieces(self, pieces: Sequence[str]) -> list[list[int]]:
+        return self._chat.pieces_ids(pieces)
 
     def render_chat(self, messages: Sequence[Message]) -> str:
         return self._chat.prompt_text(messages)
@@ -141,6 +175,24 @@ class TransformersEngine:
 
         return self._between_steps(act, self._judgements)
 
+    def embed(self, rows: Sequence[Sequence[int]], digest: str, dimensions: int) -> list[list[float]]:
+        def act() -> list[list[float]]:
+            self._refuse_missing(digest)
+            return vectors(self._decks.holding(digest), rows, digest, dimensions)
+
+        return self._between_steps(act, self._judgements)
+
+    def score(self, request: ScoringRequest) -> Future[list[TokenScore]]:
+        with self._changed:
+            self._refuse_closed()
+            self._refuse_missing(request.adapter_digest)
+            scored = self._scorings.offer(request)
+            self._changed.notify()
+        return scored
+
+    def grammar(self, form: Form) -> Grammar:
+        return self._grammars.grammar(form)
+
     def generate(self, request: GenerationRequest, emit: Emit) -> Abort:
         row = Row.of(request, emit, decode=self.decode, stop_ids=self._chat.stop_token_ids)
 
@@ -172,6 +224,7 @@ class TransformersEngine:
                 queue_max=self._options.queue_max,
                 kv_cache_bytes=self._decks.allocated_bytes,
                 kv_cache_bytes_max=self._options.kv_cache_bytes_max,
+                prefix_cache_bytes=self._decks.prefixes.allocated_bytes,
                 device_memory=_memory_of(self._device),
             )
 
@@ -229,6 +282,7 @@ class TransformersEngine:
                 for command in self._taken_commands():
                     command()
                 self._step()
+            self._scorings.close()
             while commands := self._taken_commands():
                 for command in commands:
                     command()
@@ -286,6 +340,7 @@ class TransformersEngine:
         logits_V = deck.read(row, start, stop)
         if stop < row.prompt_tokens:
             return
+        assert logits_V is not None, "the last token of a prompt is always read"
         self._say([row], logits_V[None])
         if not row.is_done:
             deck.join(row)
@@ -298,13 +353,7 @@ class TransformersEngine:
         self._decks.keep_within(self._options.kv_cache_bytes_max)
 
     def _say(self, rows: Sequence[Row], logits_BV: Tensor) -> None:
-        is_usable = logits_BV.amax(-1).isfinite().tolist()
-        tokens = choose_tokens(logits_BV, [row.sampler for row in rows])
-        for row, token, usable in zip(rows, tokens, is_usable, strict=True):
-            if usable:
-                row.accept(token)
-            else:
-                row.finish(Finish.FAILED, error="the model's numbers are not finite")
+        say(rows, logits_BV)
 
     def _drop_done(self) -> None:
         for deck in self._decks:

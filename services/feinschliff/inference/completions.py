@@ -1,0 +1,209 @@
+"""The calls that continue a text as it is, without a chat template."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
+from typing import NamedTuple
+
+from feinschliff.inference import conversation as words
+from feinschliff.inference import inputs, judging
+from feinschliff.inference.answers import Answers
+from feinschliff.inference.chatting import Chatting, Prepared, gathered
+from feinschliff.inference.life import Sampling
+from feinschliff.inference.models import Granted, Models
+from feinschliff.inference.proto import Asked, refuse_unserved
+from feinschliff.inference.requests import generation, refuse, sampling_violations, unknown_biases
+from feinschliff.inference.several import drawn_apart
+from feinschliff.inference.wishes import Wishes, read_sampling, read_wishes, wish_violations
+from feinschliff.kit.errors import FieldViolation, Refusal, WrongState
+from feinschliff.kit.threads import offload
+from feinschliff.v1 import common_pb2
+from feinschliff.v1 import inference_pb2 as pb
+
+BEST_OF_MAX = 20
+
+
+class _Drawn(NamedTuple):
+    """How tokens are drawn, what is told of them, and how many continuations are drawn."""
+
+    sampling: Sampling
+    wishes: Wishes
+    best_of: int
+
+
+class _Begun(NamedTuple):
+    """Continuations that run, and the text that stands before them in the answer."""
+
+    chat: Chatting
+    echoed: str
+
+
+class Completions:
+    """Continues texts."""
+
+    def __init__(self, models: Models, answers: Answers) -> None:
+        self._models = models
+        self._answers = answers
+
+    async def whole(self, request: pb.CompleteRequest, seconds_left: float | None) -> pb.CompleteResponse:
+        """As many continuations as asked for, the likeliest where more are drawn.
+
+        Raises:
+            Invalid: REQUEST_INVALID, TOKEN_ID_UNKNOWN, CONTEXT_LENGTH_EXCEEDED, SCHEMA_UNSUPPORTED.
+            Unserved: FIELD_UNSERVED.
+            WrongState: NOT_A_CHAT_MODEL, INFILL_UNSUPPORTED.
+        """
+        with self._counting_refusals():
+            _read_wishes(request, "", "sampling")
+            granted = await self._models.grant(request.model, seconds_left=seconds_left)
+        return await self.on(granted, request)
+
+    async def on(
+        self, granted: Granted, request: pb.CompleteRequest, path: str = "", sampling_path: str = "sampling"
+    ) -> pb.CompleteResponse:
+        """The same on what is granted already; its lease is given back."""
+        drawn = _read_wishes(request, path, sampling_path)
+        chat, echoed = await self._begin(granted, request, drawn, path, sampling_path)
+        async with aclosing(chat.deltas()) as deltas:
+            choices = await gathered(deltas)
+        if drawn.best_of > drawn.wishes.answers:
+            choices = sorted(choices, key=_likelihood, reverse=True)[: drawn.wishes.answers]
+        return pb.CompleteResponse(
+            identity=words.from_identity(granted.identity),
+            choices=[
+                pb.CompletionChoice(
+                    index=place,
+                    text=echoed + "".join(part.text for part in choice.message.parts),
+                    finish_reason=choice.finish_reason,
+                    logprobs=choice.logprobs if drawn.wishes.logprobs is not None else [],
+                )
+                for place, choice in enumerate(choices)
+            ],
+            usage=chat.usage,
+        )
+
+    async def stream(
+        self, request: pb.CompleteRequest, seconds_left: float | None
+    ) -> AsyncGenerator[pb.CompleteStreamResponse]:
+        """The same in pieces, all that is drawn; refused as `whole` is, with paths below `complete`."""
+        with self._counting_refusals():
+            drawn = _read_wishes(request, "complete.", "complete.sampling", in_pieces=True)
+            granted = await self._models.grant(request.model, seconds_left=seconds_left)
+        chat, echoed = await self._begin(granted, request, drawn, "complete.", "complete.sampling")
+        reason = common_pb2.FINISH_REASON_UNSPECIFIED
+        async with aclosing(chat.deltas()) as deltas:
+            yield pb.CompleteStreamResponse(identity=words.from_identity(granted.identity))
+            for index in range(drawn.wishes.answers if echoed else 0):
+                yield pb.CompleteStreamResponse(delta=pb.CompleteDelta(index=index, text=echoed))
+            async for delta in deltas:
+                reason = delta.finish_reason if delta.index == 0 else reason
+                yield pb.CompleteStreamResponse(
+                    delta=pb.CompleteDelta(
+                        index=delta.index,
+                        text=delta.text,
+                        logprobs=delta.logprobs,
+                        finish_reason=delta.finish_reason,
+                    )
+                )
+        yield pb.CompleteStreamResponse(end=pb.StreamEnd(finish_reason=reason, usage=chat.usage))
+
+    async def _begin(
+        self, granted: Granted, request: pb.CompleteRequest, drawn: _Drawn, path: str, sampling_path: str
+    ) -> _Begun:
+        """What is refused gives the lease back."""
+        try:
+            with self._counting_refusals():
+                engine, wishes = granted.lease.engine, drawn.wishes
+                if facts := engine.head(granted.lease.adapter_digest):
+                    raise judging.not_a_chat_model(request.model, facts)
+                refuse(unknown_biases(drawn.sampling, engine.facts.vocabulary_tokens, sampling_path))
+                ids, echoed = await _prompt(request, granted, path)
+                wanted = generation(
+                    ids,
+                    drawn.sampling,
+                    granted.deployment.spec.defaults,
+                    granted.version,
+                    context_tokens=granted.context_tokens,
+                    logprobs=0 if drawn.best_of > wishes.answers and wishes.logprobs is None else wishes.logprobs,
+                    grammar=await offload(engine.grammar, wishes.form) if wishes.form else None,
+                )
+        except BaseException:
+            granted.lease.give_back()
+            raise
+        return _Begun(Chatting(Prepared(granted, drawn_apart(wanted, drawn.best_of)), self._answers), echoed)
+
+    @contextmanager
+    def _counting_refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except Refusal:
+            self._answers.count_refused()
+            raise
+
+
+def _read_wishes(request: pb.CompleteRequest, path: str, sampling_path: str, *, in_pieces: bool = False) -> _Drawn:
+    """
+    Raises:
+        Invalid: REQUEST_INVALID.
+        Unserved: FIELD_UNSERVED.
+    """
+    refuse_unserved([Asked(f"{path}store", request.store)])
+    sampling = read_sampling(request.sampling)
+    wrong = [*sampling_violations(sampling, sampling_path), *wish_violations(request.sampling, sampling_path)]
+    wishes = read_wishes(request.sampling, sampling_path)
+    best_of = request.best_of if request.HasField("best_of") else wishes.answers
+    most = wishes.answers if in_pieces else max(BEST_OF_MAX, wishes.answers)
+    if not wishes.answers <= best_of <= most:
+        rule = f"best_of must be {wishes.answers} (n) to {most}, not {best_of}; a stream shows all that is drawn."
+        wrong.append(FieldViolation(f"{path}best_of", rule, "OUT_OF_RANGE"))
+    refuse(wrong)
+    return _Drawn(sampling, wishes, best_of)
+
+
+def _likelihood(choice: pb.ChatChoice) -> float:
+    """Natural logarithm, per token."""
+    return math.fsum(one.logprob for one in choice.logprobs) / max(1, len(choice.logprobs))
+
+
+class _Prompt(NamedTuple):
+    """What the model reads, and what is repeated before its continuation."""
+
+    token_ids: list[int]
+    echoed: str
+
+
+async def _prompt(request: pb.CompleteRequest, granted: Granted, path: str) -> _Prompt:
+    engine, echoed = granted.lease.engine, ""
+    match request.WhichOneof("input"):
+        case "text":
+            path += "text"
+            ids = await offload(engine.encode_text, request.text)
+            echoed = request.text if request.echo else ""
+        case "tokens":
+            path += "tokens.ids"
+            ids = list(request.tokens.ids)
+            inputs.refuse_unknown_ids(ids, engine.facts.vocabulary_tokens, path)
+            echoed = await offload(engine.decode, ids, skip_special_tokens=False) if request.echo else ""
+        case _:
+            raise inputs.missing_input(f"{path}text")
+    inputs.refuse_wordless(ids, path)
+    if request.suffix:
+        ids = await _around_a_gap(request, granted, ids)
+    inputs.refuse_full(len(ids), granted.context_tokens, path)
+    return _Prompt(ids, echoed)
+
+
+async def _around_a_gap(request: pb.CompleteRequest, granted: Granted, before: list[int]) -> list[int]:
+    """Raises WrongState INFILL_UNSUPPORTED where the model cannot fill in the middle."""
+    engine = granted.lease.engine
+    gap = engine.facts.gap
+    if gap is None:
+        raise WrongState(
+            "INFILL_UNSUPPORTED",
+            f"{request.model} cannot fill in the middle: its tokenizer has no tokens for it.",
+            advice=["Leave out the suffix, or name a model that was trained to fill in the middle."],
+            model=request.model,
+        )
+    return gap.around(before, await offload(engine.encode_text, request.suffix))

@@ -1,0 +1,349 @@
+"""The hand-written pass of the Llama family: packed products, and the small steps between them in C.
+
+It computes what the model's own forward pass computes, rounding where that rounds, and is used only where a proof at
+loading shows it. A row's keys and values lie in a block of its own, so joining and leaving moves nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from feinschliff.inference.engines import architecture
+from feinschliff.inference.engines.architecture import Architecture, Norm
+from feinschliff.inference.engines.linears import Linears, Place
+from feinschliff.inference.engines.parts import Adapter, Opening
+from feinschliff.inference.engines.prefixes import PrefixCache
+from feinschliff.inference.engines.products import Products
+from feinschliff.inference.engines.row import Row
+from feinschliff.lm.kernels import Kernels
+
+logger = logging.getLogger(__name__)
+
+_PROOF_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+"""Largest difference of the proof's logits from the model's own, relative to the largest of them."""
+
+_PROOF_TOKENS = 9
+_TABLE_STEP = 1024  # positions
+_HEAD = "lm_head"
+
+
+@dataclasses.dataclass
+class Block:
+    """Keys and values of one row: (layers, 2, groups, capacity, size)."""
+
+    tensor: Tensor
+    length: int = 0
+
+    @property
+    def capacity(self) -> int:
+        return self.tensor.shape[3]
+
+
+class _Angles:
+    """Cosines and sines of every position so far asked for, (positions, size) each, in fp32."""
+
+    def __init__(self, rotary: nn.Module) -> None:
+        self._rotary = rotary
+        self._grow(_TABLE_STEP)
+
+    def reach(self, positions: int) -> None:
+        if positions > self.cosines.shape[0]:
+            self._grow(max(-(-positions // _TABLE_STEP) * _TABLE_STEP, 2 * self.cosines.shape[0]))
+
+    def _grow(self, positions: int) -> None:
+        at_1T = torch.arange(positions)[None]
+        cosines, sines = self._rotary(torch.empty(1, dtype=torch.float32), at_1T)
+        self.cosines, self.sines = cosines[0].contiguous(), sines[0].contiguous()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layer:
+    norm: Norm
+    query: Place
+    key: Place
+    value: Place
+    query_norm: Norm | None
+    key_norm: Norm | None
+    window: int
+    output: Place
+    attention: str
+    feed_forward_norm: Norm
+    gate: Place
+    up: Place
+    down: Place
+    feed_forward: str
+
+
+class NativeDecoder:
+    """See `decoder.Decoder`. Only for the thread that runs the model."""
+
+    def __init__(
+        self, model: PreTrainedModel, shape: Architecture, kernels: Kernels, products: Products, prefixes: PrefixCache
+    ) -> None:
+        self._model = model
+        self._prefixes = prefixes
+        self._shape = shape
+        self._kernels = kernels
+        self._dtype = model.dtype
+        wraps = [name for layer in shape.layers for name in (layer.attention, layer.feed_forward)]
+        names = [f"{layer.attention}.{name}_proj" for layer in shape.layers for name in ("q", "k", "v", "o")]
+        names += [f"{layer.feed_forward}.{name}_proj" for layer in shape.layers for name in ("gate", "up", "down")]
+        self._linears = Linears(model, [*names, _HEAD], wraps, kernels, products)
+        self._layers = [_layer(layer, self._linears) for layer in shape.layers]
+        self._head = self._linears[_HEAD]
+        self._angles = _Angles(cast(Any, model.base_model).rotary_emb)
+        self._rows: list[Block] = []
+        self._addresses_B = self._capacities_B = torch.empty(0, dtype=torch.long)
+
+    @classmethod
+    def of(
+        cls, model: PreTrainedModel, kernels: Kernels | None, products: Products, prefixes: PrefixCache
+    ) -> NativeDecoder | None:
+        """None where the model is of another kind, on another device, or computes something else."""
+        if kernels is None or model.device.type != "cpu":
+            return None
+        shape = Architecture.of(model)
+        if shape is None or not isinstance(getattr(model, _HEAD, None), nn.Linear):
+            return None
+        decoder = cls(model, shape, kernels, products, prefixes)
+        off = decoder._difference()
+        if not off <= _PROOF_TOLERANCE[model.dtype]:
+            logger.warning("the hand-written pass differs from the model's own by %.2g and is not used", off)
+            return None
+        return decoder
+
+    @property
+    def allocated_bytes(self) -> int:
+        return sum(block.tensor.nbytes for block in self._rows)
+
+    def takes(self, adapter: Adapter) -> bool:
+        return self._linears.takes(adapter)
+
+    def add(self, digest: str, adapter: Adapter) -> None:
+        self._linears.add(digest, adapter)
+
+    def remove(self, digest: str) -> None:
+        self._linears.remove(digest)
+
+    def read(self, row: Row, start: int, stop: int) -> Tensor | None:
+        digest, ids = row.request.adapter_digest, row.request.prompt_ids
+        owner = (digest,)
+        if start == 0:
+            adapter = self._linears.adapter(digest)
+            block = self._block(row.tokens_max, adapter.opening if adapter else None)
+            row.cached_tokens = self._prefixes.load(owner, ids, block.tensor, block.length)
+            block.length += row.cached_tokens
+            row.cache = block
+        assert isinstance(row.cache, Block)
+        start = max(start, row.cached_tokens)
+        logits_V = self._read(ids[start:stop], row.cache, digest) if start < stop else None
+        if stop == len(ids):
+            self._prefixes.keep(owner, ids, row.cache.tensor, row.cache.length - len(ids))
+        return logits_V
+
+    def join(self, row: Row) -> None:
+        assert isinstance(row.cache, Block)
+        self._rows.append(row.cache)
+        row.cache = None
+        self._note_rows()
+
+    def leave(self, place: int) -> None:
+        self._rows[place] = self._rows[-1]
+        self._rows.pop()
+        self._note_rows()
+
+    def decode(self, rows: Sequence[Row]) -> Tensor:
+        self._linears.select([row.request.adapter_digest for row in rows])
+        return self._decode([row.last_token for row in rows])
+
+    def fit(self) -> None:
+        """Blocks are as large as their rows asked for; one that left is free already."""
+
+    def _decode(self, token_ids: Sequence[int]) -> Tensor:
+        kernels, shape, rows = self._kernels, self._shape, len(token_ids)
+        lengths = [block.length for block in self._rows]
+        self._angles.reach(max(lengths) + 1)
+        positions_B = torch.tensor(lengths)
+        cosines, sines = self._angles.cosines.data_ptr(), self._angles.sines.data_ptr()
+        caches, capacities, positions = (
+            tensor.data_ptr() for tensor in (self._addresses_B, self._capacities_B, positions_B)
+        )
+        heads, groups, size, scale = shape.heads, shape.groups, shape.size, shape.scale
+        states = self._embed(token_ids)
+        normed = torch.empty_like(states)
+        attended = states.new_empty(rows, heads * size)
+        more: Tensor | None = None
+        for number, layer in enumerate(self._layers):
+            self._add_norm(states, more, layer.norm, normed)
+            query, key, value = self._heads(layer, normed)
+            kernels.attend(
+                query.data_ptr(),
+                key.data_ptr(),
+                value.data_ptr(),
+                attended.data_ptr(),
+                cosines,
+                sines,
+                caches,
+                capacities,
+                positions,
+                number,
+                rows,
+                heads,
+                groups,
+                size,
+                layer.window,
+                scale,
+            )
+            more = self._behind(layer, states, attended, normed)
+        self._add_norm(states, more, shape.last_norm, normed)
+        for block in self._rows:
+            block.length += 1
+        return self._linears.through(self._head, normed)
+
+    def _read(self, token_ids: Sequence[int], block: Block, digest: str) -> Tensor:
+        self._linears.select([digest])
+        kernels, shape, tokens, start = self._kernels, self._shape, len(token_ids), block.length
+        stop = start + tokens
+        self._angles.reach(stop)
+        states = self._embed(token_ids)
+        normed = torch.empty_like(states)
+        more: Tensor | None = None
+        for number, layer in enumerate(self._layers):
+            self._add_norm(states, more, layer.norm, normed)
+            query, key, value = self._heads(layer, normed)
+            kernels.store(
+                query.data_ptr(),
+                key.data_ptr(),
+                value.data_ptr(),
+                self._angles.cosines.data_ptr(),
+                self._angles.sines.data_ptr(),
+                block.tensor.data_ptr(),
+                block.capacity,
+                start,
+                number,
+                tokens,
+                shape.heads,
+                shape.groups,
+                shape.size,
+            )
+            attended = self._attend(query, block.tensor[number, :, :, :stop], start, layer.window)
+            more = self._behind(layer, states, attended, normed)
+        block.length = stop
+        last = normed[-1:]
+        self._add_norm(states[-1:], None if more is None else more[-1:], shape.last_norm, last)
+        return self._linears.through(self._head, last)[0]
+
+    def _attend(self, query_TE: Tensor, cache_2GKD: Tensor, start: int, window: int) -> Tensor:
+        """Tokens from `start` on, each to itself and what stands before it, (T, heads x size)."""
+        tokens, shape = query_TE.shape[0], self._shape
+        query_1HTD = query_TE.view(tokens, shape.heads, shape.size).transpose(0, 1)[None]
+        seen_TK: Tensor | None = None
+        if start or window:
+            at_T, to_K = torch.arange(start, start + tokens)[:, None], torch.arange(start + tokens)
+            seen_TK = to_K <= at_T
+            if window:
+                seen_TK &= to_K > at_T - window
+        shared = shape.heads // shape.groups
+        keys, values = (side[None].repeat_interleave(shared, dim=1) for side in cache_2GKD)
+        out_1HTD = F.scaled_dot_product_attention(
+            query_1HTD, keys, values, attn_mask=seen_TK, is_causal=seen_TK is None, scale=shape.scale
+        )
+        return out_1HTD[0].transpose(0, 1).reshape(tokens, -1)
+
+    def _heads(self, layer: _Layer, normed_NH: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        query = self._linears.through(layer.query, normed_NH)
+        key = self._linears.through(layer.key, normed_NH)
+        value = self._linears.through(layer.value, normed_NH)
+        if layer.query_norm is not None:
+            query = self._norm_heads(query, layer.query_norm)
+        if layer.key_norm is not None:
+            key = self._norm_heads(key, layer.key_norm)
+        return query, key, value
+
+    def _behind(self, layer: _Layer, states_NH: Tensor, attended_NE: Tensor, normed_NH: Tensor) -> Tensor:
+        """What comes after attention; what is left to be added to the states."""
+        more = self._linears.wrapped(layer.attention, normed_NH, self._linears.through(layer.output, attended_NE))
+        self._add_norm(states_NH, more, layer.feed_forward_norm, normed_NH)
+        gate, up = self._linears.through(layer.gate, normed_NH), self._linears.through(layer.up, normed_NH)
+        self._kernels.silu_mul(gate.data_ptr(), up.data_ptr(), gate.numel())
+        return self._linears.wrapped(layer.feed_forward, normed_NH, self._linears.through(layer.down, gate))
+
+    def _add_norm(self, states_NH: Tensor, more_NH: Tensor | None, norm: Norm, normed_NH: Tensor) -> None:
+        rows, width = states_NH.shape
+        self._kernels.add_rms_norm(
+            states_NH.data_ptr(),
+            None if more_NH is None else more_NH.data_ptr(),
+            norm.weight.data_ptr(),
+            normed_NH.data_ptr(),
+            rows,
+            width,
+            norm.epsilon,
+        )
+
+    def _norm_heads(self, heads_NE: Tensor, norm: Norm) -> Tensor:
+        apart = heads_NE.view(-1, self._shape.size)
+        normed = torch.empty_like(apart)
+        self._add_norm(apart, None, norm, normed)
+        return normed.view_as(heads_NE)
+
+    def _embed(self, token_ids: Sequence[int]) -> Tensor:
+        states: Tensor = self._model.get_input_embeddings()(torch.tensor(token_ids))
+        return states
+
+    def _block(self, capacity: int, opening: Opening | None) -> Block:
+        shape = self._shape
+        tensor = torch.empty(len(self._layers), 2, shape.groups, capacity, shape.size, dtype=self._dtype)
+        if opening is None:
+            return Block(tensor)
+        for layer, sides in enumerate(zip(opening.keys, opening.values, strict=True)):
+            for side, given in enumerate(sides):
+                tensor[layer, side, :, : opening.tokens] = given[0]
+        return Block(tensor, opening.tokens)
+
+    def _note_rows(self) -> None:
+        self._addresses_B = torch.tensor([block.tensor.data_ptr() for block in self._rows], dtype=torch.long)
+        self._capacities_B = torch.tensor([block.capacity for block in self._rows], dtype=torch.long)
+
+    @torch.inference_mode()
+    def _difference(self) -> float:
+        """Of logits behind a drawn prompt, read in two parts and decoded for one token, from the model's own."""
+        vocabulary = int(self._model.config.get_text_config().vocab_size)
+        ids = torch.randint(vocabulary, (_PROOF_TOKENS,), generator=torch.Generator().manual_seed(0)).tolist()
+        block = self._block(_PROOF_TOKENS, None)
+        self._read(ids[:3], block, "")
+        self._read(ids[3:-1], block, "")
+        self._rows = [block]
+        self._note_rows()
+        self._linears.select([""])
+        mine_V = self._decode(ids[-1:])[0].float()
+        self._rows = []
+        own_V = self._model(input_ids=torch.tensor([ids]), use_cache=False, logits_to_keep=1).logits[0, -1].float()
+        return float((mine_V - own_V).abs().max() / own_V.abs().max())
+
+
+def _layer(layer: architecture.Layer, linears: Linears) -> _Layer:
+    attention, feed_forward = layer.attention, layer.feed_forward
+    return _Layer(
+        norm=layer.norm,
+        query=linears[f"{attention}.q_proj"],
+        key=linears[f"{attention}.k_proj"],
+        value=linears[f"{attention}.v_proj"],
+        query_norm=layer.query_norm,
+        key_norm=layer.key_norm,
+        window=layer.window,
+        output=linears[f"{attention}.o_proj"],
+        attention=attention,
+        feed_forward_norm=layer.feed_forward_norm,
+        gate=linears[f"{feed_forward}.gate_proj"],
+        up=linears[f"{feed_forward}.up_proj"],
+        down=linears[f"{feed_forward}.down_proj"],
+        feed_forward=feed_forward,
+    )

@@ -1,0 +1,113 @@
+"""What prompts begin with is computed once: keys and values of their first tokens, in pages, kept in bounded memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from itertools import count, islice
+from typing import NamedTuple
+
+from torch import Tensor
+
+PAGE_TOKENS = 32
+
+
+class _Key(NamedTuple):
+    """The tokens of a page, and the page before it: equal keys mean equal texts from the first token on."""
+
+    before: int
+    tokens: tuple[int, ...]
+
+
+class _Page(NamedTuple):
+    number: int
+    tensor: Tensor  # (layers, 2, groups, PAGE_TOKENS, size)
+
+
+class PrefixCache:
+    """Pages of prompts that were read, by the text up to their end and by whom they belong to; the longest unused go.
+
+    Who reads a page gets a copy, so a page may go at any time. Not for several threads at once.
+
+    Args:
+        bytes_max: 0 keeps nothing.
+    """
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._pages: OrderedDict[_Key, _Page] = OrderedDict()  # the longest unused first
+        self._roots: dict[tuple[str, ...], int] = {}
+        self._numbers = count(1)
+        self.allocated_bytes = 0
+
+    def load(self, owner: tuple[str, ...], ids: Sequence[int], into: Tensor, start: int) -> int:
+        """Copies what is known of a prompt's beginning into a row's block, behind its first `start` positions.
+
+        The last token is never among it: somebody must say what follows.
+
+        Args:
+            owner: what else the numbers depend on, and whose they are.
+            into: (layers, 2, groups, capacity, size).
+
+        Returns:
+            Tokens copied.
+        """
+        found = self._known(owner, ids[:-1])
+        for place, (_, page) in enumerate(found):
+            at = start + place * PAGE_TOKENS
+            into[:, :, :, at : at + PAGE_TOKENS] = page.tensor
+        self._touch([key for key, _ in found])
+        return len(found) * PAGE_TOKENS
+
+    def keep(self, owner: tuple[str, ...], ids: Sequence[int], block: Tensor, start: int) -> None:
+        """Copies the whole pages of a prompt that was read; those that are known already cost nothing."""
+        if not self._bytes_max:
+            return
+        used, before = [], self._root(owner)
+        for place, tokens in enumerate(_pages_of(ids)):
+            key, at = _Key(before, tokens), start + place * PAGE_TOKENS
+            if key not in self._pages:
+                page = _Page(next(self._numbers), block[:, :, :, at : at + PAGE_TOKENS].clone())
+                self._pages[key] = page
+                self.allocated_bytes += page.tensor.nbytes
+            used.append(key)
+            before = self._pages[key].number
+        self._touch(used)
+        self._fit()
+
+    def clear(self) -> None:
+        self._pages.clear()
+        self._roots.clear()
+        self.allocated_bytes = 0
+
+    def _known(self, owner: tuple[str, ...], ids: Sequence[int]) -> list[tuple[_Key, _Page]]:
+        found: list[tuple[_Key, _Page]] = []
+        before = self._roots.get(owner)
+        for tokens in _pages_of(ids) if before is not None else ():
+            key = _Key(before, tokens)
+            page = self._pages.get(key)
+            if page is None:
+                break
+            found.append((key, page))
+            before = page.number
+        return found
+
+    def _root(self, owner: tuple[str, ...]) -> int:
+        return self._roots.setdefault(owner, -len(self._roots) - 1)
+
+    def _touch(self, keys: Sequence[_Key]) -> None:
+        """A page is of no use without those before it, so they go after it."""
+        for key in reversed(keys):
+            self._pages.move_to_end(key)
+
+    def _fit(self) -> None:
+        while self.allocated_bytes > self._bytes_max:
+            _, page = self._pages.popitem(last=False)
+            self.allocated_bytes -= page.tensor.nbytes
+
+
+def _pages_of(ids: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """The whole pages; what is left over makes none."""
+    source = iter(ids)
+    while len(tokens := tuple(islice(source, PAGE_TOKENS))) == PAGE_TOKENS:
+        yield tokens

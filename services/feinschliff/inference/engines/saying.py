@@ -1,0 +1,58 @@
+"""The next token of every row of a step, chosen from its logits, and how likely the model found it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from feinschliff.inference.engine import Finish
+from feinschliff.inference.engines.row import Row
+from feinschliff.inference.scores import Likely, TokenScore
+from feinschliff.lm.sampling import choose_tokens
+
+
+def say(rows: Sequence[Row], logits_BV: Tensor) -> None:
+    """Each row takes its next token; one that cannot take any fails, and no other."""
+    allowed_B = [row.writing.allowed(logits_BV.shape[1]) if row.writing else None for row in rows]
+    problems = list(map(_problem, rows, logits_BV.amax(-1).isfinite().tolist(), allowed_B))
+    able = [place for place, problem in enumerate(problems) if not problem]
+    if len(able) < len(rows):
+        for row, problem in zip(rows, problems, strict=True):
+            if problem:
+                row.finish(Finish.FAILED, error=problem)
+        rows, logits_BV, allowed_B = [rows[place] for place in able], logits_BV[able], [allowed_B[i] for i in able]
+    if not rows:
+        return
+    tokens = choose_tokens(logits_BV, [row.sampler for row in rows], allowed_B)
+    for row, token, score in zip(rows, tokens, _scores(rows, logits_BV, tokens), strict=True):
+        row.accept(token, score)
+
+
+def _problem(row: Row, is_finite: bool, allowed_V: NDArray[np.bool_] | None) -> str:
+    """Why a row cannot go on; empty where it can."""
+    if not is_finite:
+        return "the model's numbers are not finite"
+    if allowed_V is not None and not allowed_V.any():
+        return f"the form of the answer cannot be followed further: {row.writing.error if row.writing else ''}"
+    return ""
+
+
+def _scores(rows: Sequence[Row], logits_BV: Tensor, tokens: Sequence[int]) -> list[TokenScore | None]:
+    """Log-probabilities under softmax(logits) as the model made them; computed for the rows that ask."""
+    scores: list[TokenScore | None] = [None] * len(rows)
+    asking = [place for place, row in enumerate(rows) if row.request.logprobs is not None]
+    if not asking:
+        return scores
+    for place, logps_V in zip(asking, logits_BV[asking].float().log_softmax(-1), strict=True):
+        likeliest = logps_V.topk(min(rows[place].request.logprobs or 0, logps_V.numel()))
+        top = sorted(zip(likeliest.values.tolist(), likeliest.indices.tolist(), strict=True), key=_best_first)
+        found = tuple(Likely(token, logprob) for logprob, token in top)
+        scores[place] = TokenScore(tokens[place], float(logps_V[tokens[place]]), found)
+    return scores
+
+
+def _best_first(one: tuple[float, int]) -> tuple[float, int]:
+    return -one[0], one[1]
