@@ -136,7 +136,7 @@ def test_the_sdk_finds_the_request_id_in_errors(openai: OpenAI) -> None:
     ("method", "path", "status", "code"),
     [
         ("GET", "/v1/nothing", 404, "unknown_url"),
-        ("POST", "/v1/embeddings", 404, "unknown_url"),
+        ("POST", "/v1/moderations", 404, "unknown_url"),
         ("GET", "/", 404, "unknown_url"),
         ("GET", "/v1/models/", 404, "model_not_found"),
         ("GET", "/v1/fine_tuning/jobs/", 404, "unknown_url"),
