@@ -142,9 +142,7 @@ def evaluation() -> Group:
 
 
 def serving() -> Group:
-    queue, longest = (
-        total(f"feinschliff_inference_{name}") for name in ("queue_depth_requests", "queue_limit_requests")
-    )
+    queue, longest = (total(f"feinschliff_inference_queue_{name}_requests") for name in ("depth", "limit"))
     cached, most = (total(f"feinschliff_inference_kv_cache_{name}") for name in ("bytes", "limit_bytes"))
     return Group(
         "feinschliff-serving",
@@ -199,6 +197,7 @@ def serving() -> Group:
                 "{{ $value | humanize }} adapters a second are put out for others.",
                 "More adapters are in use than fit beside the base; each swap makes a caller wait.",
             ),
+            _guards(),
         ),
     )
 
@@ -225,4 +224,15 @@ def remembering() -> Group:
                 "Callers got their answers; the log has not what they or a policy wanted kept.",
             ),
         ),
+    )
+
+
+def _guards() -> Alert:
+    return Alert(
+        "GuardsCannotJudge",
+        f"{grown('feinschliff_inference_guard_failures_total', '10m')} > 0",
+        "10m",
+        "warning",
+        "Guards could not judge {{ $value | humanize }} times in 10 minutes.",
+        "Calls are refused with GUARD_UNAVAILABLE, or answered unread where a guard only notes.",
     )

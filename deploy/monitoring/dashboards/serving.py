@@ -90,6 +90,18 @@ SERVING = Dashboard(
                     ),
                 ),
                 Panel(
+                    "What guards found",
+                    "Do guards see more than usual, and what do they do about it?",
+                    "per second",
+                    (Query(rate("feinschliff_inference_guard_hits_total", "kind", "action"), "{{kind}}, {{action}}"),),
+                ),
+                Panel(
+                    "Guards that could not judge",
+                    "Does the model of a guard answer?",
+                    "per second",
+                    (Query(rate("feinschliff_inference_guard_failures_total", "action"), "{{action}}"),),
+                ),
+                Panel(
                     "Streams over HTTP",
                     "Does the gateway pass text on?",
                     "per second",

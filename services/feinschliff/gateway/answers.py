@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 
 import orjson
-from google.protobuf.json_format import MessageToDict
 from pydantic import JsonValue
 
 from feinschliff.gateway.errors import SERVER, ApiError
 from feinschliff.gateway.likelihoods import ShownTokens, logprobs_of, shown_tokens
 from feinschliff.gateway.streams import data_event
+from feinschliff.gateway.tools import call_chunk
+from feinschliff.kit.structs import plain
 from feinschliff.v1 import common_pb2
 from feinschliff.v1 import inference_pb2 as pb
 
@@ -31,6 +32,7 @@ class Shape:
     choices: int = 1
     logprobs: bool = False
     include_usage: bool = False
+    is_forced: bool = False  # one function had to be called
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Growing:
         self._envelope = envelope
         self._index = index
         self._identity = identity
+        self._shape = shape
         self._tokens = ShownTokens() if shape.logprobs else None
         self.is_finished = False
 
@@ -95,12 +98,14 @@ class Growing:
         tokens = self._tokens.push(delta.text, delta.logprobs) if self._tokens is not None else []
         if delta.text or tokens:
             yield self._chunk({"content": delta.text}, logprobs=logprobs_of(tokens) if tokens else None)
+        if delta.HasField("tool_call"):
+            yield self._chunk({"tool_calls": [call_chunk(delta.tool_call)]})
         if delta.finish_reason:
             yield self.end(delta.finish_reason)
 
     def end(self, reason: common_pb2.FinishReason.ValueType) -> dict[str, JsonValue]:
         self.is_finished = True
-        return self._chunk({}, finish=finish_of(reason))
+        return self._chunk({}, finish=finish_of(reason, is_forced=self._shape.is_forced))
 
     def _chunk(
         self, delta: Mapping[str, JsonValue], *, finish: str | None = None, logprobs: JsonValue = None
@@ -144,8 +149,8 @@ async def chunks(
     raise ApiError(500, "The answer broke off before its end. Ask again.", type=SERVER, code="answer_incomplete")
 
 
-def finish_of(reason: common_pb2.FinishReason.ValueType) -> str:
-    """OpenAI's word; an answer that broke off is an error, not an answer.
+def finish_of(reason: common_pb2.FinishReason.ValueType, *, is_forced: bool = False) -> str:
+    """OpenAI's word, by which a function that had to be called is an ordinary end; what broke off is an error.
 
     Raises:
         ApiError: 500 where the engine failed, 503 where it was stopped.
@@ -154,6 +159,8 @@ def finish_of(reason: common_pb2.FinishReason.ValueType) -> str:
         raise ApiError(500, "The engine failed while it answered. Ask again.", type=SERVER, code="engine_failed")
     if reason == common_pb2.FINISH_REASON_CANCELLED:
         raise ApiError(503, "The answer was cut off: the engine is stopping. Ask again.", type=SERVER, code="cancelled")
+    if reason == common_pb2.FINISH_REASON_TOOL_CALLS and is_forced:
+        return "stop"
     return FINISH.get(reason, "stop")
 
 
@@ -183,7 +190,7 @@ def _choice(choice: pb.ChatChoice, shape: Shape) -> dict[str, JsonValue]:
         "index": choice.index,
         "message": _message(choice.message),
         "logprobs": logprobs_of(shown_tokens(choice)) if shape.logprobs else None,
-        "finish_reason": finish_of(choice.finish_reason),
+        "finish_reason": finish_of(choice.finish_reason, is_forced=shape.is_forced),
     }
 
 
@@ -200,7 +207,7 @@ def _message(message: common_pb2.Message) -> dict[str, JsonValue]:
 
 
 def _tool_call(call: common_pb2.ToolCall) -> JsonValue:
-    arguments = call.invalid_arguments or orjson.dumps(MessageToDict(call.arguments)).decode()
+    arguments = call.invalid_arguments or orjson.dumps(plain(call.arguments)).decode()
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 

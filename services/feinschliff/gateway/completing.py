@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple, cast
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 
@@ -18,7 +18,7 @@ from feinschliff.gateway.conversation import (
     checked_biases,
     checked_seed,
 )
-from feinschliff.gateway.errors import ParamOf, invalid, unsupported
+from feinschliff.gateway.errors import ParamOf, invalid
 from feinschliff.gateway.likelihoods import LEAST_LOGPROB, ShownTokens
 from feinschliff.v1 import common_pb2
 from feinschliff.v1 import inference_pb2 as pb
@@ -78,11 +78,9 @@ class CompletionBody(Body):
     logit_bias: Annotated[dict[str, float] | None, AfterValidator(checked_biases)] = None
 
     def check_served(self) -> None:
-        """Raises ApiError 400 for the first parameter that is not served, or not together with another."""
-        if self.echo and self.logprobs is not None:
-            raise unsupported(
-                "logprobs", "Log-probabilities of a prompt are not served; leave out 'echo' or 'logprobs'."
-            )
+        """Raises ApiError 400 for the first parameter that does not go together with another."""
+        if self.echo and self.suffix and self.logprobs is not None:
+            raise invalid("echo", "With 'suffix', 'echo' and 'logprobs' do not go together.")
         if self.best_of and self.stream and self.best_of > self.choices:
             raise invalid("best_of", "'best_of' above 'n' cannot be streamed: which is best is known at the end.")
         if self.stream_options is not None and not self.stream:
@@ -160,7 +158,7 @@ class TextEnvelope:
         choices: list[JsonValue] = []
         for choice in (choice for answer in answers for choice in answer.choices):
             told = TextLikelihoods() if logprobs else None
-            likely = told.push(choice.text, choice.logprobs) if told else None
+            likely = told.push(choice.text, choice.logprobs, choice.prompt_logprobs) if told else None
             choices.append(text_choice(len(choices), choice.text, finish_of(choice.finish_reason), likely))
         total = sum_of([answer.usage for answer in answers])
         return self.of(choices, answers[0].identity) | {"usage": usage_of(total)}
@@ -187,20 +185,38 @@ class TextLikelihoods:
         self._shown = ShownTokens()
         self._offset = 0  # characters of the tokens told
 
-    def push(self, text: str, logprobs: Sequence[common_pb2.TokenLogprob]) -> JsonValue:
-        """Of the tokens that this piece shows."""
-        tokens: list[JsonValue] = []
-        chances: list[JsonValue] = []
-        likeliest: list[JsonValue] = []
-        offsets: list[JsonValue] = []
+    def push(
+        self,
+        text: str,
+        logprobs: Sequence[common_pb2.TokenLogprob],
+        prompt_logprobs: Sequence[common_pb2.TokenLogprob] = (),
+    ) -> JsonValue:
+        """Of the tokens that this piece shows; an echoed prompt's come first, its very first without a number."""
+        arrays = _Arrays([], [], [], [])
+        for one in prompt_logprobs:
+            self._tell(one, arrays)
+        if prompt_logprobs:
+            arrays.token_logprobs[0] = arrays.top_logprobs[0] = None
+            text = text.encode()[sum(len(one.utf8) for one in prompt_logprobs) :].decode(errors="ignore")
         for one in self._shown.push(text, logprobs):
-            tokens.append(one.token)
-            chances.append(max(one.logprob, LEAST_LOGPROB))
-            best: dict[str, JsonValue] = {each.token: max(each.logprob, LEAST_LOGPROB) for each in one.top}
-            likeliest.append(best)
-            offsets.append(self._offset)
-            self._offset += len(one.utf8.decode(errors="ignore"))
-        return {"tokens": tokens, "token_logprobs": chances, "top_logprobs": likeliest, "text_offset": offsets}
+            self._tell(one, arrays)
+        return cast(dict[str, JsonValue], arrays._asdict())
+
+    def _tell(self, one: common_pb2.TokenLogprob, arrays: _Arrays) -> None:
+        likeliest: dict[str, JsonValue] = {each.token: max(each.logprob, LEAST_LOGPROB) for each in one.top}
+        arrays.add(one.token, max(one.logprob, LEAST_LOGPROB), likeliest, self._offset)
+        self._offset += len(one.utf8.decode(errors="ignore"))
+
+
+class _Arrays(NamedTuple):
+    tokens: list[JsonValue]
+    token_logprobs: list[JsonValue]
+    top_logprobs: list[JsonValue]
+    text_offset: list[JsonValue]
+
+    def add(self, *token: JsonValue) -> None:
+        for array, value in zip(self, token, strict=True):
+            array.append(value)
 
 
 def sum_of(usages: Sequence[common_pb2.TokenUsage]) -> common_pb2.TokenUsage:

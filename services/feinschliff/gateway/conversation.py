@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -13,6 +14,7 @@ from feinschliff.gateway.answers import Shape
 from feinschliff.gateway.bodies import Body, Metadata, problem
 from feinschliff.gateway.errors import invalid, required, unsupported
 from feinschliff.gateway.forms import ResponseFormat
+from feinschliff.gateway.tools import TOOLS_MAX, Choice, Tool, ToolChoice, set_tools
 from feinschliff.v1 import common_pb2
 from feinschliff.v1 import inference_pb2 as pb
 
@@ -31,8 +33,6 @@ ROLES: Mapping[str, common_pb2.Role.ValueType] = {
 }
 
 NEUTRAL: Mapping[str, tuple[JsonValue, ...]] = {
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "audio": (),
@@ -136,8 +136,8 @@ class ChatBody(Body):
     user: str | None = None
     safety_identifier: str | None = Field(None, max_length=64)
     metadata: Metadata = None
-    # Nothing that a caller can see depends on these.
     parallel_tool_calls: bool | None = None
+    # Nothing that a caller can see depends on these.
     service_tier: str | None = None
     prompt_cache_key: str | None = None
     prompt_cache_retention: str | None = None
@@ -153,8 +153,8 @@ class ChatBody(Body):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     response_format: ResponseFormat | None = None
-    tools: JsonValue = None
-    tool_choice: JsonValue = None
+    tools: Annotated[list[Tool] | None, Field(max_length=TOOLS_MAX)] = None
+    tool_choice: ToolChoice | None = None
     functions: JsonValue = None
     function_call: JsonValue = None
     audio: JsonValue = None
@@ -179,7 +179,7 @@ class ChatBody(Body):
         Args:
             completion: the name that the exchange gets where it is stored.
         """
-        return pb.ChatRequest(
+        request = pb.ChatRequest(
             model=model,
             messages=[_message(turn, f"messages[{number}]") for number, turn in enumerate(self.messages)],
             sampling=self._sampling(),
@@ -187,7 +187,10 @@ class ChatBody(Body):
             metadata=self.metadata or {},
             store=self.store,
             completion=completion,
+            single_tool_call=self.parallel_tool_calls is False,
         )
+        set_tools(request, self.tools or [], self.tool_choice)
+        return request
 
     @property
     def shape(self) -> Shape:
@@ -195,6 +198,7 @@ class ChatBody(Body):
         return Shape(
             choices=self.n or 1,
             logprobs=bool(self.logprobs),
+            is_forced=isinstance(self.tool_choice, Choice) and self.tool_choice.type == "function",
             include_usage=self.stream_options is not None and self.stream_options.include_usage,
         )
 
@@ -248,4 +252,7 @@ def param_of(path: str) -> str | None:
     ours = path.removeprefix("chat.")
     if ours.startswith("sampling."):
         return {"sampling.max_tokens": "max_completion_tokens"}.get(ours, ours.removeprefix("sampling."))
+    if ours.startswith("tool_choice."):
+        return "tool_choice"
+    ours = re.sub(r"^(tools\[\d+\])\.", r"\1.function.", ours)
     return ours.replace(".parts", ".content") or None

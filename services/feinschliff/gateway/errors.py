@@ -109,6 +109,7 @@ BY_REASON: Mapping[str, Answer] = {
     "BASE_URI_INVALID": _UNKNOWN_MODEL,
     "OFFLINE": Answer(400, code="offline", param="model"),
     "CONTEXT_LENGTH_EXCEEDED": Answer(400, code="context_length_exceeded", param="messages"),
+    "GUARD_BLOCKED": Answer(400, code="content_filter", param="messages"),
 }
 """Reasons that OpenAI's clients know by a code of their own; all others go by the kind of the refusal."""
 

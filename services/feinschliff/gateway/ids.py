@@ -104,6 +104,10 @@ def new_text_completion_id() -> str:
     return names.new_id("cmpl-")
 
 
+def new_moderation_id() -> str:
+    return names.new_id("modr-")
+
+
 def completion_name(project: str, completion_id: str) -> str:
     """What a chat completion is called in the log; empty where `completion_id` cannot be an id."""
     return _built(COMPLETION, project=project, completion=completion_id) or ""

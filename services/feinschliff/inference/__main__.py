@@ -14,6 +14,8 @@ from feinschliff.inference.completions import Completions
 from feinschliff.inference.deployment_service import DeploymentService
 from feinschliff.inference.deployments import Deployments
 from feinschliff.inference.engines import EngineOptions
+from feinschliff.inference.guards.guarding import Guards
+from feinschliff.inference.guards.judges import Judges
 from feinschliff.inference.loader import ArtifactLoader
 from feinschliff.inference.memory import memory_of
 from feinschliff.inference.models import Models
@@ -56,10 +58,10 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
     )
     reconciler = Reconciler(database, pool, versions, view, metrics, clock=clock, wake=wake)
     reconciler.read()
-    wait_seconds = settings.inference_on_demand_wait_seconds
-    models = Models(pool, view, reconciler.read, versions, wake, wait_seconds_max=wait_seconds)
-    ready = Readiness()
-    memory, check = memory_of(settings, metrics), base_check(artifacts, settings)
+    ready, seconds = Readiness(), settings.inference_on_demand_wait_seconds
+    models = Models(pool, view, reconciler.read, versions, wake, wait_seconds_max=seconds)
+    memory, guards = memory_of(settings, metrics), Guards(Judges(models, answers), metrics)
+    completions, check = Completions(models, answers, guards), base_check(artifacts, settings)
     deployments = Deployments(database, versions, check, view=view, clock=clock, wake=wake)
     replica_id = settings.inference_replica_id or os.uname().nodename
 
@@ -77,12 +79,12 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
         servicers=[
             Servicer(
                 stubs.add_InferenceServiceServicer_to_server,
-                InferenceService(models, answers, memory.recorder, clock),
+                InferenceService(models, answers, guards, completions, memory.recorder, clock),
                 "feinschliff.v1.InferenceService",
             ),
             Servicer(
                 open_inference_pb2_grpc.add_GRPCInferenceServiceServicer_to_server,
-                OpenInference(models, Texts(models, answers), Completions(models, answers), ready),
+                OpenInference(models, Texts(models, answers), completions, ready),
                 "inference.GRPCInferenceService",
             ),
             Servicer(

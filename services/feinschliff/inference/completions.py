@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
+from functools import partial
 from typing import NamedTuple
 
+from feinschliff.formats.records import Message
 from feinschliff.inference import conversation as words
 from feinschliff.inference import inputs, judging
 from feinschliff.inference.answers import Answers
 from feinschliff.inference.chatting import Chatting, Prepared, gathered
+from feinschliff.inference.engine import Engine, GenerationRequest
+from feinschliff.inference.guards.guarding import Guarded, Guards
 from feinschliff.inference.life import Sampling
 from feinschliff.inference.models import Granted, Models
 from feinschliff.inference.proto import Asked, refuse_unserved
 from feinschliff.inference.requests import generation, refuse, sampling_violations, unknown_biases
+from feinschliff.inference.scores import ScoringRequest, TokenScore
 from feinschliff.inference.several import drawn_apart
+from feinschliff.inference.spelling import spelled
 from feinschliff.inference.wishes import Wishes, read_sampling, read_wishes, wish_violations
 from feinschliff.kit.errors import FieldViolation, Refusal, WrongState
 from feinschliff.kit.threads import offload
@@ -34,16 +41,18 @@ class _Drawn(NamedTuple):
 
 
 class _Begun(NamedTuple):
-    """Continuations that run, and the text that stands before them in the answer."""
+    """Continuations that run, the text that stands before them in the answer, and how likely its tokens are."""
 
     chat: Chatting
     echoed: str
+    prompt_logprobs: list[common_pb2.TokenLogprob]
 
 
 class Completions:
     """Continues texts."""
 
-    def __init__(self, models: Models, answers: Answers) -> None:
+    def __init__(self, models: Models, answers: Answers, guards: Guards) -> None:
+        self._guards = guards
         self._models = models
         self._answers = answers
 
@@ -65,7 +74,7 @@ class Completions:
     ) -> pb.CompleteResponse:
         """The same on what is granted already; its lease is given back."""
         drawn = _read_wishes(request, path, sampling_path)
-        chat, echoed = await self._begin(granted, request, drawn, path, sampling_path)
+        chat, echoed, before = await self._begin(granted, request, drawn, path, sampling_path, None)
         async with aclosing(chat.deltas()) as deltas:
             choices = await gathered(deltas)
         if drawn.best_of > drawn.wishes.answers:
@@ -78,6 +87,7 @@ class Completions:
                     text=echoed + "".join(part.text for part in choice.message.parts),
                     finish_reason=choice.finish_reason,
                     logprobs=choice.logprobs if drawn.wishes.logprobs is not None else [],
+                    prompt_logprobs=before,
                 )
                 for place, choice in enumerate(choices)
             ],
@@ -91,12 +101,15 @@ class Completions:
         with self._counting_refusals():
             drawn = _read_wishes(request, "complete.", "complete.sampling", in_pieces=True)
             granted = await self._models.grant(request.model, seconds_left=seconds_left)
-        chat, echoed = await self._begin(granted, request, drawn, "complete.", "complete.sampling")
+        chat, echoed, before = await self._begin(
+            granted, request, drawn, "complete.", "complete.sampling", seconds_left
+        )
         reason = common_pb2.FINISH_REASON_UNSPECIFIED
         async with aclosing(chat.deltas()) as deltas:
             yield pb.CompleteStreamResponse(identity=words.from_identity(granted.identity))
             for index in range(drawn.wishes.answers if echoed else 0):
-                yield pb.CompleteStreamResponse(delta=pb.CompleteDelta(index=index, text=echoed))
+                repeated = pb.CompleteDelta(index=index, text=echoed, prompt_logprobs=before)
+                yield pb.CompleteStreamResponse(delta=repeated)
             async for delta in deltas:
                 reason = delta.finish_reason if delta.index == 0 else reason
                 yield pb.CompleteStreamResponse(
@@ -110,7 +123,13 @@ class Completions:
         yield pb.CompleteStreamResponse(end=pb.StreamEnd(finish_reason=reason, usage=chat.usage))
 
     async def _begin(
-        self, granted: Granted, request: pb.CompleteRequest, drawn: _Drawn, path: str, sampling_path: str
+        self,
+        granted: Granted,
+        request: pb.CompleteRequest,
+        drawn: _Drawn,
+        path: str,
+        sampling_path: str,
+        seconds_left: float | None,
     ) -> _Begun:
         """What is refused gives the lease back."""
         try:
@@ -119,20 +138,27 @@ class Completions:
                 if facts := engine.head(granted.lease.adapter_digest):
                     raise judging.not_a_chat_model(request.model, facts)
                 refuse(unknown_biases(drawn.sampling, engine.facts.vocabulary_tokens, sampling_path))
-                ids, echoed = await _prompt(request, granted, path)
+                deployment = granted.deployment
+                guarded = self._guards.over(
+                    deployment.spec.guards, deployment.name, skip=False, seconds_left=seconds_left
+                )
+                guarded.refuse_scores(wishes.logprobs is not None, f"{sampling_path}.logprobs")
+                ids, echoed = await _prompt(request, granted, guarded, path)
                 wanted = generation(
                     ids,
                     drawn.sampling,
-                    granted.deployment.spec.defaults,
+                    deployment.spec.defaults,
                     granted.version,
                     context_tokens=granted.context_tokens,
                     logprobs=0 if drawn.best_of > wishes.answers and wishes.logprobs is None else wishes.logprobs,
                     grammar=await offload(engine.grammar, wishes.form) if wishes.form else None,
                 )
+                before = await _prompt_logprobs(engine, wanted) if echoed and wishes.logprobs is not None else []
         except BaseException:
             granted.lease.give_back()
             raise
-        return _Begun(Chatting(Prepared(granted, drawn_apart(wanted, drawn.best_of)), self._answers), echoed)
+        chat = Chatting(Prepared(granted, guarded, drawn_apart(wanted, drawn.best_of)), self._answers)
+        return _Begun(chat, echoed, before)
 
     @contextmanager
     def _counting_refusals(self) -> Iterator[None]:
@@ -158,8 +184,21 @@ def _read_wishes(request: pb.CompleteRequest, path: str, sampling_path: str, *, 
     if not wishes.answers <= best_of <= most:
         rule = f"best_of must be {wishes.answers} (n) to {most}, not {best_of}; a stream shows all that is drawn."
         wrong.append(FieldViolation(f"{path}best_of", rule, "OUT_OF_RANGE"))
+    if request.echo and request.suffix and wishes.logprobs is not None:
+        rule = "The tokens of a text with a gap have no log-probabilities; leave out echo, suffix or logprobs."
+        wrong.append(FieldViolation(f"{path}echo", rule, "UNFIT"))
     refuse(wrong)
     return _Drawn(sampling, wishes, best_of)
+
+
+async def _prompt_logprobs(engine: Engine, wanted: GenerationRequest) -> list[common_pb2.TokenLogprob]:
+    """Of all tokens of a prompt; the first has 0, for nothing stands before it."""
+    ids, scores = wanted.prompt_ids, list[TokenScore]()
+    if len(ids) > 1:
+        asked = ScoringRequest(ids, 1, wanted.adapter_digest, wanted.logprobs or 0)
+        scores = await asyncio.wrap_future(engine.score(asked))
+    decode = partial(engine.decode, skip_special_tokens=False)
+    return await offload(spelled, [TokenScore(ids[0], 0.0), *scores], [], decode)
 
 
 def _likelihood(choice: pb.ChatChoice) -> float:
@@ -174,28 +213,38 @@ class _Prompt(NamedTuple):
     echoed: str
 
 
-async def _prompt(request: pb.CompleteRequest, granted: Granted, path: str) -> _Prompt:
+async def _prompt(request: pb.CompleteRequest, granted: Granted, guarded: Guarded, path: str) -> _Prompt:
     engine, echoed = granted.lease.engine, ""
     match request.WhichOneof("input"):
         case "text":
             path += "text"
-            ids = await offload(engine.encode_text, request.text)
-            echoed = request.text if request.echo else ""
+            text = await _admitted(guarded, request.text, path)
+            ids = await offload(engine.encode_text, text)
+            echoed = text if request.echo else ""
         case "tokens":
             path += "tokens.ids"
             ids = list(request.tokens.ids)
             inputs.refuse_unknown_ids(ids, engine.facts.vocabulary_tokens, path)
-            echoed = await offload(engine.decode, ids, skip_special_tokens=False) if request.echo else ""
+            said = await offload(engine.decode, ids, skip_special_tokens=False)
+            text = await _admitted(guarded, said, path)
+            ids = ids if text == said else await offload(engine.encode_text, text)
+            echoed = text if request.echo else ""
         case _:
             raise inputs.missing_input(f"{path}text")
     inputs.refuse_wordless(ids, path)
     if request.suffix:
-        ids = await _around_a_gap(request, granted, ids)
+        ids = await _around_a_gap(request, granted, await _admitted(guarded, request.suffix, path), ids)
     inputs.refuse_full(len(ids), granted.context_tokens, path)
     return _Prompt(ids, echoed)
 
 
-async def _around_a_gap(request: pb.CompleteRequest, granted: Granted, before: list[int]) -> list[int]:
+async def _admitted(guarded: Guarded, text: str, path: str) -> str:
+    """The text as the model may see it; raises as `Guarded.admit`."""
+    (turn,) = await guarded.admit([Message(role="user", content=text)], path)
+    return turn.content or ""
+
+
+async def _around_a_gap(request: pb.CompleteRequest, granted: Granted, after: str, before: list[int]) -> list[int]:
     """Raises WrongState INFILL_UNSUPPORTED where the model cannot fill in the middle."""
     engine = granted.lease.engine
     gap = engine.facts.gap
@@ -206,4 +255,4 @@ async def _around_a_gap(request: pb.CompleteRequest, granted: Granted, before: l
             advice=["Leave out the suffix, or name a model that was trained to fill in the middle."],
             model=request.model,
         )
-    return gap.around(before, await offload(engine.encode_text, request.suffix))
+    return gap.around(before, await offload(engine.encode_text, after))

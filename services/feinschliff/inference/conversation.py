@@ -28,6 +28,7 @@ _PARTS_OF: dict[Role, tuple[str, ...]] = {"assistant": ("text", "tool_call"), "t
 _FINISH: dict[Finish, common_pb2.FinishReason.ValueType] = {
     Finish.STOP: common_pb2.FINISH_REASON_STOP,
     Finish.LENGTH: common_pb2.FINISH_REASON_LENGTH,
+    Finish.FILTERED: common_pb2.FINISH_REASON_CONTENT_FILTER,
     Finish.CANCELLED: common_pb2.FINISH_REASON_CANCELLED,
     Finish.FAILED: common_pb2.FINISH_REASON_ERROR,
 }
@@ -56,16 +57,6 @@ def to_messages(turns: Sequence[common_pb2.Message], path: str) -> list[Message]
     return [_to_message(turn) for turn in turns]
 
 
-def refuse_unserved_wishes(request: inference_pb2.ChatRequest) -> None:
-    """Raises Unserved FIELD_UNSERVED."""
-    refuse_unserved(
-        [
-            Asked("tools", bool(request.tools)),
-            Asked("tool_choice", request.HasField("tool_choice")),
-        ]
-    )
-
-
 def finish_reason(finish: Finish) -> common_pb2.FinishReason.ValueType:
     return _FINISH[finish]
 
@@ -74,9 +65,10 @@ def from_identity(identity: Identity) -> common_pb2.Identity:
     return common_pb2.Identity(**identity._asdict())
 
 
-def usage(prompt_tokens: int, completion_tokens: int) -> common_pb2.TokenUsage:
+def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> common_pb2.TokenUsage:
     return common_pb2.TokenUsage(
         prompt_tokens=prompt_tokens,
+        cached_tokens=cached_tokens,
         completion_tokens=completion_tokens,
         total_tokens=prompt_tokens + completion_tokens,
     )

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from feinschliff.inference import store
+from feinschliff.inference.guards.bounds import guard_violations
 from feinschliff.inference.life import NAME, PROJECT, Deployment, Route, Spec, State, Status
 from feinschliff.inference.requests import sampling_violations
 from feinschliff.inference.versions import ALIAS, VERSION, Versions
@@ -215,6 +216,7 @@ def spec_violations(spec: Spec, project: str) -> list[FieldViolation]:
     for field, pairs, limit in (("labels", spec.labels, 512), ("annotations", spec.annotations, 4096)):
         fits = all(1 <= len(key) <= 64 and len(value) <= limit for key, value in pairs.items())
         require(fits and len(pairs) <= LABELS_MAX, field, f"at most {LABELS_MAX} pairs of 64 and {limit} characters")
+    wrong += guard_violations(spec.guards, "deployment.guards", project)
     return wrong + _route_violations(spec.routes, project)
 
 

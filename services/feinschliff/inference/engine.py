@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from feinschliff.formats.heads import HeadFacts
 from feinschliff.formats.records import Message
@@ -15,12 +15,15 @@ from feinschliff.inference.forms import Form
 from feinschliff.inference.scores import AnswerTokens, ScoringRequest, TokenScore
 from feinschliff.lm.gaps import Gap
 
+Tools = Sequence[Mapping[str, Any]]
+
 
 class Finish(StrEnum):
     """Why a generation ended."""
 
     STOP = "stop"
     LENGTH = "length"
+    FILTERED = "content_filter"  # a guard ended it
     CANCELLED = "cancelled"
     FAILED = "failed"
 
@@ -50,6 +53,7 @@ class GenerationRequest:
             model's own: before temperature, penalties, bias and filters.
         grammar: the form that the answer must have, from `Engine.grammar`; None is free text. An answer that ends with
             STOP and without a stop text has it.
+        shown_tokens: control tokens that are part of the text; others are not.
     """
 
     prompt_ids: Sequence[int]
@@ -68,6 +72,7 @@ class GenerationRequest:
     stop_token_ids: tuple[int, ...] = ()
     logprobs: int | None = None
     grammar: Grammar | None = None
+    shown_tokens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,7 @@ class EngineFacts:
     vocabulary_tokens: int
     gap: Gap | None = None  # for filling in the middle
     dimensions: Sequence[int] = ()  # lengths that a text's vector may have, the whole one last
+    chat_template: str = ""
 
 
 class DeviceMemory(NamedTuple):
@@ -154,15 +160,22 @@ class Engine(Protocol):
     @property
     def facts(self) -> EngineFacts: ...
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        """Token ids of a conversation, up to where the assistant begins.
+    def encode_chat(
+        self, messages: Sequence[Message], tools: Tools | None = None, add_generation_prompt: bool = True
+    ) -> list[int]:
+        """Token ids of a conversation, up to where the assistant begins, or without that.
+
+        Args:
+            tools: as templates take them, in OpenAI's form.
 
         Raises:
             Invalid: CHAT_TEMPLATE_MISSING, CHAT_TEMPLATE_REFUSES.
         """
         ...
 
-    def render_chat(self, messages: Sequence[Message]) -> str:
+    def render_chat(
+        self, messages: Sequence[Message], tools: Tools | None = None, add_generation_prompt: bool = True
+    ) -> str:
         """The text that `encode_chat` makes tokens of."""
         ...
 

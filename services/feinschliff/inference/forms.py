@@ -8,8 +8,11 @@ from typing import Any
 
 import orjson
 
-from feinschliff.formats.schemas import in_order
 from feinschliff.kit.errors import FieldViolation, Invalid
+
+MARKER = "%MARKER%"
+TO_MARKER = f"lead: {MARKER}"
+"""A rule, `lead`: any text up to the marker, and the marker."""
 
 SCHEMA_BYTES_MAX = 256 * 1024
 _BETWEEN = "( |\\n {0,16})?"  # what may stand between two signs of JSON: models write it flat or indented
@@ -35,7 +38,7 @@ class Schema:
         Raises:
             Invalid: REQUEST_INVALID where it is too long.
         """
-        text = orjson.dumps(in_order(given)).decode()
+        text = orjson.dumps(given).decode()
         if len(text) > SCHEMA_BYTES_MAX:
             rule = f"A schema has at most {SCHEMA_BYTES_MAX} bytes, not {len(text)}."
             raise Invalid("REQUEST_INVALID", rule, fields=[FieldViolation(path, rule, "OUT_OF_RANGE")])
@@ -55,10 +58,13 @@ class Form:
     Args:
         grammar: in the dialect of Lark that llguidance reads; the answer is its `start`.
         schemas: those inside, so that a refusal can say which one it is about.
+        marker: text that is one token where the vocabulary has it as a control token; `MARKER` and `TO_MARKER` stand
+            for it in the grammar.
     """
 
     grammar: str
     schemas: tuple[Schema, ...] = ()
+    marker: str = ""
 
 
 def form_of(schema: Schema) -> Form:

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 from pydantic import ConfigDict, Field
 
 from feinschliff.formats.base import Stored
+from feinschliff.inference.guards.guard import Guard
 from feinschliff.kit.errors import Refusal, Unavailable
 
 Precision = Literal["auto", "bf16", "fp32"]
@@ -115,6 +116,7 @@ class Spec(Stored):
     replicas: int = 1
     context_tokens: int | None = None
     defaults: Sampling = Sampling()
+    guards: tuple[Guard, ...] = ()
     display_name: str = ""
     refuse_store: bool = False
     stored_fraction: float = 0.0

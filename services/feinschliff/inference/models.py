@@ -139,6 +139,15 @@ class Models:
         """As the last look found them."""
         return self._view.all()
 
+    async def deployment(self, name: str) -> Deployment:
+        """Raises NotFound DEPLOYMENT_NOT_FOUND."""
+        names.parse(NAME, name, field="deployment")
+        for look in (self._view.all(), await offload(self._look_again)):
+            for one in look:
+                if one.name == name:
+                    return one
+        raise NotFound("DEPLOYMENT_NOT_FOUND", f"There is no deployment {name}.", deployment=name)
+
     def _granted(self, found: Sequence[Target]) -> Granted | None:
         for target in found:
             key = key_of(target.deployment)

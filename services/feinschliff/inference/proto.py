@@ -9,6 +9,7 @@ from typing import NamedTuple
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from feinschliff.inference.deployments import etag_of
+from feinschliff.inference.guards.proto import from_guard, to_guards
 from feinschliff.inference.life import (
     Deployment,
     Failure,
@@ -68,6 +69,7 @@ def to_spec(message: inference_pb2.Deployment) -> Spec:
     """What a deployment message wants.
 
     Raises:
+        Invalid: REQUEST_INVALID for a guard without a kind.
         Unserved: FIELD_UNSERVED.
     """
     precision = _PRECISIONS.get(message.precision)
@@ -79,7 +81,6 @@ def to_spec(message: inference_pb2.Deployment) -> Spec:
             ("precision", precision is None),
             ("replicas", message.replicas > 1),
             ("resources", message.HasField("resources") and message.resources != inference_pb2.Resources()),
-            ("guards", bool(message.guards)),
             *((f"routes[{place}].shadow", route.shadow) for place, route in enumerate(message.routes)),
         )
     )
@@ -92,6 +93,7 @@ def to_spec(message: inference_pb2.Deployment) -> Spec:
         replicas=message.replicas if message.HasField("replicas") else 1,
         context_tokens=message.context_tokens if message.HasField("context_tokens") else None,
         defaults=to_defaults(message.defaults, "deployment.defaults"),
+        guards=to_guards(message.guards, "deployment.guards"),
         display_name=message.display_name,
         refuse_store=message.logging.refuse_store,
         stored_fraction=message.logging.stored_fraction,
@@ -114,6 +116,7 @@ def from_deployment(deployment: Deployment) -> inference_pb2.Deployment:
         precision=inference_pb2.Deployment.Precision.Value(f"PRECISION_{spec.precision.upper()}"),
         replicas=spec.replicas,
         defaults=from_sampling(spec.defaults),
+        guards=[from_guard(guard) for guard in spec.guards],
         logging=_from_logging(spec),
         context_tokens=spec.context_tokens,
         state=inference_pb2.Deployment.State.Value(f"STATE_{status.state.name}"),

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import orjson
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 
+from feinschliff.formats.records import Message
 from feinschliff.inference.life import Deployment, Spec
 from feinschliff.inference.models import Granted
 from feinschliff.inference.policies import Policies
@@ -60,6 +61,20 @@ class _Call:
         return common_pb2.Part(tool_call=call)
 
 
+def turn_of(message: Message) -> common_pb2.Message:
+    """A turn as the API has it."""
+    role = common_pb2.Role.Value(f"ROLE_{message.role.upper()}")
+    text = message.content or ""
+    if message.tool_call_id is not None:
+        result = common_pb2.ToolResult(tool_call_id=message.tool_call_id, text=text)
+        return common_pb2.Message(role=role, parts=[common_pb2.Part(tool_result=result)], name=message.name or "")
+    parts = [common_pb2.Part(text=text)] if message.content is not None else []
+    for call in message.tool_calls or []:
+        function = call["function"]
+        parts.append(_Call(call["id"], function["name"], function["arguments"]).part())
+    return common_pb2.Message(role=role, parts=parts, name=message.name or "")
+
+
 @dataclass
 class Heard:
     """A streamed answer, put together again; of several answers the first."""
@@ -97,15 +112,20 @@ class Recorder:
         self._dropped = metrics.counter("feinschliff_inference_completions_dropped_total")
         self._bytes = metrics.gauge("feinschliff_inference_completion_spool_bytes")
 
-    def begin(self, request: inference_pb2.ChatRequest, granted: Granted) -> Entry:
-        """The entry of a call that is answered by `granted`; the request's fields for the log are checked already."""
-        kept = named(request, granted.deployment)
+    def begin(
+        self, request: inference_pb2.ChatRequest, granted: Granted, masked: Sequence[Message] | None = None
+    ) -> Entry:
+        """The entry of a call that is answered by `granted`; the request's fields for the log are checked already.
+
+        Args:
+            masked: the conversation as guards left it: what they took out is not remembered either.
+        """
+        kept, spec = named(request, granted.deployment), granted.deployment.spec
         share = 0.0
-        if not request.HasField("store") and not granted.deployment.spec.refuse_store:
-            share = max(granted.deployment.spec.stored_fraction, self._policies.fraction(kept.project))
-        return Entry(
-            self, kept if is_kept(request, granted.deployment.spec, share, self._draw()) else None, request, granted
-        )
+        if not request.HasField("store") and not spec.refuse_store:
+            share = max(spec.stored_fraction, self._policies.fraction(kept.project))
+        is_wanted = is_kept(request, spec, share, self._draw())
+        return Entry(self, kept if is_wanted else None, request, granted, masked)
 
     async def store(self, kept: Kept, completion: pb.Completion) -> str:
         """The name once it survives this process; empty where it cannot be kept, which is counted."""
@@ -141,8 +161,14 @@ class Entry:
     """What is heard of one call until it ends; one that is not kept hears nothing."""
 
     def __init__(
-        self, recorder: Recorder, kept: Kept | None, request: inference_pb2.ChatRequest, granted: Granted
+        self,
+        recorder: Recorder,
+        kept: Kept | None,
+        request: inference_pb2.ChatRequest,
+        granted: Granted,
+        masked: Sequence[Message] | None,
     ) -> None:
+        self._masked = masked
         self._recorder = recorder
         self._kept = kept
         self._request = request
@@ -174,7 +200,7 @@ class Entry:
             model=asked.model,
             deployment=self._deployment,
             identity=self._identity,
-            messages=asked.messages,
+            messages=asked.messages if self._masked is None else map(turn_of, self._masked),
             tools=asked.tools,
             sampling=asked.sampling if asked.HasField("sampling") else None,
             response=self._heard.message() if message is None else message,

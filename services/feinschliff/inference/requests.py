@@ -95,6 +95,7 @@ def generation(
     context_tokens: int,
     logprobs: int | None = None,
     grammar: Grammar | None = None,
+    shown_tokens: tuple[str, ...] = (),
     random_seed: Callable[[], int] = lambda: secrets.randbits(63),
 ) -> GenerationRequest:
     """The whole request: the caller's wishes, then the deployment's, then the model's, then the built-in ones.
@@ -112,6 +113,7 @@ def generation(
         **drawn,
         logprobs=logprobs,
         grammar=grammar,
+        shown_tokens=shown_tokens,
         prompt_ids=prompt_ids,
         adapter_digest=version.adapter_digest if version else "",
         stop_token_ids=version.stop_token_ids if version else (),

@@ -14,16 +14,21 @@ from feinschliff.inference import judging
 from feinschliff.inference.answers import Answers
 from feinschliff.inference.chatting import Chatting, Prepared, gathered
 from feinschliff.inference.completions import Completions
+from feinschliff.inference.dialects import dialect_of
+from feinschliff.inference.guards.bounds import guard_violations
+from feinschliff.inference.guards.guarding import Guards
+from feinschliff.inference.guards.proto import from_finding, to_guards
 from feinschliff.inference.inputs import refuse_unknown_ids
 from feinschliff.inference.models import Models
-from feinschliff.inference.proto import Asked, refuse_unserved, timestamp
+from feinschliff.inference.preparing import prepare
+from feinschliff.inference.proto import timestamp
 from feinschliff.inference.recorder import Recorder, refuse_unloggable
-from feinschliff.inference.requests import generation, refuse, sampling_violations, unknown_biases
-from feinschliff.inference.several import drawn_apart
+from feinschliff.inference.requests import refuse
 from feinschliff.inference.texts import Texts
-from feinschliff.inference.wishes import read_sampling, read_wishes, wish_violations
+from feinschliff.inference.tools import Toolbox, tool_violations
+from feinschliff.inference.wishes import to_tools
 from feinschliff.kit.clock import Clock
-from feinschliff.kit.errors import Refusal
+from feinschliff.kit.errors import FieldViolation, Invalid, Refusal
 from feinschliff.kit.threads import offload
 from feinschliff.v1 import common_pb2, inference_pb2_grpc
 from feinschliff.v1 import inference_pb2 as pb
@@ -34,18 +39,30 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     """Chat, texts, classes and tokens; what this version does not serve answers UNIMPLEMENTED."""
 
-    def __init__(self, models: Models, answers: Answers, recorder: Recorder, clock: Clock) -> None:
+    def __init__(
+        self,
+        models: Models,
+        answers: Answers,
+        guards: Guards,
+        completions: Completions,
+        recorder: Recorder,
+        clock: Clock,
+    ) -> None:
         self._models = models
         self._answers = answers
         self._recorder = recorder
         self._clock = clock
-        self._completions = Completions(models, answers)
+        self._guards = guards
+        self._completions = completions
         self._texts = Texts(models, answers)
 
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
         created, began = self._clock.now(), time.monotonic()
         prepared = await self._prepare(request, context, "")
-        chat, entry = Chatting(prepared, self._answers), self._recorder.begin(request, prepared.granted)
+        chat, entry = (
+            Chatting(prepared, self._answers),
+            self._recorder.begin(request, prepared.granted, prepared.masked),
+        )
         async with aclosing(chat.deltas()) as deltas:
             choices = await gathered(deltas)
         first = choices[0]
@@ -55,6 +72,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             finish_reason=first.finish_reason,
             usage=chat.usage,
             choices=choices if len(choices) > 1 or first.logprobs else [],
+            guards=map(from_finding, prepared.guarded.findings),
             latency_seconds=time.monotonic() - began,
             create_time=timestamp(created),
         )
@@ -64,15 +82,17 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def ChatStream(self, request: pb.ChatStreamRequest, context: Context) -> AsyncIterator[pb.ChatStreamResponse]:
         prepared = await self._prepare(request.chat, context, "chat.")
         chat, reason = Chatting(prepared, self._answers), common_pb2.FINISH_REASON_UNSPECIFIED
-        entry = self._recorder.begin(request.chat, prepared.granted)
+        entry = self._recorder.begin(request.chat, prepared.granted, prepared.masked)
         async with aclosing(chat.deltas()) as deltas:
             yield pb.ChatStreamResponse(identity=words.from_identity(prepared.granted.identity))
             async for delta in deltas:
-                reason = delta.finish_reason if delta.index == 0 else reason
+                reason = delta.finish_reason if delta.index == 0 and delta.finish_reason else reason
                 entry.hear(delta)
                 yield pb.ChatStreamResponse(delta=delta)
         name = await entry.keep(reason, chat.usage)
-        yield pb.ChatStreamResponse(end=pb.StreamEnd(finish_reason=reason, usage=chat.usage, completion=name))
+        found = map(from_finding, prepared.guarded.findings)
+        end = pb.StreamEnd(finish_reason=reason, usage=chat.usage, completion=name, guards=found)
+        yield pb.ChatStreamResponse(end=end)
 
     async def Complete(self, request: pb.CompleteRequest, context: Context) -> pb.CompleteResponse:
         return await self._completions.whole(request, context.time_remaining())
@@ -94,20 +114,17 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         return await self._texts.classify(request, context.time_remaining())
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
-        conversation = request.conversation
-        is_chat = request.HasField("conversation")
-        refuse_unserved(
-            [
-                Asked("conversation.tools", bool(conversation.tools)),
-                Asked("conversation.add_generation_prompt", is_chat and not conversation.add_generation_prompt),
-            ]
-        )
+        conversation, is_chat = request.conversation, request.HasField("conversation")
         with (await self._models.grant(request.model, seconds_left=context.time_remaining())).lease as lease:
             engine = lease.engine
             if is_chat:
                 messages = words.to_messages(conversation.messages, "conversation.messages")
-                ids = await offload(engine.encode_chat, messages)
-                rendered = await offload(engine.render_chat, messages)
+                box, opens = Toolbox(tuple(to_tools(conversation.tools))), conversation.add_generation_prompt
+                refuse(list(tool_violations(box, "conversation.")))
+                if box.is_used:
+                    dialect_of(engine.facts.chat_template)
+                ids = await offload(engine.encode_chat, messages, box.for_template, opens)
+                rendered = await offload(engine.render_chat, messages, box.for_template, opens)
             else:
                 ids, rendered = await offload(engine.encode_text, request.text), request.text
             tokens = [engine.decode([one], skip_special_tokens=False) for one in ids]
@@ -123,37 +140,32 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             text = await offload(lease.engine.decode, list(request.ids), skip_special_tokens=skip)
         return pb.DetokenizeResponse(text=text)
 
+    async def CheckText(self, request: pb.CheckTextRequest, context: Context) -> pb.CheckTextResponse:
+        judging.refuse_texts(request.texts, 0)
+        if request.deployment and request.guards:
+            message = "Name a deployment or give guards, not both."
+            raise Invalid("REQUEST_INVALID", message, fields=[FieldViolation("guards", message, "FIELD_FORBIDDEN")])
+        if request.deployment:
+            guards = (await self._models.deployment(request.deployment)).spec.guards
+        else:
+            guards = to_guards(request.guards, "guards")
+            refuse(await offload(guard_violations, guards, "guards"))
+            missing = "Name a deployment, or give the guards to run."
+            refuse([] if guards else [FieldViolation("guards", missing, "FIELD_MISSING")])
+        left = context.time_remaining()
+        guarded = self._guards.over(guards, request.deployment, skip=False, seconds_left=left)
+        return pb.CheckTextResponse(
+            results=[
+                pb.CheckedText(flagged=one.is_blocked, guards=map(from_finding, one.findings))
+                for one in await guarded.check(request.texts)
+            ]
+        )
+
     async def _prepare(self, request: pb.ChatRequest, context: Context, path: str) -> Prepared:
         try:
-            words.refuse_unserved_wishes(request)
             refuse_unloggable(request, path)
-            sampling = read_sampling(request.sampling)
-            wrong = sampling_violations(sampling, f"{path}sampling")
-            refuse([*wrong, *wish_violations(request.sampling, f"{path}sampling")])
-            wishes = read_wishes(request.sampling, f"{path}sampling")
-            messages = words.to_messages(request.messages, f"{path}messages")
-            granted = await self._models.grant(request.model, seconds_left=context.time_remaining())
-            try:
-                if facts := granted.lease.engine.head(granted.lease.adapter_digest):
-                    raise judging.not_a_chat_model(request.model, facts)
-                size = granted.lease.engine.facts.vocabulary_tokens
-                refuse(unknown_biases(sampling, size, f"{path}sampling"))
-                grammar = await offload(granted.lease.engine.grammar, wishes.form) if wishes.form else None
-                prompt_ids = await offload(granted.lease.engine.encode_chat, messages)
-                defaults, limit = granted.deployment.spec.defaults, granted.context_tokens
-                wanted = generation(
-                    prompt_ids,
-                    sampling,
-                    defaults,
-                    granted.version,
-                    context_tokens=limit,
-                    logprobs=wishes.logprobs,
-                    grammar=grammar,
-                )
-            except BaseException:
-                granted.lease.give_back()
-                raise
+            left = context.time_remaining()
+            return await prepare(self._models, self._guards, request, path, seconds_left=left)
         except Refusal:
             self._answers.count_refused()
             raise
-        return Prepared(granted, drawn_apart(wanted, wishes.answers))

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import NamedTuple
 
-from feinschliff.inference.answers import Answers, Held
+from feinschliff.inference.answers import Held
 from feinschliff.inference.engine import Delta, Done, Engine, GenerationRequest
 from feinschliff.kit.errors import Exhausted
 
 _RETRY_SECONDS = 1.0
+
+Stream = Callable[[Held, GenerationRequest], AsyncGenerator[Delta | Done]]
+"""One answer's events; gives the lease back."""
 
 
 class Piece(NamedTuple):
@@ -35,7 +38,7 @@ def _seed(seed: int, index: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{index}".encode()).digest()[:8]) >> 1
 
 
-async def several(answers: Answers, lease: Held, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Piece]:
+async def several(stream: Stream, lease: Held, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Piece]:
     """The pieces of all answers as they come; each answer ends with Done, the stream with the last of them.
 
     No more are generated at once than the engine has places. The first is refused where the queue is full, the others
@@ -47,7 +50,7 @@ async def several(answers: Answers, lease: Held, requests: Sequence[GenerationRe
         Unavailable: ENGINE_CLOSED.
     """
     if len(requests) == 1:
-        async with aclosing(answers.stream(lease, requests[0])) as events:
+        async with aclosing(stream(lease, requests[0])) as events:
             async for event in events:
                 yield Piece(0, event)
         return
@@ -58,7 +61,7 @@ async def several(answers: Answers, lease: Held, requests: Sequence[GenerationRe
     async def answer(index: int) -> None:
         async with places:
             try:
-                await _pour(answers, shared, requests[index], index, pieces)
+                await _pour(stream, shared, requests[index], index, pieces)
             except Exception as error:
                 pieces.put_nowait(error)
 
@@ -79,7 +82,7 @@ async def several(answers: Answers, lease: Held, requests: Sequence[GenerationRe
 
 
 async def _pour(
-    answers: Answers,
+    stream: Stream,
     shared: _Shared,
     request: GenerationRequest,
     index: int,
@@ -87,7 +90,7 @@ async def _pour(
 ) -> None:
     while True:
         try:
-            async with aclosing(answers.stream(shared.share(), request)) as events:
+            async with aclosing(stream(shared.share(), request)) as events:
                 async for event in events:
                     pieces.put_nowait(Piece(index, event))
             return

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from feinschliff.formats.schemas import in_order
 from feinschliff.inference.forms import Form, Schema, form_of
 from feinschliff.inference.inputs import TOP_LOGPROBS_MAX
 from feinschliff.inference.life import Sampling
-from feinschliff.kit.errors import FieldViolation
-from feinschliff.v1 import common_pb2
+from feinschliff.inference.tools import Mode, Tool, Toolbox
+from feinschliff.kit.errors import FieldViolation, Invalid
+from feinschliff.kit.structs import plain
+from feinschliff.v1 import common_pb2, inference_pb2
 
 ANSWERS_MAX = 128
 _NAME_CHARACTERS_MAX = 64
-_WHOLE_MAX = 2**53  # beyond, a double does not tell neighbours apart
 
 _NUMBERS = (
     "temperature",
@@ -91,27 +94,33 @@ def response_form(wanted: common_pb2.ResponseFormat, path: str) -> Form | None:
             return form_of(Schema(path, '{"type":"object"}', strict=True))
         case "json_schema":
             given, where = wanted.json_schema, f"{path}.json_schema"
-            return form_of(Schema.of(plain(given.schema), f"{where}.schema", strict=given.strict))
+            return form_of(Schema.of(in_order(plain(given.schema)), f"{where}.schema", strict=given.strict))
     return None
 
 
-def plain(value: Any) -> Any:
-    """A struct of the API as ordinary objects; whole numbers are integers, as JSON has no other ones."""
-    kind = value.DESCRIPTOR.name
-    if kind == "Struct":
-        return {key: plain(one) for key, one in sorted(value.fields.items())}
-    if kind == "ListValue":
-        return [plain(one) for one in value.values]
-    match value.WhichOneof("kind"):
-        case "struct_value":
-            return plain(value.struct_value)
-        case "list_value":
-            return plain(value.list_value)
-        case "number_value":
-            number = value.number_value
-            return int(number) if number.is_integer() and abs(number) < _WHOLE_MAX else number
-        case "string_value":
-            return value.string_value
-        case "bool_value":
-            return value.bool_value
-    return None
+_MODES: dict[int, Mode] = {
+    common_pb2.ToolChoice.MODE_UNSPECIFIED: "auto",
+    common_pb2.ToolChoice.MODE_NONE: "none",
+    common_pb2.ToolChoice.MODE_AUTO: "auto",
+    common_pb2.ToolChoice.MODE_REQUIRED: "required",
+    common_pb2.ToolChoice.MODE_FUNCTION: "function",
+}
+
+
+def read_tools(request: inference_pb2.ChatRequest) -> Toolbox:
+    """
+    Raises:
+        Invalid: REQUEST_INVALID for a mode that this version does not know.
+    """
+    mode = _MODES.get(request.tool_choice.mode)
+    if mode is None:
+        rule = f"tool_choice.mode {request.tool_choice.mode} is not known."
+        raise Invalid("REQUEST_INVALID", rule, fields=[FieldViolation("tool_choice.mode", rule, "OUT_OF_RANGE")])
+    tools = tuple(to_tools(request.tools))
+    return Toolbox(tools, mode, request.tool_choice.function, single=request.single_tool_call)
+
+
+def to_tools(tools: Iterable[common_pb2.Tool]) -> Iterator[Tool]:
+    for tool in tools:
+        parameters = in_order(plain(tool.parameters)) if tool.HasField("parameters") else None
+        yield Tool(tool.name, tool.description, parameters, tool.strict)

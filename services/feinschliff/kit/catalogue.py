@@ -185,6 +185,11 @@ _INFERENCE = {
         "Chat requests", "finish", "stop", "length", "cancelled", "refused", "failed", by="how they ended"
     ),
     "requests_in_flight": _gauge("Chat requests that are being answered."),
+    "guard_hits_total": _counter(
+        "Decisions of guards that found something: one for each rule in what a call sends or gets.",
+        *("kind", "action", "stage"),
+    ),
+    "guard_failures_total": _ended("Guards that could not judge", "action", "log", "mask", "block"),
     "slots": _gauge("Chat requests that may be generated at once, over all loaded bases."),
     "queue_depth_requests": _gauge("Chat requests that wait for a place in the batch."),
     "queue_limit_requests": _gauge("Chat requests that may wait, over all loaded bases; more are refused."),

@@ -114,13 +114,25 @@ class Chat:
         candidates = {self.end_of_turn_id, self.tokenizer.eos_token_id, *self.generation_stop_ids}
         return tuple(sorted(token for token in candidates if token is not None))
 
-    def prompt_text(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> str:
-        """The rendered conversation up to where the assistant begins to answer."""
-        return unguard(self._render(messages, tools, prompt=True))
+    def prompt_text(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        opens_answer: bool = True,
+    ) -> str:
+        """The rendered conversation up to where the assistant begins to answer, or without that."""
+        return unguard(self._render(messages, tools, prompt=opens_answer))
 
-    def prompt_ids(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> list[int]:
+    def prompt_ids(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        opens_answer: bool = True,
+    ) -> list[int]:
         """Token ids of `prompt_text`, with control tokens inside messages as plain text."""
-        text = self._render(messages, tools, prompt=True)
+        text = self._render(messages, tools, prompt=opens_answer)
         return self._codec.encode([[text]])[0][0]
 
     def encode(self, records: Sequence[Record], *, loss_on: LossOn = "all_assistant_turns") -> list[Encoded]:

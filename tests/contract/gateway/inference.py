@@ -43,6 +43,12 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer, inference_pb2_grpc.
         self._admit(request)
         said = _said(request)
         await self._maybe_hang(said)
+        if said == "call":
+            return inference.ChatResponse(
+                identity=_identity(request.model),
+                message=common.Message(role=common.ROLE_ASSISTANT, parts=[common.Part(tool_call=_call(request))]),
+                finish_reason=common.FINISH_REASON_TOOL_CALLS,
+            )
         text, finish = _answer(request)
         message = common.Message(role=common.ROLE_ASSISTANT, parts=[common.Part(text=text)])
         logprobs = [*_tokens(text), END_OF_TURN] if request.sampling.logprobs else []
@@ -65,6 +71,13 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer, inference_pb2_grpc.
         self._admit(chat)
         text, finish = _answer(chat)
         yield inference.ChatStreamResponse(identity=_identity(chat.model))
+        if _said(chat) == "call":
+            call = _call(chat)
+            pieces = [inference.ToolCallDelta(arguments_text=text) for text in ('{"city": "Ulm", ', '"days": 3}')]
+            for piece in (inference.ToolCallDelta(id=call.id, name=call.name), *pieces):
+                yield inference.ChatStreamResponse(delta=inference.ChatDelta(tool_call=piece))
+            yield inference.ChatStreamResponse(end=inference.StreamEnd(finish_reason=common.FINISH_REASON_TOOL_CALLS))
+            return
         if _said(chat) != "hang later":
             await self._maybe_hang(_said(chat))
         words = text.split(" ")
@@ -85,6 +98,21 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer, inference_pb2_grpc.
                 delta=inference.ChatDelta(index=index, finish_reason=finish, logprobs=logprobs)
             )
         yield inference.ChatStreamResponse(end=inference.StreamEnd(finish_reason=finish, usage=_usage(chat, text)))
+
+    async def CheckText(self, request: inference.CheckTextRequest, context: Context) -> inference.CheckTextResponse:
+        """A text is flagged by the guard whose name stands in it."""
+        return inference.CheckTextResponse(
+            results=[
+                inference.CheckedText(
+                    flagged=any(guard.name in text for guard in request.guards),
+                    guards=[
+                        inference.GuardResult(guard=guard.name, triggered=guard.name in text)
+                        for guard in request.guards
+                    ],
+                )
+                for text in request.texts
+            ]
+        )
 
     async def CreateDeployment(
         self, request: inference.CreateDeploymentRequest, context: Context
@@ -135,6 +163,10 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer, inference_pb2_grpc.
             raise Exhausted("QUEUE_FULL", "The queue is full.", retry_after_seconds=2.5)
         if _said(request) == "crash":
             raise RuntimeError("a fault in the engine")
+        if _said(request) == "forbidden":
+            path = "messages[0]"
+            fields = [FieldViolation(path, "The guard 'g' blocks this.", "GUARD_BLOCKED")]
+            raise Invalid("GUARD_BLOCKED", "The guard 'g' blocks this.", fields=fields, guard="g", rule="r")
         if _said(request) == "long":
             path = "sampling.max_tokens" if request.sampling.max_tokens else "messages"
             raise Invalid(
@@ -160,12 +192,20 @@ def _said(request: inference.ChatRequest) -> str:
 def _answer(request: inference.ChatRequest) -> tuple[str, common.FinishReason.ValueType]:
     """`you said: ...`, cut at the first stop text and at max_tokens words."""
     text = f"you said: {_said(request)}"
+    if _said(request) == "say what a guard ends":
+        return "you said:", common.FINISH_REASON_CONTENT_FILTER
     for stop in request.sampling.stop:
         text = text.partition(stop)[0]
     words = text.split(" ")
     if request.sampling.max_tokens and len(words) > request.sampling.max_tokens:
         return " ".join(words[: request.sampling.max_tokens]), common.FINISH_REASON_LENGTH
     return text, common.FINISH_REASON_STOP
+
+
+def _call(request: inference.ChatRequest) -> common.ToolCall:
+    call = common.ToolCall(id="call_1", name=request.tools[0].name)
+    call.arguments.update({"city": "Ulm", "days": 3})
+    return call
 
 
 def _tokens(text: str) -> list[common.TokenLogprob]:

@@ -225,64 +225,7 @@ def test_an_error_before_the_first_token_is_an_ordinary_one(openai: OpenAI) -> N
         ask(openai, "busy", stream=True)
 
 
-def test_several_choices_come_whole_and_as_a_stream(openai: OpenAI, gateway: Gateway) -> None:
-    whole = ask(openai, n=3)
-    assert [(choice.index, choice.message.content) for choice in whole.choices] == [
-        (index, "you said: hello there") for index in range(3)
-    ]
-    assert gateway.backends.inference.requests[-1].sampling.n == 3
-    chunks = list(ask(openai, n=3, stream=True))
-    for index in range(3):
-        mine = [choice for chunk in chunks for choice in chunk.choices if choice.index == index]
-        assert mine[0].delta.role == "assistant"
-        assert "".join(choice.delta.content or "" for choice in mine) == "you said: hello there"
-        assert [choice.finish_reason for choice in mine] == [None] * (len(mine) - 1) + ["stop"]
-
-
-def test_log_probabilities_are_those_of_the_tokens_that_are_shown(openai: OpenAI) -> None:
-    whole = ask(openai, logprobs=True, top_logprobs=1).choices[0]
-    content = whole.logprobs.content
-    assert "".join(one.token for one in content) == whole.message.content
-    assert bytes(byte for one in content for byte in one.bytes).decode() == whole.message.content
-    assert {one.logprob for one in content} == {-0.5}
-    assert [(other.logprob, other.bytes) for other in content[0].top_logprobs] == [(-9999.0, None)]
-    chunks = list(ask(openai, logprobs=True, top_logprobs=1, stream=True))
-    told = [one for chunk in chunks if chunk.choices[0].logprobs for one in chunk.choices[0].logprobs.content]
-    assert told == content
-    assert ask(openai).choices[0].logprobs is None
-
-
-def test_the_form_of_an_answer_goes_on_with_the_order_of_its_properties(openai: OpenAI, gateway: Gateway) -> None:
-    schema = {"type": "object", "properties": {"b": {"properties": {"y": {}, "x": {}}}, "properties": {}, "a": {}}}
-    ask(openai, response_format={"type": "json_schema", "json_schema": {"name": "s", "schema": schema, "strict": True}})
-    sent = gateway.backends.inference.requests[-1].sampling.response_format.json_schema
-    assert (sent.name, sent.strict) == ("s", True)
-    assert list(sent.schema["propertyOrdering"]) == ["b", "properties", "a"]
-    assert list(sent.schema["properties"]["b"]["propertyOrdering"]) == ["y", "x"]
-    ask(openai, response_format={"type": "json_object"})
-    assert gateway.backends.inference.requests[-1].sampling.response_format.WhichOneof("format") == "json_object"
-    ask(openai, response_format={"type": "text"})
-    assert not gateway.backends.inference.requests[-1].sampling.HasField("response_format")
-
-
-@pytest.mark.parametrize(
-    ("form", "param"),
-    [
-        ({"type": "json_schema"}, "response_format.json_schema"),
-        ({"type": "json_schema", "json_schema": {"name": "x"}}, "response_format.json_schema.schema"),
-        ({"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}, "response_format.json_schema.name"),
-        ({"type": "xml"}, "response_format.type"),
-    ],
-)
-def test_a_form_that_says_nothing_is_refused_by_its_path(openai: OpenAI, form: dict[str, Any], param: str) -> None:
-    with pytest.raises(sdk.BadRequestError) as caught:
-        ask(openai, response_format=form)
-    assert caught.value.param == param
-
-
 UNSERVED = [
-    {"tools": [{"type": "function", "function": {"name": "f"}}]},
-    {"tool_choice": "required"},
     {"functions": [{"name": "f"}]},
     {"modalities": ["text", "audio"]},
     {"audio": {"voice": "x", "format": "mp3"}},

@@ -144,6 +144,14 @@ def test_log_probabilities_come_as_arrays_of_the_tokens_that_are_shown(openai: O
     assert [offset for piece in pieces for offset in piece.text_offset] == [0, 4]
 
 
+def test_an_echoed_prompt_has_log_probabilities_but_for_its_first_token(openai: OpenAI) -> None:
+    likely = complete(openai, "schön!", echo=True, logprobs=1).choices[0].logprobs
+    assert likely.tokens == ["schö", "n!", " aga", "in"]
+    assert likely.token_logprobs == [None, -0.5, 0.0, -0.5]
+    assert likely.top_logprobs[0] is None
+    assert likely.text_offset == [0, 4, 6, 10]
+
+
 def test_penalties_and_biases_go_on_as_they_are(openai: OpenAI, gateway: Gateway) -> None:
     complete(openai, presence_penalty=1, frequency_penalty=-0.5, logit_bias={"5": 2})
     sampling = asked(gateway)[-1].sampling
@@ -153,7 +161,7 @@ def test_penalties_and_biases_go_on_as_they_are(openai: OpenAI, gateway: Gateway
 @pytest.mark.parametrize(
     ("options", "refused"),
     [
-        ({"echo": True, "logprobs": 0}, (400, "unsupported_parameter", "logprobs")),
+        ({"echo": True, "suffix": "s", "logprobs": 0}, (400, "invalid_value", "echo")),
         ({"best_of": 3, "stream": True}, (400, "invalid_value", "best_of")),
         ({"best_of": 21}, (400, "integer_above_max_value", "best_of")),
         ({"logprobs": 6}, (400, "integer_above_max_value", "logprobs")),

@@ -33,6 +33,7 @@ EVERY_ROUTE = [
     ("GET", "/v1/models/x"),
     ("DELETE", "/v1/models/x"),
     ("POST", "/v1/chat/completions"),
+    ("POST", "/v1/moderations"),
 ]
 
 
@@ -136,7 +137,7 @@ def test_the_sdk_finds_the_request_id_in_errors(openai: OpenAI) -> None:
     ("method", "path", "status", "code"),
     [
         ("GET", "/v1/nothing", 404, "unknown_url"),
-        ("POST", "/v1/moderations", 404, "unknown_url"),
+        ("POST", "/v1/responses", 404, "unknown_url"),
         ("GET", "/", 404, "unknown_url"),
         ("GET", "/v1/models/", 404, "model_not_found"),
         ("GET", "/v1/fine_tuning/jobs/", 404, "unknown_url"),

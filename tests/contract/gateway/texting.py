@@ -33,12 +33,14 @@ class TextInference(Inference):
             text, usage = self._continued(request, "")
         finally:
             self.at_once -= 1
+        before = text.removesuffix(" again") if request.echo else ""
         choices = [
             pb.CompletionChoice(
                 index=index,
                 text=f"{text}{number_of(index)}",
                 finish_reason=common.FINISH_REASON_LENGTH,
-                logprobs=spelled(f"{text}{number_of(index)}") if request.sampling.logprobs else [],
+                logprobs=spelled(f"{text.removeprefix(before)}{number_of(index)}") if request.sampling.logprobs else [],
+                prompt_logprobs=spelled(before)[:-1] if request.sampling.logprobs and request.echo else [],
             )
             for index in range(request.sampling.n or 1)
         ]

@@ -121,6 +121,28 @@ async def test_several_are_drawn_and_the_likeliest_are_kept(site: Site) -> None:
     assert [one.field for one in from_rpc_error(refused.value).fields] == ["complete.best_of"]
 
 
+async def test_an_echoed_text_is_scored_too(site: Site, adapters: dict[str, Path]) -> None:
+    version = site.register(adapters["one"])
+    await site.create(routes={"a": version})
+    ids = await tokens(site, TEXT)
+    scores = await refusing(site.chats.Score(pb.ScoreRequest(model=version, tokens=pb.TokenIds(ids=ids))))
+    asking = {"logprobs": True, "top_logprobs": 2}
+    (told,) = (await complete(site, version, echo=True, sampling=asking)).choices
+    assert [one.token_id for one in told.prompt_logprobs] == ids
+    assert told.prompt_logprobs[0].logprob == 0
+    found = [one.logprob for one in told.prompt_logprobs[1:]]
+    assert found == pytest.approx([one.logprob for one in scores.logprobs], abs=1e-5)
+    assert {len(one.top) for one in told.prompt_logprobs[1:]} == {2}
+    assert b"".join(one.utf8 for one in told.prompt_logprobs).decode() == TEXT
+    assert len(told.logprobs) == 8
+    first = (await streamed(site, version, echo=True, sampling=asking))[1].delta
+    assert (first.text, list(first.prompt_logprobs)) == (TEXT, list(told.prompt_logprobs))
+    alone = await complete(site, version, tokens=pb.TokenIds(ids=ids[:1]), echo=True, sampling=asking)
+    assert [one.token_id for one in alone.choices[0].prompt_logprobs] == ids[:1]
+    quiet = (await complete(site, version, sampling=asking)).choices[0]
+    assert not quiet.prompt_logprobs
+
+
 async def test_a_continuation_may_have_a_form(site: Site) -> None:
     await site.create()
     form = common_pb2.ResponseFormat(json_object=common_pb2.ResponseFormat.JsonObject())
@@ -147,6 +169,8 @@ async def test_what_cannot_be_continued_is_refused_by_its_path(site: Site, tiny_
         return whole.value.reason, paths
 
     assert await refused(store=True) == ("FIELD_UNSERVED", ["store"])
+    unfit = await refused(echo=True, suffix="end", sampling={"logprobs": True})
+    assert unfit == ("REQUEST_INVALID", ["echo"])
     assert await refused(best_of=21) == ("REQUEST_INVALID", ["best_of"])
     assert await refused(best_of=2, sampling={"n": 3}) == ("REQUEST_INVALID", ["best_of"])
     assert await refused(sampling={"n": 129}) == ("REQUEST_INVALID", ["sampling.n"])

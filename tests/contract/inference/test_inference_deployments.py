@@ -118,7 +118,7 @@ async def test_validate_only_checks_and_stores_nothing(site: Site) -> None:
         ({"on_demand_max": -1}, Invalid, "deployment.on_demand_max"),
         ({"context_tokens": 3}, Invalid, "deployment.context_tokens"),
         ({"replicas": -1}, Invalid, "deployment.replicas"),
-        ({"guards": [pb.Guard(name="g", pattern=pb.PatternGuard(patterns=["x"]))]}, Unserved, "deployment.guards"),
+        ({"engine": pb.Deployment.ENGINE_VLLM}, Unserved, "deployment.engine"),
         ({"labels": {"k": "v" * 513}}, Invalid, "deployment.labels"),
     ],
 )

@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 
 from feinschliff.artifacts.bases import BaseFiles
+from feinschliff.formats.schemas import in_order
 from feinschliff.inference.engine import Engine, Finish, GenerationRequest
 from feinschliff.inference.engines import ENGINES, EngineOptions
 from feinschliff.inference.forms import Form, Schema, form_of
@@ -38,7 +39,7 @@ def forming(
 
 
 def form(schema: dict[str, Any], *, strict: bool = True) -> Form:
-    return form_of(Schema.of(schema, "schema", strict=strict))
+    return form_of(Schema.of(in_order(schema), "schema", strict=strict))
 
 
 def asked(engine: Engine, schema: dict[str, Any], seed: int, **more: Any) -> GenerationRequest:

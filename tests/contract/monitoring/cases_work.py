@@ -209,4 +209,14 @@ WORK = (
         (one("inference_completions_dropped_total", "7x60", reason="full"),),
         {"reason": "full"},
     ),
+    Case(
+        "GuardsCannotJudge",
+        "25m",
+        one("inference_guard_failures_total", "0+1x60", action="log"),
+        "Guards could not judge 10 times in 10 minutes.",
+        (
+            one("inference_guard_failures_total", "0x60", action="block"),
+            one("inference_guard_hits_total", "0+60x60", kind="model", action="block", stage="input"),
+        ),
+    ),
 )

@@ -11,7 +11,7 @@ from pathlib import Path
 from feinschliff.artifacts.bases import BaseFiles
 from feinschliff.formats.heads import HeadFacts
 from feinschliff.formats.records import Message
-from feinschliff.inference.engine import Abort, Capacity, Emit, EngineFacts, GenerationRequest, Grammar
+from feinschliff.inference.engine import Abort, Capacity, Emit, EngineFacts, GenerationRequest, Grammar, Tools
 from feinschliff.inference.forms import Form
 from feinschliff.inference.life import Version
 from feinschliff.inference.pool import BaseKey, Located, Source
@@ -27,10 +27,14 @@ class HandEngine:
         self.loaded: set[str] = set()
         self.is_closed = False
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
+    def encode_chat(
+        self, messages: Sequence[Message], tools: Tools | None = None, add_generation_prompt: bool = True
+    ) -> list[int]:
         return [1]
 
-    def render_chat(self, messages: Sequence[Message]) -> str:
+    def render_chat(
+        self, messages: Sequence[Message], tools: Tools | None = None, add_generation_prompt: bool = True
+    ) -> str:
         return ""
 
     def encode_answer(self, messages: Sequence[Message]) -> AnswerTokens:

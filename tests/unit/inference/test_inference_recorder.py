@@ -11,9 +11,11 @@ from typing import Any, cast
 import grpc
 import pytest
 
+from feinschliff.formats.records import Message
+from feinschliff.inference.conversation import to_messages
 from feinschliff.inference.life import Deployment, Spec, State, Status
 from feinschliff.inference.policies import BELIEVED_SECONDS, Policies
-from feinschliff.inference.recorder import Heard, Kept, Recorder, is_kept, named, refuse_unloggable
+from feinschliff.inference.recorder import Heard, Kept, Recorder, is_kept, named, refuse_unloggable, turn_of
 from feinschliff.inference.segments import Segment
 from feinschliff.inference.spool import Spool
 from feinschliff.kit.clock import ManualClock
@@ -100,6 +102,26 @@ def test_a_streamed_answer_is_put_together_again() -> None:
     assert [part.WhichOneof("content") for part in heard(delta(tool_call=call(id="c", name="f"))).parts] == [
         "tool_call"
     ]
+
+
+def test_what_guards_changed_is_told_as_the_api_has_it() -> None:
+    arguments = '{"city":"Köln"}'
+    turns = [
+        common_pb2.Message(role=common_pb2.ROLE_USER, parts=[common_pb2.Part(text="hi")], name="anna"),
+        turn_of(
+            Message(
+                role="assistant",
+                content=None,
+                tool_calls=[{"id": "c1", "type": "function", "function": {"name": "weather", "arguments": arguments}}],
+            )
+        ),
+        common_pb2.Message(
+            role=common_pb2.ROLE_TOOL,
+            parts=[common_pb2.Part(tool_result=common_pb2.ToolResult(tool_call_id="c1", text="rain"))],
+        ),
+    ]
+    assert dict(turns[1].parts[0].tool_call.arguments) == {"city": "Köln"}
+    assert [turn_of(one) for one in to_messages(turns, "messages")] == turns
 
 
 async def test_an_answer_does_not_wait_for_a_disk_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

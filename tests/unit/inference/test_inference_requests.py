@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from feinschliff.inference.conversation import refuse_unserved_wishes, to_messages
+from feinschliff.inference.conversation import to_messages
 from feinschliff.inference.life import Sampling
 from feinschliff.inference.proto import to_spec
 from feinschliff.inference.requests import generation, refuse, sampling_violations, unknown_biases
@@ -207,21 +207,20 @@ def test_images_are_not_served_and_say_so() -> None:
         )
 
 
-@pytest.mark.parametrize("wish", [{"tools": [{"name": "f"}]}])
-def test_wishes_that_are_not_served_are_refused(wish: dict[str, object]) -> None:
-    with pytest.raises(Unserved):
-        refuse_unserved_wishes(inference_pb2.ChatRequest(**wish))  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     ("field", "message"),
     [
         ("engine", inference_pb2.Deployment(engine=inference_pb2.Deployment.ENGINE_VLLM)),
         ("precision", inference_pb2.Deployment(precision=inference_pb2.Deployment.PRECISION_INT4)),
         ("replicas", inference_pb2.Deployment(replicas=2)),
-        ("guards", inference_pb2.Deployment(guards=[inference_pb2.Guard(name="g")])),
         ("defaults.n", inference_pb2.Deployment(defaults=common_pb2.SamplingParams(n=2))),
         ("defaults.logprobs", inference_pb2.Deployment(defaults=common_pb2.SamplingParams(logprobs=True))),
+        (
+            "guards[0].personal_data.kinds[0]",
+            inference_pb2.Deployment(
+                guards=[inference_pb2.Guard(personal_data=inference_pb2.PersonalDataGuard(kinds=["person"]))]
+            ),
+        ),
         ("routes[0].shadow", inference_pb2.Deployment(routes=[inference_pb2.Route(id="a", shadow=True)])),
     ],
 )

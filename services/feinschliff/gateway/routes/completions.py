@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import grpc
 import orjson
 from fastapi import APIRouter, Request, Response
+from pydantic import JsonValue
 
 from feinschliff.gateway import ids
 from feinschliff.gateway.answers import DONE, finish_of, usage_of
@@ -139,7 +140,9 @@ async def _events(
                     continue
                 delta, index = response.delta, place * body.choices + response.delta.index
                 finish = finish_of(delta.finish_reason) if delta.finish_reason else None
-                logprobs = likely[index].push(delta.text, delta.logprobs) if body.logprobs is not None else None
+                logprobs: JsonValue = None
+                if body.logprobs is not None:
+                    logprobs = likely[index].push(delta.text, delta.logprobs, delta.prompt_logprobs)
                 choice = text_choice(index, delta.text, finish, logprobs)
                 yield data_event(orjson.dumps(envelope.of([choice], begun[place].identity) | unsaid))
                 sent.inc()

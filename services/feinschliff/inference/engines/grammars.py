@@ -1,10 +1,10 @@
-"""Answers of a given form: which tokens can come next, by llguidance."""
+"""Answers of a given form: which tokens can come next, by llguidance; and which control tokens are shown."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ import orjson
 from numpy.typing import NDArray
 
 from feinschliff.formats.schemas import inner_schemas
-from feinschliff.inference.forms import Form, Schema
+from feinschliff.inference.forms import MARKER, TO_MARKER, Form, Schema
 from feinschliff.kit.errors import FieldViolation, Invalid
 
 if TYPE_CHECKING:
@@ -100,10 +100,20 @@ class Grammars:
     def _matcher(self, form: Form) -> LLMatcher:
         from llguidance import LLMatcher
 
-        matcher = LLMatcher(self._vocabulary, LLMatcher.grammar_from_lark(form.grammar), log_level=0)
+        grammar = self._marked(form)
+        matcher = LLMatcher(self._vocabulary, LLMatcher.grammar_from_lark(grammar), log_level=0)
         if matcher.is_error():
             raise _unsupported(form, str(matcher.get_error()))
         return matcher
+
+    def _marked(self, form: Form) -> str:
+        """The grammar with its marker as the vocabulary has it: one control token, or text."""
+        if not form.marker:
+            return form.grammar
+        found = control_tokens(self._tokenizer).get(form.marker)
+        term = f"<[{found}]>" if found is not None else orjson.dumps(form.marker).decode()
+        lead = f"lead: TEXT {term}" if found is not None else f"lead[lazy]: TEXT {term}"
+        return form.grammar.replace(TO_MARKER, lead).replace(MARKER, term)
 
     @cached_property
     def _vocabulary(self) -> LLTokenizer:
@@ -113,6 +123,29 @@ class Grammars:
         description.update(truncation=None, padding=None)
         size = max(self._vocabulary_tokens, self._tokenizer.get_vocab_size())
         return LLTokenizer(orjson.dumps(description).decode(), n_vocab=size, eos_token=self._end_ids or None)
+
+
+def control_tokens(tokenizer: Tokenizer) -> dict[str, int]:
+    """Tokens that are no text, by how they are written."""
+    return {token.content: number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+
+
+def showing(tokenizer: Tokenizer, shown: Sequence[str]) -> Callable[[Sequence[int]], str]:
+    """Decodes as the tokenizer does, without control tokens but for those named."""
+    every = control_tokens(tokenizer) if shown else {}
+    kept = {every[text]: text for text in shown if text in every}
+
+    def decode(token_ids: Sequence[int]) -> str:
+        text, run = "", list[int]()
+        for token in [*token_ids, None] if kept else []:
+            if token is not None and token not in kept:
+                run.append(token)
+                continue
+            text += str(tokenizer.decode(run)) if run else ""
+            text, run = text + (kept[token] if token is not None else ""), []
+        return text if kept else str(tokenizer.decode(list(token_ids)))
+
+    return decode
 
 
 def _unsupported(form: Form, error: str) -> Invalid:

@@ -82,8 +82,8 @@ class PrefixCache:
 
     def _known(self, owner: tuple[str, ...], ids: Sequence[int]) -> list[tuple[_Key, _Page]]:
         found: list[tuple[_Key, _Page]] = []
-        before = self._roots.get(owner)
-        for tokens in _pages_of(ids) if before is not None else ():
+        before = self._root(owner)
+        for tokens in _pages_of(ids):
             key = _Key(before, tokens)
             page = self._pages.get(key)
             if page is None:

@@ -32,12 +32,13 @@ from feinschliff.inference.engine import (
     Finish,
     GenerationRequest,
     Started,
+    Tools,
 )
 from feinschliff.inference.engines import EngineOptions
 from feinschliff.inference.engines.cache import kv_bytes_per_position
 from feinschliff.inference.engines.deck import Deck
 from feinschliff.inference.engines.decks import Decks
-from feinschliff.inference.engines.grammars import Grammar, Grammars
+from feinschliff.inference.engines.grammars import Grammar, Grammars, showing
 from feinschliff.inference.engines.row import Row
 from feinschliff.inference.engines.saying import say
 from feinschliff.inference.engines.texts import Scorings, dimensions_of, vectors
@@ -74,6 +75,7 @@ class TransformersEngine:
             vocabulary_tokens=int(config.vocab_size),
             gap=gap_of(self._tokenizer.token_to_id),
             dimensions=dimensions_of(loaded.model.config),
+            chat_template=self._chat.template,
         )
         self._grammars = Grammars(self._tokenizer, self.facts.vocabulary_tokens, self._chat.stop_token_ids)
         self._options = options
@@ -116,8 +118,10 @@ class TransformersEngine:
         engine._warm_up()
         return engine
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        return self._chat.prompt_ids(messages)
+    def encode_chat(
+        self, messages: Sequence[Message], tools: Tools | None = None, add_generation_prompt: bool = True
+    ) -> list[int]:
+        return self._chat.prompt_ids(messages, tools, opens_answer=add_generation_prompt)
 
     def encode_answer(self, messages: Sequence[Message]) -> AnswerTokens:
         (row,) = self._chat.encode([Record(messages=list(messages))], loss_on="last_assistant_turn")
@@ -133,8 +137,10 @@ class TransformersEngine:
     def encode_pieces(self, pieces: Sequence[str]) -> list[list[int]]:
         return self._chat.pieces_ids(pieces)
 
-    def render_chat(self, messages: Sequence[Message]) -> str:
-        return self._chat.prompt_text(messages)
+    def render_chat(
+        self, messages: Sequence[Message], tools: Tools | None = None, add_generation_prompt: bool = True
+    ) -> str:
+        return self._chat.prompt_text(messages, tools, opens_answer=add_generation_prompt)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
@@ -194,7 +200,8 @@ class TransformersEngine:
         return self._grammars.grammar(form)
 
     def generate(self, request: GenerationRequest, emit: Emit) -> Abort:
-        row = Row.of(request, emit, decode=self.decode, stop_ids=self._chat.stop_token_ids)
+        decode = showing(self._tokenizer, request.shown_tokens)
+        row = Row.of(request, emit, decode=decode, stop_ids=self._chat.stop_token_ids)
 
         def abort() -> None:
             with self._changed:

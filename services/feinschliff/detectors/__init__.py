@@ -1,0 +1,1 @@
+"""What may be found in a text: personal data, secrets, injections, words, patterns; whole or while it grows."""
