@@ -199,6 +199,17 @@ async def test_who_decides_what_is_kept(logged: Site, ingestion: Ingestion) -> N
     await eventually_async(by_policy, 30, "the project's policy to be known")
 
 
+async def test_what_guards_took_out_is_not_remembered(logged: Site, ingestion: Ingestion) -> None:
+    log = await ingestion.start()
+    kinds = pb.PersonalDataGuard(kinds=["email"])
+    guard = pb.Guard(name="g", personal_data=kinds, action=pb.Guard.ACTION_MASK, stage=pb.Guard.STAGE_INPUT)
+    await logged.create(guards=[guard])
+    answer = await said(logged, text="write to anna@example.org please", store=True)
+    await in_log(log, 1)
+    stored = await log.call("GetCompletion", name=answer.completion)
+    assert [part.text for part in stored.messages[0].parts] == ["write to [EMAIL] please"]
+
+
 async def test_what_the_log_could_not_take_is_refused_before_it_is_answered(logged: Site) -> None:
     await logged.create()
     for wrong, field in (
