@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from deploy.monitoring.alerts_work import evaluation, ingestion, serving, training
+from deploy.monitoring.alerts_work import evaluation, ingestion, remembering, serving, training
 from deploy.monitoring.promql import either, grown, in_room
 from deploy.monitoring.recording import BAD, burn
 from deploy.monitoring.rules import Alert, Group
@@ -24,7 +24,7 @@ _HOURS = {"1h": 1, "6h": 6, "1d": 24, "3d": 72}
 
 
 def groups() -> list[Group]:
-    return [platform(), promises(), ingestion(), training(), evaluation(), serving()]
+    return [platform(), promises(), ingestion(), training(), evaluation(), serving(), remembering()]
 
 
 def platform() -> Group:

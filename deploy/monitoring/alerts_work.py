@@ -216,6 +216,31 @@ def _deployments() -> tuple[Alert, ...]:
     )
 
 
+def remembering() -> Group:
+    spooled, most = (total(f"feinschliff_inference_completion_spool_{name}") for name in ("bytes", "limit_bytes"))
+    return Group(
+        "feinschliff-remembering",
+        (
+            Alert(
+                "CompletionSpoolGrows",
+                f"{spooled} / {most} > 0.25",
+                "10m",
+                "warning",
+                "The spool of exchanges for the completion log is {{ $value | humanizePercentage }} full.",
+                "Answers go on. What comes once it is full is not remembered.",
+            ),
+            Alert(
+                "CompletionsLost",
+                grown("feinschliff_inference_completions_dropped_total", "15m", "reason") + " > 0",
+                "0m",
+                "critical",
+                "{{ $value | humanize }} exchanges of the last 15 minutes are not remembered: {{ $labels.reason }}.",
+                "Callers got their answers; the log has not what they or a policy wanted kept.",
+            ),
+        ),
+    )
+
+
 def _guards() -> Alert:
     return Alert(
         "GuardsCannotJudge",

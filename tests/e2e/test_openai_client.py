@@ -88,12 +88,30 @@ def test_the_fine_tuning_flow_works_unchanged(client: openai.OpenAI, base: str) 
         max_tokens=6,
         stream=True,
         stream_options={"include_usage": True},
+        store=True,
+        metadata={"task": "routing"},
     )
     chunks = list(stream)
+    assert_remembered(client, done.fine_tuned_model, chunks[0].id)
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
     assert text == answer.choices[0].message.content
     assert chunks[-1].usage == answer.usage
     check_texts(client, done.fine_tuned_model)
+
+
+def assert_remembered(client: openai.OpenAI, model: str, completion_id: str) -> None:
+    """The answer is in the log a moment after it was given, and only the one that was to be."""
+
+    def stored() -> list[str]:
+        return [one.id for one in client.chat.completions.list(metadata={"task": "routing"}, model=model)]
+
+    eventually(lambda: stored() == [completion_id], 60, "the answer in the log")
+    kept = client.chat.completions.retrieve(completion_id)
+    assert (kept.model, bool(kept.choices[0].message.content)) == (model, True)
+    asked = client.chat.completions.messages.list(completion_id).data
+    assert [one.content for one in asked] == ["hello help with my order 9"]
+    client.chat.completions.delete(completion_id)
+    assert stored() == []
 
 
 @pytest.mark.parametrize(

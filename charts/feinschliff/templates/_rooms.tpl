@@ -7,7 +7,7 @@ ingestion: {port: 50051, metrics: 9101, compact: true, database: true, s3: true,
 training: {port: 50052, metrics: 9102, compact: true, database: true, s3: true, hub: true, calls: [ingestion, registry], grpc: [TrainingService]}
 evaluation: {port: 50053, metrics: 9103, compact: true, database: true, calls: [ingestion, inference], grpc: [EvaluationService]}
 registry: {port: 50054, metrics: 9104, compact: true, database: true, s3: true, calls: [], grpc: [RegistryService]}
-inference: {port: 50055, metrics: 9105, compact: false, database: true, s3: true, hub: true, calls: [registry], grpc: [InferenceService, DeploymentService, inference.GRPCInferenceService]}
+inference: {port: 50055, metrics: 9105, compact: false, database: true, s3: true, hub: true, calls: [ingestion, registry], grpc: [InferenceService, DeploymentService, inference.GRPCInferenceService]}
 {{- end -}}
 
 {{/* A pod: the rooms in it, and what they need together. (root, name: a room or `control`) */}}

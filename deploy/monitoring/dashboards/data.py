@@ -61,6 +61,16 @@ DATA = Dashboard(
                     (Query(rate("feinschliff_ingestion_read_rows_total"), "rows"),),
                 ),
                 Panel(
+                    "Completion log",
+                    "How much is remembered, judged, and forgotten when its time is over?",
+                    "per second",
+                    (
+                        Query(rate("feinschliff_ingestion_completions_recorded_total"), "recorded"),
+                        Query(rate("feinschliff_ingestion_feedback_total"), "judged"),
+                        Query(rate("feinschliff_ingestion_completions_expired_total"), "expired"),
+                    ),
+                ),
+                Panel(
                     "Cleaning up",
                     "Does upkeep get done?",
                     "seconds",

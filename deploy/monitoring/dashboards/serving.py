@@ -172,6 +172,47 @@ SERVING = Dashboard(
             ),
         ),
         Row(
+            "Is it remembered?",
+            (
+                Panel(
+                    "Exchanges for the log",
+                    "Does what is to be remembered arrive? The two lines lie on each other where it does.",
+                    "per second",
+                    (
+                        Query(rate("feinschliff_inference_completions_spooled_total"), "written to the spool"),
+                        Query(rate("feinschliff_inference_completions_delivered_total"), "delivered"),
+                    ),
+                ),
+                Panel(
+                    "Exchanges lost",
+                    "Was anything not kept that was to be, and why?",
+                    "count",
+                    (
+                        Query(
+                            "sum by (reason) (increase(feinschliff_inference_completions_dropped_total[$__range]))",
+                            "{{reason}}",
+                        ),
+                    ),
+                    kind="stat",
+                ),
+                Panel(
+                    "Spool",
+                    "How much waits for the log? It grows while ingestion is away.",
+                    "bytes",
+                    (
+                        Query("sum(feinschliff_inference_completion_spool_bytes)", "waiting"),
+                        Query("sum(feinschliff_inference_completion_spool_limit_bytes)", "limit"),
+                    ),
+                ),
+                Panel(
+                    "Until it is in the log, 95 %",
+                    "How soon can an exchange be looked up?",
+                    "seconds",
+                    (Query(quantile(0.95, "feinschliff_inference_completion_delivery_seconds"), "95 %"),),
+                ),
+            ),
+        ),
+        Row(
             "Which models?",
             (
                 Panel(

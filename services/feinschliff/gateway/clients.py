@@ -12,11 +12,16 @@ from feinschliff.v1 import inference_pb2_grpc, ingestion_pb2_grpc, registry_pb2_
 
 if TYPE_CHECKING:
     from feinschliff.v1.inference_pb2_grpc import DeploymentServiceAsyncStub, InferenceServiceAsyncStub
-    from feinschliff.v1.ingestion_pb2_grpc import DatasetServiceAsyncStub, DatasetServiceStub
+    from feinschliff.v1.ingestion_pb2_grpc import (
+        CompletionLogServiceAsyncStub,
+        DatasetServiceAsyncStub,
+        DatasetServiceStub,
+    )
     from feinschliff.v1.registry_pb2_grpc import RegistryServiceAsyncStub
     from feinschliff.v1.training_pb2_grpc import TrainingServiceAsyncStub
 
 DATASETS = "feinschliff.v1.DatasetService"
+COMPLETIONS = "feinschliff.v1.CompletionLogService"
 TRAINING = "feinschliff.v1.TrainingService"
 REGISTRY = "feinschliff.v1.RegistryService"
 INFERENCE = "feinschliff.v1.InferenceService"
@@ -29,6 +34,7 @@ class Clients:
 
     uploads: DatasetServiceStub
     datasets: DatasetServiceAsyncStub
+    completions: CompletionLogServiceAsyncStub
     training: TrainingServiceAsyncStub
     registry: RegistryServiceAsyncStub
     inference: InferenceServiceAsyncStub
@@ -39,7 +45,11 @@ def connect(settings: GatewaySettings, metrics: Metrics) -> Clients:
     """Stubs for the running loop; a service that does not answer yet is no error before the first call."""
     seconds = settings.call_timeout_seconds
     ingestion = client.channel(
-        settings.ingestion_address, name="ingestion", services=[DATASETS], metrics=metrics, timeout_seconds=seconds
+        settings.ingestion_address,
+        name="ingestion",
+        services=[DATASETS, COMPLETIONS],
+        metrics=metrics,
+        timeout_seconds=seconds,
     )
     training = client.channel(
         settings.training_address, name="training", services=[TRAINING], metrics=metrics, timeout_seconds=seconds
@@ -57,6 +67,7 @@ def connect(settings: GatewaySettings, metrics: Metrics) -> Clients:
     return Clients(
         ingestion_pb2_grpc.DatasetServiceStub(uploads),
         ingestion_pb2_grpc.DatasetServiceStub(ingestion),
+        ingestion_pb2_grpc.CompletionLogServiceStub(ingestion),
         training_pb2_grpc.TrainingServiceStub(training),
         registry_pb2_grpc.RegistryServiceStub(registry),
         inference_pb2_grpc.InferenceServiceStub(inference),

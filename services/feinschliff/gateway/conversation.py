@@ -39,7 +39,6 @@ NEUTRAL: Mapping[str, tuple[JsonValue, ...]] = {
     "modalities": (["text"],),
     "web_search_options": (),
     "moderation": (),
-    "store": (False,),
 }
 """Parameters that this version does not serve, with the values that ask for nothing; null always asks for nothing."""
 
@@ -175,12 +174,19 @@ class ChatBody(Body):
         if self.stream_options is not None and not self.stream:
             raise invalid("stream_options", "'stream_options' is only allowed when 'stream' is true.")
 
-    def to_request(self, model: str) -> pb.ChatRequest:
+    def to_request(self, model: str, completion: str) -> pb.ChatRequest:
+        """
+        Args:
+            completion: the name that the exchange gets where it is stored.
+        """
         request = pb.ChatRequest(
             model=model,
             messages=[_message(turn, f"messages[{number}]") for number, turn in enumerate(self.messages)],
             sampling=self._sampling(),
             user=(self.safety_identifier or self.user or "")[:64],
+            metadata=self.metadata or {},
+            store=self.store,
+            completion=completion,
             single_tool_call=self.parallel_tool_calls is False,
         )
         set_tools(request, self.tools or [], self.tool_choice)

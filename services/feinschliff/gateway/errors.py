@@ -123,6 +123,14 @@ def no_job(job_id: str) -> ApiError:
     return ApiError(404, message, code="fine_tune_not_found", param="fine_tune_id")
 
 
+def no_completion(completion_id: str) -> ApiError:
+    message = (
+        f"No stored chat completion has the id '{completion_id[:200]}'. Answers are stored with `store=true`,"
+        " a moment after they were given."
+    )
+    return ApiError(404, message, param="completion_id")
+
+
 def no_model(model: str) -> ApiError:
     message = f"The model `{model}` does not exist, or this key's project cannot use it. `GET /v1/models` lists them."
     return ApiError(404, message, code="model_not_found", param="model")

@@ -18,6 +18,7 @@ JOB = "projects/{project}/trainingJobs/{job}"
 MODEL_VERSION = "projects/{project}/models/{model}/versions/{version}"
 MODEL_ALIAS = "projects/{project}/models/{model}@{alias}"
 DEPLOYMENT = "projects/{project}/deployments/{deployment}"
+COMPLETION = "projects/{project}/completions/{completion}"
 
 _UNFIT = re.compile(r"[^a-z0-9]+")
 _BASE_URI = re.compile(r"(hf|s3|file|pypi):.")
@@ -105,6 +106,11 @@ def new_text_completion_id() -> str:
 
 def new_moderation_id() -> str:
     return names.new_id("modr-")
+
+
+def completion_name(project: str, completion_id: str) -> str:
+    """What a chat completion is called in the log; empty where `completion_id` cannot be an id."""
+    return _built(COMPLETION, project=project, completion=completion_id) or ""
 
 
 def project_name(project: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 
 import grpc
@@ -75,6 +77,15 @@ class Models:
             _object(self._public_name(project, version), seconds(version.create_time), project)
             for version in await self._versions(project)
         ]
+
+    async def shown(self, project: str, served: Collection[str]) -> dict[str, str]:
+        """The names under which this door shows models that other services name; what is gone keeps its own."""
+        shown = {model: self._bases.short(model) if self._bases.is_known(model) else model for model in served}
+        for model in served:
+            if names.matches(ids.MODEL_VERSION, model) and ids.is_resource_of(project, model):
+                with suppress(ApiError):
+                    shown[model] = self._public_name(project, await self._version(model, model))
+        return shown
 
     async def delete(self, project: str, model: str) -> None:
         """Removes a tuned model; its job stays readable.

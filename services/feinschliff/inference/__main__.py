@@ -17,6 +17,7 @@ from feinschliff.inference.engines import EngineOptions
 from feinschliff.inference.guards.guarding import Guards
 from feinschliff.inference.guards.judges import Judges
 from feinschliff.inference.loader import ArtifactLoader
+from feinschliff.inference.memory import memory_of
 from feinschliff.inference.models import Models, Patience
 from feinschliff.inference.observed import Observations
 from feinschliff.inference.open_inference import OpenInference
@@ -66,15 +67,11 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
     observations = Observations(clock)
     rollbacks = Rollbacks(database, observations, view, metrics, clock=clock, wake=wake)
     shadows = Shadows(pool, metrics, copies_max=settings.inference_shadow_max)
-    patience = Patience(
-        settings.inference_on_demand_wait_seconds, settings.inference_rows_max + settings.inference_queue_max
-    )
-    models = Models(pool, view, reconciler.read, versions, wake, traffic, observations, patience)
+    models = Models(pool, view, reconciler.read, versions, wake, traffic, observations, patience_of(settings))
     ready = Readiness()
-    guards = Guards(Judges(models, answers), metrics)
-    completions = Completions(models, answers, guards)
-    check_base = base_check(artifacts, settings)
-    deployments = Deployments(database, versions, check_base, view=view, clock=clock, wake=wake)
+    memory, guards = memory_of(settings, metrics), Guards(Judges(models, answers), metrics)
+    completions, check = Completions(models, answers, guards), base_check(artifacts, settings)
+    deployments = Deployments(database, versions, check, view=view, clock=clock, wake=wake)
     replica = Replica(settings.inference_replica_id or os.uname().nodename, clock.now(), pool, traffic)
 
     return Room(
@@ -84,7 +81,7 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
         servicers=[
             Servicer(
                 stubs.add_InferenceServiceServicer_to_server,
-                InferenceService(models, answers, guards, completions, shadows, clock),
+                InferenceService(models, answers, guards, completions, shadows, memory.recorder, clock),
                 "feinschliff.v1.InferenceService",
             ),
             Servicer(
@@ -98,9 +95,9 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
                 "feinschliff.v1.DeploymentService",
             ),
         ],
-        loops=loops_of(settings, reconciler, traffic, rollbacks, wake),
+        loops=[*loops_of(settings, reconciler, traffic, rollbacks, wake), Loop("completions", memory.delivery.run)],
         checks={"database": database.check, **checks},
-        close=[pool.close, database.close],
+        close=[memory.close, pool.close, database.close],
         metrics=metrics,
         readiness=ready,
     )
@@ -136,6 +133,11 @@ def loops_of(
             await asyncio.sleep(settings.inference_turn_seconds)
 
     return [Loop("reconcile", reconcile), Loop("traffic", watch_traffic)]
+
+
+def patience_of(settings: InferenceSettings) -> Patience:
+    waiting_max = settings.inference_rows_max + settings.inference_queue_max
+    return Patience(settings.inference_on_demand_wait_seconds, waiting_max)
 
 
 def engine_options(settings: InferenceSettings, answers: Answers) -> EngineOptions:

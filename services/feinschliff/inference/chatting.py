@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import orjson
 
+from feinschliff.formats.records import Message
 from feinschliff.inference import conversation as words
 from feinschliff.inference.answers import Answers, Held
 from feinschliff.inference.dialects import Dialect
@@ -29,13 +30,18 @@ _ID_MIN = 12  # characters that tell calls apart, where a name stands before the
 
 
 class Prepared(NamedTuple):
-    """A chat that may begin: one request for each answer; the dialect is that of its tools, where it has any."""
+    """A chat that may begin: one request for each answer; the dialect is that of its tools, where it has any.
+
+    Attributes:
+        masked: the conversation, where guards changed it.
+    """
 
     granted: Granted
     guarded: Guarded
     requests: Sequence[GenerationRequest]
     box: Toolbox = Toolbox()
     dialect: Dialect | None = None
+    masked: Sequence[Message] | None = None
 
 
 class Chatting:

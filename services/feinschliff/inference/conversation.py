@@ -57,15 +57,6 @@ def to_messages(turns: Sequence[common_pb2.Message], path: str) -> list[Message]
     return [_to_message(turn) for turn in turns]
 
 
-def refuse_unserved_wishes(request: inference_pb2.ChatRequest) -> None:
-    """Raises Unserved FIELD_UNSERVED."""
-    refuse_unserved(
-        [
-            Asked("store", request.store),
-        ]
-    )
-
-
 def finish_reason(finish: Finish) -> common_pb2.FinishReason.ValueType:
     return _FINISH[finish]
 

@@ -218,6 +218,8 @@ def spec_violations(spec: Spec, project: str) -> list[FieldViolation]:
     require(1 <= spec.on_demand_max <= 1024, "on_demand_max", f"1 to 1024, not {spec.on_demand_max}")
     require(0 <= spec.replicas <= 64, "replicas", f"0 to 64, not {spec.replicas}")
     require(spec.context_tokens is None or spec.context_tokens >= 16, "context_tokens", "16 or more")
+    fraction = spec.stored_fraction
+    require(0 <= fraction <= 1, "logging.stored_fraction", f"0 to 1, not {fraction:g}")
     require(len(spec.display_name) <= 256, "display_name", "at most 256 characters")
     require(len(spec.routes) <= ROUTES_MAX, "routes", f"at most {ROUTES_MAX}, not {len(spec.routes)}")
     fits = spec.requests_max is None or 1 <= spec.requests_max <= REQUESTS_MAX

@@ -106,7 +106,9 @@ class Route(Stored):
 
 
 class Spec(Stored):
-    """What is wanted of a deployment; `requests_max` is its own limit in place of its project's."""
+    """What is wanted of a deployment; `requests_max` is its own limit in place of its project's. See `deployments`."""
+
+    model_config = ConfigDict(allow_inf_nan=True)
 
     base_model: str
     routes: tuple[Route, ...] = ()
@@ -121,6 +123,7 @@ class Spec(Stored):
     refuse_store: bool = False
     canary: CanaryPolicy | None = None
     requests_max: int | None = None
+    stored_fraction: float = 0.0
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
 

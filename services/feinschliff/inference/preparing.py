@@ -27,13 +27,12 @@ async def prepare(
     Raises:
         Refusal: whatever is wrong with the chat, or with the model at present.
     """
-    words.refuse_unserved_wishes(request)
     sampling, box = read_sampling(request.sampling), read_tools(request)
     wrong = [*sampling_violations(sampling, f"{path}sampling"), *wish_violations(request.sampling, f"{path}sampling")]
     refuse([*wrong, *tool_violations(box, path)])
     wishes = read_wishes(request.sampling, f"{path}sampling")
-    messages = words.to_messages(request.messages, f"{path}messages")
-    sticky = key_of_call(request.user, messages)
+    asked = words.to_messages(request.messages, f"{path}messages")
+    sticky = key_of_call(request.user, asked)
     granted = await models.grant(request.model, seconds_left=seconds_left, sticky=sticky)
     try:
         engine = granted.lease.engine
@@ -52,7 +51,7 @@ async def prepare(
             on_hit=granted.lease.call.guard_hit,
         )
         guarded.refuse_scores(wishes.logprobs is not None, f"{path}sampling.logprobs")
-        messages = await guarded.admit(messages, f"{path}messages")
+        messages = await guarded.admit(asked, f"{path}messages")
         prompt_ids = await offload(engine.encode_chat, messages, box.for_template)
         wanted = generation(
             prompt_ids,
@@ -64,7 +63,8 @@ async def prepare(
             grammar=grammar,
             shown_tokens=dialect.markers if dialect else (),
         )
-        return Prepared(granted, guarded, drawn_apart(wanted, wishes.answers), box, dialect)
+        masked = None if messages == asked else messages
+        return Prepared(granted, guarded, drawn_apart(wanted, wishes.answers), box, dialect, masked)
     except BaseException:
         granted.lease.give_back()
         raise

@@ -91,7 +91,6 @@ def to_spec(message: inference_pb2.Deployment) -> Spec:
             ("precision", precision is None),
             ("replicas", message.replicas > 1),
             ("resources", message.HasField("resources") and message.resources != inference_pb2.Resources()),
-            ("logging.stored_fraction", message.logging.stored_fraction > 0),
         )
     )
     return Spec(
@@ -108,6 +107,7 @@ def to_spec(message: inference_pb2.Deployment) -> Spec:
         refuse_store=message.logging.refuse_store,
         canary=_to_policy(message.canary) if message.HasField("canary") else None,
         requests_max=message.requests_max if message.HasField("requests_max") else None,
+        stored_fraction=message.logging.stored_fraction,
         labels=dict(message.labels),
         annotations=dict(message.annotations),
     )
@@ -128,7 +128,7 @@ def from_deployment(deployment: Deployment) -> inference_pb2.Deployment:
         replicas=spec.replicas,
         defaults=from_sampling(spec.defaults),
         guards=[from_guard(guard) for guard in spec.guards],
-        logging=inference_pb2.Logging(refuse_store=spec.refuse_store) if spec.refuse_store else None,
+        logging=_from_logging(spec),
         context_tokens=spec.context_tokens,
         canary=_from_policy(spec.canary),
         traffic_changes=[_from_change(change) for change in status.traffic],
@@ -148,6 +148,11 @@ def timestamp(moment: datetime) -> Timestamp:
     stamp = Timestamp()
     stamp.FromDatetime(moment)
     return stamp
+
+
+def _from_logging(spec: Spec) -> inference_pb2.Logging | None:
+    said = inference_pb2.Logging(refuse_store=spec.refuse_store, stored_fraction=spec.stored_fraction)
+    return said if said != inference_pb2.Logging() else None
 
 
 def _to_route(message: inference_pb2.Route) -> Route:

@@ -22,6 +22,7 @@ from feinschliff.inference.inputs import refuse_unknown_ids
 from feinschliff.inference.models import Models
 from feinschliff.inference.preparing import prepare
 from feinschliff.inference.proto import timestamp
+from feinschliff.inference.recorder import Recorder, refuse_unloggable
 from feinschliff.inference.requests import refuse
 from feinschliff.inference.shadows import Shadows
 from feinschliff.inference.texts import Texts
@@ -46,11 +47,13 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         guards: Guards,
         completions: Completions,
         shadows: Shadows,
+        recorder: Recorder,
         clock: Clock,
     ) -> None:
         self._shadows = shadows
         self._models = models
         self._answers = answers
+        self._recorder = recorder
         self._clock = clock
         self._guards = guards
         self._completions = completions
@@ -59,11 +62,14 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
     async def Chat(self, request: pb.ChatRequest, context: Context) -> pb.ChatResponse:
         created, began = self._clock.now(), time.monotonic()
         prepared = await self._prepare(request, context, "")
-        chat = Chatting(prepared, self._answers)
+        chat, entry = (
+            Chatting(prepared, self._answers),
+            self._recorder.begin(request, prepared.granted, prepared.masked),
+        )
         async with aclosing(chat.deltas()) as deltas:
             choices = await gathered(deltas)
         first = choices[0]
-        return pb.ChatResponse(
+        answer = pb.ChatResponse(
             identity=words.from_identity(prepared.granted.identity),
             message=first.message,
             finish_reason=first.finish_reason,
@@ -73,17 +79,23 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
             latency_seconds=time.monotonic() - began,
             create_time=timestamp(created),
         )
+        answer.completion = await entry.keep(answer.finish_reason, answer.usage, answer.message)
+        return answer
 
     async def ChatStream(self, request: pb.ChatStreamRequest, context: Context) -> AsyncIterator[pb.ChatStreamResponse]:
         prepared = await self._prepare(request.chat, context, "chat.")
         chat, reason = Chatting(prepared, self._answers), common_pb2.FINISH_REASON_UNSPECIFIED
+        entry = self._recorder.begin(request.chat, prepared.granted, prepared.masked)
         async with aclosing(chat.deltas()) as deltas:
             yield pb.ChatStreamResponse(identity=words.from_identity(prepared.granted.identity))
             async for delta in deltas:
                 reason = delta.finish_reason if delta.index == 0 and delta.finish_reason else reason
+                entry.hear(delta)
                 yield pb.ChatStreamResponse(delta=delta)
+        name = await entry.keep(reason, chat.usage)
         found = map(from_finding, prepared.guarded.findings)
-        yield pb.ChatStreamResponse(end=pb.StreamEnd(finish_reason=reason, usage=chat.usage, guards=found))
+        end = pb.StreamEnd(finish_reason=reason, usage=chat.usage, completion=name, guards=found)
+        yield pb.ChatStreamResponse(end=end)
 
     async def Complete(self, request: pb.CompleteRequest, context: Context) -> pb.CompleteResponse:
         return await self._completions.whole(request, context.time_remaining())
@@ -154,6 +166,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     async def _prepare(self, request: pb.ChatRequest, context: Context, path: str) -> Prepared:
         try:
+            refuse_unloggable(request, path)
             left = context.time_remaining()
             prepared = await prepare(self._models, self._guards, request, path, seconds_left=left)
         except Refusal:

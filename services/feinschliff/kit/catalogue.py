@@ -109,6 +109,9 @@ _INGESTION = {
     "tokens_total": _counter("Tokens counted in stored versions."),
     "versions": _shared("Dataset versions, by state.", "state"),
     "read_rows_total": _counter("Rows streamed to readers."),
+    "completions_recorded_total": _counter("Exchanges taken into the completion log, repeated calls among them."),
+    "completions_expired_total": _counter("Exchanges removed because their time was over."),
+    "feedback_total": _counter("Judgements of exchanges taken."),
     "cleanup_seconds": _histogram("One look for abandoned uploads and removed datasets.", CALL_SECONDS),
 }
 
@@ -209,6 +212,14 @@ _INFERENCE = {
     "canary_rollbacks_total": _ended("Canaries taken out of traffic", "cause", *CANARY_CAUSES),
     "shadow_requests_total": _ended("Copies of calls for shadow routes", "outcome", "answered", "dropped", "failed"),
     "deployments": _shared("Deployments, by state.", "state"),
+    "completions_spooled_total": _counter("Exchanges written to the spool, to be logged."),
+    "completions_delivered_total": _counter("Exchanges that the completion log has taken."),
+    "completions_dropped_total": _ended(
+        "Exchanges that were to be logged and are not", "reason", "full", "too_large", "disk", "torn", "refused"
+    ),
+    "completion_spool_bytes": _gauge("Bytes of exchanges on their way to the completion log."),
+    "completion_spool_limit_bytes": _gauge("Bytes that may be on their way there; what comes beyond is dropped."),
+    "completion_delivery_seconds": _histogram("From an answer's end to its place in the log.", WAIT_SECONDS),
     "kv_cache_bytes": _gauge("Bytes held for attention keys and values."),
     "prefix_cache_bytes": _gauge("Bytes held for keys and values of what prompts begin with."),
     "kv_cache_limit_bytes": _gauge("Bytes that may be held for attention keys and values, over all loaded bases."),

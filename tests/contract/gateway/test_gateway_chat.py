@@ -229,7 +229,6 @@ UNSERVED = [
     {"functions": [{"name": "f"}]},
     {"modalities": ["text", "audio"]},
     {"audio": {"voice": "x", "format": "mp3"}},
-    {"store": True},
     {"web_search_options": {}},
 ]
 

@@ -40,6 +40,13 @@ def cache(taken: str) -> Series:
     return {**one("inference_kv_cache_bytes", taken), **one("inference_kv_cache_limit_bytes", "100x60")}
 
 
+def spool(waiting: str) -> Series:
+    return {
+        **one("inference_completion_spool_bytes", waiting),
+        **one("inference_completion_spool_limit_bytes", "100x60"),
+    }
+
+
 def gpu(used: str) -> Series:
     where = {"instance": "a", "device": "cuda:0"}
     return {
@@ -186,6 +193,21 @@ WORK = (
             one("inference_adapter_loads_total", "0+1x60", outcome="evicted"),
             one("inference_adapter_loads_total", "0+60x60", outcome="loaded"),
         ),
+    ),
+    Case(
+        "CompletionSpoolGrows",
+        "20m",
+        spool("30x60"),
+        "The spool of exchanges for the completion log is 30% full.",
+        (spool("20x60"), spool("90x8 0x60")),
+    ),
+    Case(
+        "CompletionsLost",
+        "20m",
+        one("inference_completions_dropped_total", "0x10 3x60", reason="full"),
+        "3 exchanges of the last 15 minutes are not remembered: full.",
+        (one("inference_completions_dropped_total", "7x60", reason="full"),),
+        {"reason": "full"},
     ),
     Case(
         "GuardsCannotJudge",

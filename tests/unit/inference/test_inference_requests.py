@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from feinschliff.inference.conversation import refuse_unserved_wishes, to_messages
+from feinschliff.inference.conversation import to_messages
 from feinschliff.inference.life import Sampling
 from feinschliff.inference.proto import to_spec
 from feinschliff.inference.requests import generation, refuse, sampling_violations, unknown_biases
@@ -207,12 +207,6 @@ def test_images_are_not_served_and_say_so() -> None:
         )
 
 
-@pytest.mark.parametrize("wish", [{"store": True}])
-def test_wishes_that_are_not_served_are_refused(wish: dict[str, object]) -> None:
-    with pytest.raises(Unserved):
-        refuse_unserved_wishes(inference_pb2.ChatRequest(**wish))  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
     ("field", "message"),
     [
@@ -227,7 +221,6 @@ def test_wishes_that_are_not_served_are_refused(wish: dict[str, object]) -> None
                 guards=[inference_pb2.Guard(personal_data=inference_pb2.PersonalDataGuard(kinds=["person"]))]
             ),
         ),
-        ("logging.stored_fraction", inference_pb2.Deployment(logging=inference_pb2.Logging(stored_fraction=1))),
     ],
 )
 def test_a_deployment_that_asks_for_more_than_is_served_is_refused(

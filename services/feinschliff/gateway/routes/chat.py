@@ -42,16 +42,16 @@ async def create(request: Request, here: Here, project: Project) -> Response:
     body.check_served()
     envelope = Envelope(ids.new_completion_id(), int(here.clock.now().timestamp()), body.model)
     if body.stream:
-        begun = await while_connected(request, _begin(here, project, body))
+        begun = await while_connected(request, _begin(here, project, body, envelope.id))
         events = _events(here, envelope, begun, body.shape)
         return event_stream(events, headers=identity_headers(begun.identity))
-    answer = await while_connected(request, _answer(here, project, body))
+    answer = await while_connected(request, _answer(here, project, body, envelope.id))
     return reply(envelope.completion(answer, body.shape), headers=identity_headers(answer.identity))
 
 
-async def _answer(here: State, project: str, body: ChatBody) -> pb.ChatResponse:
+async def _answer(here: State, project: str, body: ChatBody, answer_id: str) -> pb.ChatResponse:
     target = await here.models.resolve(project, body.model)
-    asked = body.to_request(target.model)
+    asked = body.to_request(target.model, ids.completion_name(project, answer_id))
 
     async def ask() -> pb.ChatResponse:
         return await here.clients.inference.Chat(asked, timeout=here.settings.gateway_answer_seconds)
@@ -60,9 +60,9 @@ async def _answer(here: State, project: str, body: ChatBody) -> pb.ChatResponse:
         return await here.loader.served(project, target, ask)
 
 
-async def _begin(here: State, project: str, body: ChatBody) -> Begun:
+async def _begin(here: State, project: str, body: ChatBody, answer_id: str) -> Begun:
     target = await here.models.resolve(project, body.model)
-    asked = pb.ChatStreamRequest(chat=body.to_request(target.model))
+    asked = pb.ChatStreamRequest(chat=body.to_request(target.model, ids.completion_name(project, answer_id)))
 
     async def ask() -> Begun:
         call = here.clients.inference.ChatStream(asked, timeout=here.settings.gateway_answer_seconds)

@@ -1,6 +1,6 @@
-"""Alembic's entry for the tables of ingestion."""
+"""Alembic's entry for the tables of ingestion, those of the completion log among them."""
 
-from feinschliff.ingestion.store import METADATA
+from feinschliff.ingestion.completion_store import COMPLETIONS
 from feinschliff.kit.db import run_env
 
-run_env(METADATA)
+run_env(COMPLETIONS.metadata)
