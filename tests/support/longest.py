@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 LONGEST = (
+    "tests/contract/trainer/test_trainer_warm.py",
     "tests/contract/trainer/test_crew.py",
     "tests/contract/test_cli_platform.py",
     "tests/contract/trainer/test_adaptations.py",
@@ -16,7 +17,6 @@ LONGEST = (
     "tests/contract/inference/test_inference_smollm2.py",
     "tests/contract/trainer/test_trainer_failures.py",
     "tests/contract/monitoring/test_alerts.py",
-    "tests/contract/trainer/test_trainer_warm.py",
     "tests/contract/trainer/test_trl_oracle.py",
     "tests/contract/training/test_reconciler.py",
     "tests/contract/images/test_needs.py",
