@@ -9,7 +9,9 @@ from typing import Any
 import grpc
 import pytest
 
-from feinschliff.kit.errors import Exhausted, Invalid, NotFound, Unavailable, Unserved, WrongState, from_rpc_error
+from feinschliff.inference.deployment_service import DeploymentService
+from feinschliff.inference.service import InferenceService
+from feinschliff.kit.errors import Exhausted, Invalid, NotFound, Unavailable, WrongState, from_rpc_error
 from feinschliff.v1 import common_pb2
 from feinschliff.v1 import inference_pb2 as pb
 from tests.contract.inference.adapters import Oracle
@@ -198,11 +200,13 @@ async def test_fields_that_are_required_are_asked_for(site: Site) -> None:
     assert {violation.field for violation in refused.value.fields} == {"model", "messages"}
 
 
-async def test_methods_that_are_not_served_say_so(site: Site) -> None:
-    for call in (site.chats.CheckText(pb.CheckTextRequest(texts=["x"])),):
-        with pytest.raises(Unserved) as refused:
-            await refusing(call)
-        assert refused.value.reason == "METHOD_UNSERVED"
+@pytest.mark.parametrize(
+    ("service", "serves"), [("InferenceService", InferenceService), ("DeploymentService", DeploymentService)]
+)
+def test_every_method_of_the_contract_is_served(service: str, serves: type) -> None:
+    methods = [method.name for method in pb.DESCRIPTOR.services_by_name[service].methods]
+    assert methods
+    assert [name for name in methods if name not in vars(serves)] == []
 
 
 async def test_what_is_not_loaded_is_never_answered_by_something_else(site: Site, adapters: dict[str, Path]) -> None:
