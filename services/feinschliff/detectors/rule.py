@@ -16,6 +16,7 @@ CONTEXT = 8
 LONGEST_MAX = 512
 """A pattern whose matches may be longer is looked at in windows of so many characters."""
 COMPILED_BYTES_MAX = 1 << 20
+_EDGES = ("", "b b", "~\n~b", "0_ -")  # texts with every kind of edge, where a pattern may match nothing
 
 
 class Hit(NamedTuple):
@@ -168,7 +169,7 @@ def rule_of(name: str, pattern: str) -> Rule:
         PatternError: RE2 does not take it, or it matches the empty text and so everywhere.
     """
     automaton, longest = compiled(pattern), longest_match(pattern)
-    if automaton.search("") or not longest:
+    if not longest or any(found.start() == found.end() for text in _EDGES for found in automaton.finditer(text)):
         raise PatternError("it matches the empty text")
     if longest <= LONGEST_MAX // 2:
         return BoundedRule(name, automaton, int(longest) + 1)
