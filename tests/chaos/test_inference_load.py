@@ -2,7 +2,9 @@
 
 Half of the time the process is killed again and again; the other half it is not, and its memory is watched. Every
 answer must be the known one of the version that it names, every refusal must say why, and when to come again where that
-helps; nobody is left without either. `FEINSCHLIFF_CHAOS_LOAD_SECONDS` sets how long, `FEINSCHLIFF_CHAOS_SEED` repeats a run.
+helps; nobody is left without either.
+
+`FEINSCHLIFF_CHAOS_LOAD_SECONDS` sets how long, `FEINSCHLIFF_CHAOS_SEED` repeats a run.
 """
 
 from __future__ import annotations

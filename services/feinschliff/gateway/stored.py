@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import orjson
-from google.protobuf import json_format
 from pydantic import BeforeValidator, Field, JsonValue
 
+from feinschliff.formats.schemas import in_order
 from feinschliff.gateway import ids
 from feinschliff.gateway.answers import FINISH, Envelope, Shape
 from feinschliff.gateway.bodies import Body, Metadata
@@ -17,6 +17,7 @@ from feinschliff.gateway.conversation import ROLES
 from feinschliff.gateway.errors import ApiError
 from feinschliff.gateway.jobs import seconds
 from feinschliff.gateway.pages import Item
+from feinschliff.kit.structs import plain
 from feinschliff.v1 import common_pb2, inference_pb2
 from feinschliff.v1 import ingestion_pb2 as pb
 
@@ -155,12 +156,12 @@ def _message(turn: common_pb2.Message, turn_id: str) -> Item:
 
 
 def _call(call: common_pb2.ToolCall) -> JsonValue:
-    arguments = call.invalid_arguments or orjson.dumps(json_format.MessageToDict(call.arguments)).decode()
+    arguments = call.invalid_arguments or orjson.dumps(plain(call.arguments)).decode()
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}
 
 
 def _tool(tool: common_pb2.Tool) -> JsonValue:
-    parameters = json_format.MessageToDict(tool.parameters) if tool.HasField("parameters") else None
+    parameters = in_order(plain(tool.parameters)) if tool.HasField("parameters") else None
     told: Item = {"name": tool.name, "description": tool.description, "parameters": parameters, "strict": tool.strict}
     return {"type": "function", "function": told}
 
@@ -171,7 +172,7 @@ def _format(wanted: common_pb2.ResponseFormat) -> JsonValue:
             schema = wanted.json_schema
             told: Item = {
                 "name": schema.name,
-                "schema": json_format.MessageToDict(schema.schema),
+                "schema": in_order(plain(schema.schema)),
                 "strict": schema.strict,
             }
             return {"type": "json_schema", "json_schema": told}

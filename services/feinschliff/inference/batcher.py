@@ -41,7 +41,8 @@ class Limits:
     Args:
         rows_max: requests that are generated at once.
         queue_max: requests that wait for a place; as many again may wait in the background.
-        cells_max: cached positions, rows x the longest row; a row always gets room for its longest answer.
+        cells_max: cached positions; a row always gets room for its longest answer.
+        is_cache_by_row: each row takes the positions that it may need; else each takes those of the longest.
         prefill_tokens_per_step: prompt tokens read between two decode steps, so that long prompts delay others little.
             A prompt is cut at its multiples and nowhere else, so how it is read does not depend on the others.
     """
@@ -50,6 +51,7 @@ class Limits:
     queue_max: int
     cells_max: int
     prefill_tokens_per_step: int
+    is_cache_by_row: bool = False
 
 
 class Chunk(NamedTuple, Generic[W]):
@@ -189,5 +191,6 @@ class Batcher(Generic[W]):
 
     def _has_room_for(self, work: W) -> bool:
         rows = len(self._decoding) + 1
-        longest = max([work.tokens_max, *(other.tokens_max for other in self._decoding)])
-        return rows <= self._limits.rows_max and (rows == 1 or rows * longest <= self._limits.cells_max)
+        needs = [work.tokens_max, *(other.tokens_max for other in self._decoding)]
+        cells = sum(needs) if self._limits.is_cache_by_row else rows * max(needs)
+        return rows <= self._limits.rows_max and (rows == 1 or cells <= self._limits.cells_max)

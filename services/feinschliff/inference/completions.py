@@ -9,6 +9,7 @@ from contextlib import aclosing, contextmanager
 from functools import partial
 from typing import NamedTuple
 
+from feinschliff.formats.records import Message
 from feinschliff.inference import conversation as words
 from feinschliff.inference import inputs, judging
 from feinschliff.inference.answers import Answers
@@ -68,14 +69,31 @@ class Completions:
         with self._counting_refusals():
             _read_wishes(request, "", "sampling")
             granted = await self._models.grant(request.model, seconds_left=seconds_left)
-        return await self.on(granted, request)
+        return await self.on(granted, request, seconds_left=seconds_left)
 
     async def on(
-        self, granted: Granted, request: pb.CompleteRequest, path: str = "", sampling_path: str = "sampling"
+        self,
+        granted: Granted,
+        request: pb.CompleteRequest,
+        path: str = "",
+        sampling_path: str = "sampling",
+        *,
+        seconds_left: float | None,
+        as_turn: bool = False,
     ) -> pb.CompleteResponse:
-        """The same on what is granted already; its lease is given back."""
-        drawn = _read_wishes(request, path, sampling_path)
-        chat, guarded, echoed, before = await self._begin(granted, request, drawn, path, sampling_path, None)
+        """The same on what is granted already; its lease is given back.
+
+        Args:
+            as_turn: the text is a user's turn, and its answer is what continues it.
+        """
+        try:
+            drawn = _read_wishes(request, path, sampling_path)
+        except BaseException:
+            granted.lease.give_back()
+            raise
+        chat, guarded, echoed, before = await self._begin(
+            granted, request, drawn, path, sampling_path, seconds_left, as_turn=as_turn
+        )
         async with aclosing(chat.deltas()) as deltas:
             choices = await gathered(deltas)
         if drawn.best_of > drawn.wishes.answers:
@@ -108,12 +126,13 @@ class Completions:
         )
         reason = common_pb2.FINISH_REASON_UNSPECIFIED
         async with aclosing(chat.deltas()) as deltas:
+            delta = await anext(deltas, None)  # it runs from here on: who leaves ends it
             yield pb.CompleteStreamResponse(identity=words.from_identity(granted.identity))
             for index in range(drawn.wishes.answers if echoed else 0):
                 repeated = pb.CompleteDelta(index=index, text=echoed, prompt_logprobs=before)
                 yield pb.CompleteStreamResponse(delta=repeated)
-            async for delta in deltas:
-                reason = delta.finish_reason if delta.index == 0 else reason
+            while delta is not None:
+                reason = delta.finish_reason if delta.index == 0 and delta.finish_reason else reason
                 yield pb.CompleteStreamResponse(
                     delta=pb.CompleteDelta(
                         index=delta.index,
@@ -122,6 +141,7 @@ class Completions:
                         finish_reason=delta.finish_reason,
                     )
                 )
+                delta = await anext(deltas, None)
         found = map(from_finding, guarded.findings)
         yield pb.CompleteStreamResponse(end=pb.StreamEnd(finish_reason=reason, usage=chat.usage, guards=found))
 
@@ -133,6 +153,8 @@ class Completions:
         path: str,
         sampling_path: str,
         seconds_left: float | None,
+        *,
+        as_turn: bool = False,
     ) -> _Begun:
         """What is refused gives the lease back."""
         try:
@@ -150,7 +172,7 @@ class Completions:
                     on_hit=granted.lease.call.guard_hit,
                 )
                 guarded.refuse_scores(wishes.logprobs is not None, f"{sampling_path}.logprobs")
-                ids, echoed = await _prompt(request, granted, guarded, path)
+                ids, echoed = await _prompt(request, granted, guarded, path, as_turn=as_turn)
                 wanted = generation(
                     ids,
                     drawn.sampling,
@@ -182,7 +204,7 @@ def _read_wishes(request: pb.CompleteRequest, path: str, sampling_path: str, *, 
         Invalid: REQUEST_INVALID.
         Unserved: FIELD_UNSERVED.
     """
-    refuse_unserved([Asked(f"{path}store", request.store)])
+    refuse_unserved([Asked(f"{path}store", request.store), Asked(f"{path}metadata", bool(request.metadata))])
     sampling = read_sampling(request.sampling)
     wrong = [*sampling_violations(sampling, sampling_path), *wish_violations(request.sampling, sampling_path)]
     wishes = read_wishes(request.sampling, sampling_path)
@@ -220,13 +242,16 @@ class _Prompt(NamedTuple):
     echoed: str
 
 
-async def _prompt(request: pb.CompleteRequest, granted: Granted, guarded: Guarded, path: str) -> _Prompt:
+async def _prompt(
+    request: pb.CompleteRequest, granted: Granted, guarded: Guarded, path: str, *, as_turn: bool
+) -> _Prompt:
     engine, echoed, suffix_path = granted.lease.engine, "", f"{path}suffix"
     match request.WhichOneof("input"):
         case "text":
             path += "text"
             text = await guarded.admit_text(request.text, path)
-            ids = await offload(engine.encode_text, text)
+            turns = [Message(role="user", content=text)]
+            ids = await offload(engine.encode_chat, turns) if as_turn else await offload(engine.encode_text, text)
             echoed = text if request.echo else ""
         case "tokens":
             path += "tokens.ids"

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from google.protobuf import json_format
 
 from feinschliff.formats.heads import HeadFacts
 from feinschliff.formats.records import Message, Role
@@ -15,6 +14,7 @@ from feinschliff.inference.models import Identity
 from feinschliff.inference.proto import Asked, refuse_unserved
 from feinschliff.inference.requests import MESSAGES_MAX
 from feinschliff.kit.errors import FieldViolation, Invalid
+from feinschliff.kit.structs import plain
 from feinschliff.v1 import common_pb2, inference_pb2
 
 _ROLES: dict[int, Role] = {
@@ -114,5 +114,5 @@ def _to_message(turn: common_pb2.Message) -> Message:
 
 
 def _to_call(call: common_pb2.ToolCall) -> dict[str, Any]:
-    arguments = call.invalid_arguments or orjson.dumps(json_format.MessageToDict(call.arguments)).decode()
+    arguments = call.invalid_arguments or orjson.dumps(plain(call.arguments)).decode()
     return {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": arguments}}

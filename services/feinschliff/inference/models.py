@@ -10,32 +10,31 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from feinschliff.inference.engine import Engine
-from feinschliff.inference.life import NAME, Deployment, Failure, Route, RouteState, RouteStatus, State, Version
+from feinschliff.inference.life import NAME, Deployment, Version
 from feinschliff.inference.observed import Observations
-from feinschliff.inference.pool import BaseKey, Lease, Pool
+from feinschliff.inference.pool import Lease, Pool
 from feinschliff.inference.reconciler import refuse_other_base
-from feinschliff.inference.sticky import Share, choose
+from feinschliff.inference.targets import (
+    LOADING,
+    Target,
+    is_host,
+    key_of,
+    loading,
+    may_load_on_demand,
+    pinned_on,
+    targets,
+    why_not,
+)
 from feinschliff.inference.traffic import Traffic
-from feinschliff.inference.versions import ALIAS, VERSION, Versions
+from feinschliff.inference.versions import Versions
 from feinschliff.inference.view import View
 from feinschliff.kit import names
-from feinschliff.kit.errors import NotFound, Refusal, Unavailable, WrongState
+from feinschliff.kit.errors import NotFound, Refusal
 from feinschliff.kit.threads import offload
 from feinschliff.kit.watch import Wake
 
-LOADING = "MODEL_LOADING"
-LOADING_RETRY_SECONDS = 2.0
 ANSWER_SECONDS = 0.5
 """What a call that waited in vain keeps of its time to be told so."""
-_BASE_SCHEMES = ("hf:", "s3:", "file:", "pypi:")
-
-
-class Target(NamedTuple):
-    """What could answer: a deployment's base, with a version's adapter or alone; `route` where shares decided."""
-
-    deployment: Deployment
-    version: Version | None
-    route: str = ""
 
 
 class Identity(NamedTuple):
@@ -114,11 +113,15 @@ class Models:
         self._versions = versions
         self._wake = wake
 
-    async def grant(self, model: str, *, seconds_left: float | None, sticky: str = "") -> Granted:
+    async def grant(
+        self, model: str, *, seconds_left: float | None, sticky: str = "", is_within_call: bool = False
+    ) -> Granted:
         """A lease on exactly what `model` names.
 
         Args:
             sticky: calls with the same one get the same route of a deployment; empty draws one.
+            is_within_call: asked for another call, which has its place: it needs none of its own, and no canary is
+                judged by it.
 
         Raises:
             NotFound: MODEL_UNKNOWN.
@@ -127,12 +130,12 @@ class Models:
             Exhausted: ADAPTERS_BUSY, PROJECT_LIMIT.
         """
         sticky = sticky or secrets.token_hex(8)
-        if granted := self._granted(targets(model, self._view.all(), sticky)):
+        if granted := self._granted(targets(model, self._view.all(), sticky), is_within_call):
             return granted
         until = time.monotonic() + self._patience_seconds(seconds_left)
         turn, deployments = self._wake.turn, await offload(self._look_again)
         while True:
-            if granted := self._granted(targets(model, deployments, sticky)):
+            if granted := self._granted(targets(model, deployments, sticky), is_within_call):
                 return granted
             if may_load_on_demand(model, deployments):
                 return await self._on_demand(model, until - time.monotonic())
@@ -154,7 +157,7 @@ class Models:
     def _in_line(self, model: str) -> Iterator[None]:
         """One of the calls that wait; where there are enough of them the call is refused at once."""
         if self._waiting >= self._patience.calls_max:
-            raise _loading(model)
+            raise loading(model)
         self._waiting += 1
         try:
             yield
@@ -201,19 +204,19 @@ class Models:
                     return one
         raise NotFound("DEPLOYMENT_NOT_FOUND", f"There is no deployment {name}.", deployment=name)
 
-    def _granted(self, found: Sequence[Target]) -> Granted | None:
+    def _granted(self, found: Sequence[Target], is_within_call: bool = False) -> Granted | None:
         refusal: Refusal | None = None
         for target in found:
             key = key_of(target.deployment)
             digest = target.version.adapter_digest if target.version else ""
             if key is not None and (lease := self._pool.acquire(key, digest)) is not None:
                 try:
-                    self._traffic.enter(target.deployment, lease)
+                    self._traffic.enter(target.deployment, lease, is_within_call=is_within_call)
                 except Refusal as error:
                     lease.give_back()
                     refusal = error
                 else:
-                    if target.route:
+                    if target.route and not is_within_call:
                         lease.call.watch = self._observations.watch(target.deployment.name, target.route)
                     return Granted(lease, target.deployment, target.version)
         if refusal is not None:
@@ -235,7 +238,7 @@ class Models:
                 if granted := await self._load(version, hosts, deployments, left):
                     return granted
                 await self._wake.wait(turn, min(left, 1.0))
-        raise _loading(model)
+        raise loading(model)
 
     async def _load(
         self, version: Version, hosts: Sequence[Deployment], deployments: Sequence[Deployment], seconds: float
@@ -251,149 +254,7 @@ class Models:
             future = await offload(self._pool.load_on_demand, key, version, pinned=pinned, limit=limit)
             done, _ = await asyncio.wait({asyncio.wrap_future(future)}, timeout=seconds)
             if not done:
-                raise _loading(version.name)
+                raise loading(version.name)
             future.result()
             return self._granted([Target(host, version)])
         return None
-
-
-def may_load_on_demand(model: str, deployments: Sequence[Deployment]) -> bool:
-    """Whether it takes the registry's word to know what becomes of a version or an alias."""
-    if not names.matches(VERSION, model) and not names.matches(ALIAS, model):
-        return False
-    project = model.split("/")[1]
-    has_host = any(one.is_wanted and one.spec.on_demand and one.project == project for one in deployments)
-    return has_host or not any(_concerns(one, model) for one in deployments)
-
-
-def targets(model: str, deployments: Sequence[Deployment], sticky: str = "") -> list[Target]:
-    """What answers `model` by the deployments' own word, the best first.
-
-    Args:
-        sticky: decides between the routes of a deployment, by their weights.
-    """
-    alive = [one for one in deployments if one.is_wanted]
-    if names.matches(NAME, model):
-        return [_by_weight(one, sticky) for one in alive if one.name == model and _answers_alone(one)]
-    if names.matches(ALIAS, model) or names.matches(VERSION, model):
-        return [
-            Target(one, status.serving)
-            for one in alive
-            for route in one.spec.routes
-            if (status := _ready(one, route.id)) and model in (route.model_version, _name(status.serving))
-        ]
-    return [Target(one, None) for one in alive if one.spec.base_model == model]
-
-
-def why_not(model: str, deployments: Sequence[Deployment]) -> Refusal:
-    """The refusal for a model that nothing loaded answers."""
-    related = [one for one in deployments if _concerns(one, model)]
-    if any(_is_on_its_way(one, model) for one in related):
-        return _loading(model)
-    failures = [failure for one in related if (failure := _failure(one, model))]
-    if failures:
-        message = f"{model} is not loaded: {failures[0].message}"
-        return WrongState("MODEL_NOT_LOADED", message, advice=failures[0].advice, model=model, cause=failures[0].reason)
-    if related or model.startswith(_BASE_SCHEMES) or names.matches(VERSION, model) or names.matches(ALIAS, model):
-        return WrongState(
-            "MODEL_NOT_LOADED",
-            f"No deployment serves {model}.",
-            advice=["Create a deployment with it, or one of its base with on_demand."],
-            model=model,
-        )
-    return NotFound(
-        "MODEL_UNKNOWN",
-        f"There is no model {model[:200]!r}.",
-        advice=["Name a deployment, a model version, projects/{project}/models/{model}@{alias}, or a base URI."],
-        model=model[:200],
-    )
-
-
-def is_host(deployment: Deployment, version: Version) -> bool:
-    """Whether a deployment may load the version on demand."""
-    of_its_project = deployment.project == version.name.split("/")[1]
-    same_base = version.base_model == deployment.spec.base_model or version.base_digest == deployment.status.base_digest
-    return deployment.is_wanted and deployment.spec.on_demand and of_its_project and same_base
-
-
-def key_of(deployment: Deployment) -> BaseKey | None:
-    """The loaded base of a deployment, once it has been found."""
-    status = deployment.status
-    return BaseKey(status.base_digest, status.precision) if status.base_digest else None
-
-
-def pinned_on(key: BaseKey, deployments: Sequence[Deployment]) -> set[str]:
-    """Digests of the adapters that routes on this base ask for."""
-    return {
-        route.serving.adapter_digest
-        for one in deployments
-        if one.is_wanted and key_of(one) == key
-        for route in one.status.routes.values()
-        if route.serving is not None
-    }
-
-
-def _by_weight(deployment: Deployment, sticky: str) -> Target:
-    ready = {
-        route.id: (Share(route.id, route.weight), status.serving)
-        for route in _weighed(deployment)
-        if (status := _ready(deployment, route.id))
-    }
-    if not ready:
-        return Target(deployment, None)
-    chosen = choose([share for share, _ in ready.values()], f"{deployment.name} {sticky}")
-    return Target(deployment, ready[chosen][1], chosen)
-
-
-def _weighed(deployment: Deployment) -> list[Route]:
-    """The routes that share the calls which name only the deployment."""
-    return [route for route in deployment.spec.routes if route.weight > 0 and not route.shadow]
-
-
-def _answers_alone(deployment: Deployment) -> bool:
-    """Whether a call that names only the deployment can be answered: by a route, or by the base where none counts."""
-    weighed = _weighed(deployment)
-    return not weighed or any(_ready(deployment, route.id) for route in weighed)
-
-
-def _ready(deployment: Deployment, route_id: str) -> RouteStatus | None:
-    status = deployment.status.routes.get(route_id)
-    return status if status is not None and status.state is RouteState.READY else None
-
-
-def _name(version: Version | None) -> str:
-    return version.name if version else ""
-
-
-def _concerns(deployment: Deployment, model: str) -> bool:
-    if deployment.status.state is State.DELETING:
-        return False
-    routes = [route.model_version for route in deployment.spec.routes]
-    return model in (deployment.name, deployment.spec.base_model, *routes)
-
-
-def _is_on_its_way(deployment: Deployment, model: str) -> bool:
-    if not deployment.is_wanted:
-        return False
-    if deployment.status.state in (State.PENDING, State.LOADING, State.READY):
-        return True
-    routes = [route for route in deployment.spec.routes if route.model_version == model]
-    statuses = [deployment.status.routes.get(route.id, RouteStatus()) for route in routes]
-    return any(one.state in (RouteState.PENDING, RouteState.LOADING) for one in statuses)
-
-
-def _failure(deployment: Deployment, model: str) -> Failure | None:
-    for route in deployment.spec.routes:
-        status = deployment.status.routes.get(route.id)
-        if route.model_version == model and status is not None and status.failure is not None:
-            return status.failure
-    return deployment.status.failure
-
-
-def _loading(model: str) -> Unavailable:
-    return Unavailable(
-        "MODEL_LOADING",
-        f"{model} is being loaded; try again in {LOADING_RETRY_SECONDS:g} s.",
-        retry_after_seconds=LOADING_RETRY_SECONDS,
-        model=model,
-    )

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 import grpc
 
 from feinschliff.formats.heads import HeadFacts
-from feinschliff.formats.records import Message
 from feinschliff.inference import tensors
 from feinschliff.inference.completions import Completions
 from feinschliff.inference.conversation import FINISH_WORDS
@@ -21,7 +20,6 @@ from feinschliff.inference.tensors import EMBEDDING, LABEL, PROBABILITY, TEXT, V
 from feinschliff.inference.texts import Texts
 from feinschliff.kit.errors import FieldViolation
 from feinschliff.kit.health import Readiness
-from feinschliff.kit.threads import offload
 from feinschliff.v1 import inference_pb2, open_inference_pb2_grpc
 from feinschliff.v1 import open_inference_pb2 as pb
 
@@ -91,7 +89,7 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
             response.parameters["base_digest"].string_param = identity.base_digest
             outputs, read, said = Outputs(response, is_raw=asked.is_raw), 0, 0
             if TEXT in wanted:
-                read, said = await self._continue(granted, asked, outputs)
+                read, said = await self._continue(granted, asked, outputs, context.time_remaining())
             elif set(wanted) & set(known):
                 read = await self._judge(granted, asked, wanted, outputs)
             if EMBEDDING in wanted:
@@ -101,21 +99,26 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         response.parameters["completion_tokens"].int64_param = said
         return response
 
-    async def _continue(self, granted: Granted, asked: Infer, outputs: Outputs) -> tuple[int, int]:
+    async def _continue(
+        self, granted: Granted, asked: Infer, outputs: Outputs, seconds_left: float | None
+    ) -> tuple[int, int]:
         if len(asked.texts) > CONTINUED_MAX:
             message = f"At most {CONTINUED_MAX} texts are continued at once, not {len(asked.texts)}."
             refuse([FieldViolation("inputs[0].shape", message, "OUT_OF_RANGE")])
         places = asyncio.Semaphore(AT_ONCE_MAX)
 
         async def one(text: str) -> inference_pb2.CompleteResponse:
-            request = inference_pb2.CompleteRequest(model=granted.identity.model_version, sampling=asked.sampling)
-            if asked.is_chat:
-                turn = [Message(role="user", content=text)]
-                request.tokens.ids.extend(await offload(granted.lease.engine.encode_chat, turn))
-            else:
-                request.text = text
+            model = granted.identity.model_version
+            request = inference_pb2.CompleteRequest(model=model, sampling=asked.sampling, text=text)
             async with places:
-                return await self._completions.on(self._models.again(granted), request, "inputs[0].", "parameters")
+                return await self._completions.on(
+                    self._models.again(granted),
+                    request,
+                    "inputs[0].",
+                    "parameters",
+                    seconds_left=seconds_left,
+                    as_turn=asked.is_chat,
+                )
 
         answers = await _together([one(text) for text in asked.texts])
         choices = [answer.choices[0] for answer in answers]

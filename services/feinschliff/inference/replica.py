@@ -8,9 +8,9 @@ from typing import NamedTuple
 import psutil
 
 from feinschliff.inference.life import Deployment
-from feinschliff.inference.models import key_of
 from feinschliff.inference.pool import Pool
 from feinschliff.inference.requests import refuse
+from feinschliff.inference.targets import key_of
 from feinschliff.inference.traffic import DRAIN_SECONDS_DEFAULT, DRAIN_SECONDS_MAX, Calls, Traffic
 from feinschliff.kit.errors import FieldViolation, NotFound
 

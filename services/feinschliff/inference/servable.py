@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 from feinschliff.inference.engine import Engine
 from feinschliff.inference.life import PROJECT, Deployment, Version
-from feinschliff.inference.models import Identity, Target, context_of, identity_of, is_host, key_of, targets
+from feinschliff.inference.models import Identity, context_of, identity_of
 from feinschliff.inference.pool import Pool
+from feinschliff.inference.targets import Target, is_host, key_of, targets
 from feinschliff.inference.versions import Versions
 from feinschliff.inference.view import View
 from feinschliff.kit import names

@@ -87,11 +87,13 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         chat, reason = Chatting(prepared, self._answers), common_pb2.FINISH_REASON_UNSPECIFIED
         entry = self._recorder.begin(request.chat, prepared.granted, prepared.masked)
         async with aclosing(chat.deltas()) as deltas:
+            delta = await anext(deltas, None)  # it runs from here on: who leaves ends it
             yield pb.ChatStreamResponse(identity=words.from_identity(prepared.granted.identity))
-            async for delta in deltas:
+            while delta is not None:
                 reason = delta.finish_reason if delta.index == 0 and delta.finish_reason else reason
                 entry.hear(delta)
                 yield pb.ChatStreamResponse(delta=delta)
+                delta = await anext(deltas, None)
         name = await entry.keep(reason, chat.usage)
         found = map(from_finding, prepared.guarded.findings)
         end = pb.StreamEnd(finish_reason=reason, usage=chat.usage, completion=name, guards=found)

@@ -106,11 +106,12 @@ class Spool:
         """
         self._adopt()
         with self._lock:
-            if self._sealed:
-                return self._sealed.popleft()
-            segment, self._open = self._open, None
-        if segment is not None:
-            _make_durable(segment)
+            fresh, self._open = self._open, None
+            if fresh is not None:
+                self._sealed.append(fresh)
+            segment = self._sealed.popleft() if self._sealed else None
+        if fresh is not None:
+            _make_durable(fresh)
         return segment
 
     def put_back(self, segment: Segment) -> None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import math
+from concurrent.futures import Future
 from functools import partial
+from typing import Any
 
 from feinschliff.inference import conversation as words
 from feinschliff.inference import inputs, judging
 from feinschliff.inference.answers import Answers
 from feinschliff.inference.engine import Engine
+from feinschliff.inference.guards.guarding import hides
 from feinschliff.inference.models import Granted, Models
+from feinschliff.inference.proto import Asked, refuse_unserved
 from feinschliff.inference.scores import AnswerTokens, ScoringRequest
 from feinschliff.inference.spelling import spelled
 from feinschliff.kit.threads import offload
@@ -40,7 +44,14 @@ class Texts:
                 raise judging.not_a_chat_model(request.model, facts)
             ids, first = await self._scored_text(request, granted)
             wanted = ScoringRequest(ids, first, lease.adapter_digest, request.top_logprobs)
-            scores = await asyncio.wrap_future(engine.score(wanted))
+            refuse_unserved([Asked("top_logprobs", request.top_logprobs > 0 and hides(granted.deployment.spec.guards))])
+            future = engine.score(wanted)
+            lease.call.when_cut(partial(_cancel, future))
+            try:
+                scores = await asyncio.wrap_future(future)
+            except asyncio.CancelledError:
+                lease.call.raise_if_cut()
+                raise
             decode = partial(engine.decode, skip_special_tokens=False)
             logprobs = await offload(spelled, scores, ids[:first], decode)
         self._answers.count_read(len(ids))
@@ -150,3 +161,7 @@ def _prompt_and_text(engine: Engine, prompt: str, text: str) -> AnswerTokens:
     """Each becomes tokens for itself, so that a text has the tokens that a model would say it in."""
     before, scored = engine.encode_pieces([prompt, text])
     return AnswerTokens([*before, *scored], max(1, len(before)))
+
+
+def _cancel(future: Future[Any]) -> None:
+    future.cancel()

@@ -54,8 +54,11 @@ class Traffic:
         self._open: dict[Lease, tuple[str, str]] = {}  # deployment and account of each
         self._draining: dict[str, Draining] = {}
 
-    def enter(self, deployment: Deployment, lease: Lease) -> None:
+    def enter(self, deployment: Deployment, lease: Lease, *, is_within_call: bool = False) -> None:
         """Lets a call in; it is counted until its lease is given back.
+
+        Args:
+            is_within_call: it is asked on behalf of a call that has its place; it takes none of its own.
 
         Raises:
             Unavailable: REPLICA_DRAINING.
@@ -66,9 +69,9 @@ class Traffic:
                 raise draining(deployment.name)
             account = self._account(deployment)
             count = sum(name == account.name for _, name in self._open.values())
-            if account.calls_max is not None and count >= account.calls_max:
+            if account.calls_max is not None and count >= account.calls_max and not is_within_call:
                 raise _too_many(account, count)
-            self._open[lease] = deployment.name, account.name
+            self._open[lease] = deployment.name, "" if is_within_call else account.name
         lease.call.tenant = deployment.project
         lease.when_given_back(self._leave)
 

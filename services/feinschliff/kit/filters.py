@@ -44,6 +44,8 @@ def parse_filter(text: str) -> list[Comparison]:
         Invalid: FILTER_INVALID, with the position.
     """
     found: list[Comparison] = []
+    if "\0" in text:
+        raise _bad_filter(f"at character {text.index(chr(0)) + 1} stands a NUL, which no field holds")
     rest, at = text.strip(), 0
     while rest:
         match = _COMPARISON.match(rest)

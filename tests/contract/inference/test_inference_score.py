@@ -29,7 +29,7 @@ from feinschliff.v1 import inference_pb2 as pb
 from tests.contract.inference.adapters import load_plain
 from tests.contract.inference.generating import Generation
 from tests.contract.inference.kinds import Made, with_head
-from tests.contract.inference.site import Site, refusing
+from tests.contract.inference.site import PARENT, Site, refusing
 
 NAMES = ("lora", "dora", "qlora-nf4", "ia3", "bottleneck", "prompt", "p_tuning", "prefix", "last_layers", "full")
 PART = 16
@@ -253,3 +253,13 @@ async def test_a_caller_that_leaves_gives_its_place_back(site: Site) -> None:
     for call in calls:
         call.cancel()
     assert len((await score(site, model=site.base, tokens=pb.TokenIds(ids=tokens(1, 30)))).logprobs) == 29
+
+
+async def test_what_guards_hide_is_not_told_token_by_token(site: Site) -> None:
+    guard = pb.Guard(name="out", words=pb.WordsGuard(words=["secret"]), stage=pb.Guard.STAGE_OUTPUT)
+    await site.create(guards=[guard])
+    text = pb.ScoreText(prompt="the", text=" river")
+    assert (await score(site, model=f"{PARENT}/deployments/d", text=text)).logprobs
+    with pytest.raises(Refusal) as refused:
+        await score(site, model=f"{PARENT}/deployments/d", text=text, top_logprobs=3)
+    assert [field.field for field in refused.value.fields] == ["top_logprobs"]

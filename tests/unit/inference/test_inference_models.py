@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from feinschliff.inference.life import Failure, RouteState, RouteStatus, State
-from feinschliff.inference.models import is_host, pinned_on, targets, why_not
 from feinschliff.inference.pool import BaseKey
+from feinschliff.inference.targets import is_host, pinned_on, targets, why_not
 from feinschliff.kit.errors import NotFound, Unavailable, WrongState
 from tests.unit.inference.builders import BASE, DIGEST, MODEL, PROJECT, deployment, failed, ready, version
 

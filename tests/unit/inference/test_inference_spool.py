@@ -91,6 +91,19 @@ def test_a_segment_put_back_comes_after_the_others_without_what_was_done(tmp_pat
     assert drained(spool) == [b"b", b"c"]
 
 
+def test_what_comes_while_a_segment_is_put_back_again_and_again_is_not_held_up(
+    tmp_path: Path, spools: list[Spool]
+) -> None:
+    spool = spool_in(tmp_path, spools)
+    put(spool, b"stuck")
+    stuck = spool.take()
+    assert stuck is not None
+    spool.put_back(stuck)
+    put(spool, b"fresh")
+    taken = [spool.take(), spool.take()]
+    assert [record.payload for segment in taken if segment for record in segment.records()] == [b"stuck", b"fresh"]
+
+
 def test_another_process_takes_what_a_closed_one_left_and_nothing_of_a_living_one(
     tmp_path: Path, spools: list[Spool]
 ) -> None:

@@ -110,6 +110,19 @@ def test_a_project_has_so_many_calls_and_others_theirs() -> None:
     assert bench.call(deployment("f"))
 
 
+def test_what_is_asked_within_a_call_takes_no_place_of_its_own() -> None:
+    bench = Bench(project_requests_max=1)
+    bench.call(deployment())
+    inner = Lease(HandEngine(), BaseKey(DIGEST, "fp32"), "", lambda lease: None)
+    bench.traffic.enter(deployment("judge"), inner, is_within_call=True)
+    assert bench.traffic.calls(deployment("judge").name).running == 1
+    with pytest.raises(Exhausted):
+        bench.call(deployment("e"))
+    bench.traffic.drain(deployment("judge"), 10)
+    with pytest.raises(Unavailable):
+        bench.traffic.enter(deployment("judge"), inner, is_within_call=True)
+
+
 def test_a_deployment_with_a_limit_of_its_own_does_not_count_towards_its_projects() -> None:
     bench = Bench(project_requests_max=1)
     for _ in range(3):

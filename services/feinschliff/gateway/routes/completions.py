@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import JsonValue
 
 from feinschliff.gateway import ids
-from feinschliff.gateway.answers import DONE, finish_of, usage_of
+from feinschliff.gateway.answers import DONE, finish_of, identity_headers, usage_of
 from feinschliff.gateway.bodies import read_json, reply
 from feinschliff.gateway.completing import (
     STREAMS_MAX,
@@ -64,9 +64,11 @@ async def create(request: Request, here: Here, project: Project) -> Response:
     envelope = TextEnvelope(ids.new_text_completion_id(), int(here.clock.now().timestamp()), body.model)
     if body.stream:
         begun = await while_connected(request, _begin(here, project, body))
-        return event_stream(_events(here, envelope, begun, body))
+        events = _events(here, envelope, begun, body)
+        return event_stream(events, headers=identity_headers(begun[0].identity))
     answers = await while_connected(request, _answers(here, project, body))
-    return reply(envelope.completion(answers, logprobs=body.logprobs is not None))
+    told = envelope.completion(answers, logprobs=body.logprobs is not None)
+    return reply(told, headers=identity_headers(answers[0].identity))
 
 
 async def _answers(here: State, project: str, body: CompletionBody) -> list[pb.CompleteResponse]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
+from feinschliff.gateway.answers import identity_headers
 from feinschliff.gateway.bodies import read_json, reply
 from feinschliff.gateway.embedding import EmbeddingBody, Part
 from feinschliff.gateway.errors import answering, no_model
@@ -18,7 +19,7 @@ router = APIRouter()
 async def create(request: Request, here: Here, project: Project) -> Response:
     body = await read_json(request, EmbeddingBody, bytes_max=here.settings.gateway_body_bytes_max)
     answers = await while_connected(request, _answers(here, project, body))
-    return reply(body.answer(answers))
+    return reply(body.answer(answers), headers=identity_headers(answers[0].identity))
 
 
 async def _answers(here: State, project: str, body: EmbeddingBody) -> list[pb.EmbedResponse]:

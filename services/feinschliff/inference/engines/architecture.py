@@ -12,6 +12,8 @@ from feinschliff.lm.kernels import HEAD_MAX, SHARED_MAX
 
 _STACK = {"embed_tokens", "layers", "norm", "rotary_emb"}
 _LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
+_FAMILIES = {"LlamaAttention", "MistralAttention", "Qwen2Attention", "Qwen3Attention"}  # others may hide a step
+_WINDOWED = _FAMILIES - {"LlamaAttention"}
 _ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _HEAD_NORMS = {"q_norm", "k_norm"}
 _FEED_FORWARD = {"gate_proj", "up_proj", "down_proj", "act_fn"}
@@ -57,7 +59,8 @@ class Architecture:
         stack: Any = model.base_model
         if _children(stack) != _STACK or getattr(config, "final_logit_softcapping", None):
             return None
-        if (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default") not in _TURNS:
+        turns = getattr(config, "rope_parameters", None) or {}
+        if turns.get("rope_type", "default") not in _TURNS or turns.get("partial_rotary_factor", 1.0) != 1.0:
             return None
         found = [_layer(layer, f"{model.base_model_prefix}.layers.{n}", config, n) for n, layer in _numbered(stack)]
         layers = tuple(layer for layer in found if layer is not None)
@@ -70,6 +73,10 @@ class Architecture:
         size = int(attention.head_dim)
         if heads % groups or heads // groups > SHARED_MAX or size > HEAD_MAX or size % 2:
             return None
+        wanted = {"q_proj": heads * size, "k_proj": groups * size, "v_proj": groups * size}
+        for layer in stack.layers:
+            if any(getattr(layer.self_attn, name).out_features != outputs for name, outputs in wanted.items()):
+                return None
         return cls(layers, last, heads, groups, size, float(attention.scaling))
 
 
@@ -77,6 +84,9 @@ def _layer(layer: Any, path: str, config: Any, number: int) -> Layer | None:
     if _children(layer) != _LAYER or _children(layer.mlp) - {"act_fn"} != _FEED_FORWARD - {"act_fn"}:
         return None
     if not _ATTENTION <= _children(layer.self_attn) <= _ATTENTION | _HEAD_NORMS:
+        return None
+    family = type(layer.self_attn).__name__
+    if family not in _FAMILIES or dict(layer.self_attn.named_parameters(recurse=False)):
         return None
     if type(layer.mlp.act_fn).__name__ not in ("SiLU", "SiLUActivation"):
         return None
@@ -90,7 +100,7 @@ def _layer(layer: Any, path: str, config: Any, number: int) -> Layer | None:
         feed_forward_norm=between,
         query_norm=_norm(getattr(layer.self_attn, "q_norm", None)),
         key_norm=_norm(getattr(layer.self_attn, "k_norm", None)),
-        window=_window(config, number),
+        window=_window(config, number) if family in _WINDOWED else 0,
     )
 
 

@@ -33,6 +33,11 @@ class Deck:
         """Whether the hand-written pass decodes here."""
         return self._native is not None
 
+    def packed_bytes(self, beside: Deck) -> int:
+        """Of weights laid out for the hand-written pass, but for those that another deck has too."""
+        mine, others = ({} if deck._native is None else deck._native.packed_bytes for deck in (self, beside))
+        return sum(size for product, size in mine.items() if product not in others)
+
     @property
     def allocated_bytes(self) -> int:
         return self._decoder.allocated_bytes
@@ -102,9 +107,10 @@ class Deck:
         return self._bank.opening(digest)
 
     def close(self) -> None:
-        """Takes the hooks off the model."""
+        """Takes the hooks off the model, and forgets its weights as they are laid out."""
         self._bank.clear()
         self.rows = []
+        self._native, self._decoder = None, PlainDecoder(self._forward, self._bank)
 
 
 def free(model: nn.Module) -> None:

@@ -169,6 +169,7 @@ class Decks:
         for deck in self._decks.values():
             deck.close()
             free(deck.model)
+        self._decks.clear()
         free(self._plain)
 
     def _quantised(self, quantisation: Quantisation) -> Deck:
@@ -183,7 +184,8 @@ class Decks:
         deck = self._decks.get(name) or make()
         tokens = deck.add(digest, adapter, context_tokens=self._context_tokens)
         if name not in self._decks:
-            self._deck_bytes[name] = bytes_of(deck.model, beside=self._plain)
+            packed = deck.packed_bytes(beside=self._decks[_BASE])
+            self._deck_bytes[name] = bytes_of(deck.model, beside=self._plain) + packed
         self._decks[name] = deck
         config = self._plain.config.get_text_config()
         opening = 0 if adapter.opening is not None else tokens * kv_bytes_per_position(config, self._plain.dtype)

@@ -57,6 +57,10 @@ class Linears:
     def __getitem__(self, name: str) -> Place:
         return self._places[name]
 
+    @property
+    def products(self) -> list[Product]:
+        return [place.product for place in self._places.values()]
+
     def takes(self, adapter: Adapter) -> bool:
         """Whether all that an adapter does is done at places that are known here."""
         return all(
@@ -80,6 +84,7 @@ class Linears:
         """From now on row i gets the adapter `rows[i]`, or none where that is empty."""
         if tuple(rows) == self._rows:
             return
+        self._rows = None  # a selection that fails is none
         self._tables.select(rows)
         beside: dict[tuple[str, Any], dict[str, Part]] = {}
         for digest in dict.fromkeys(rows):
@@ -89,7 +94,7 @@ class Linears:
         self._extras = {}
         for (name, _), parts in beside.items():
             self._extras.setdefault(name, []).append(side_by_side(parts, rows))
-        self._rows = tuple(rows)  # last: a selection that failed is none
+        self._rows = tuple(rows)
 
     def through(self, place: Place, x_NI: Tensor) -> Tensor:
         """The layer's output, (N, out): N rows of one token, or N tokens of one row."""

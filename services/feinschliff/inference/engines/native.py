@@ -21,7 +21,7 @@ from feinschliff.inference.engines.architecture import Architecture, Norm
 from feinschliff.inference.engines.linears import Linears, Place
 from feinschliff.inference.engines.parts import Adapter, Opening
 from feinschliff.inference.engines.prefixes import PrefixCache
-from feinschliff.inference.engines.products import Products
+from feinschliff.inference.engines.products import Product, Products
 from feinschliff.inference.engines.row import Row
 from feinschliff.lm.kernels import Kernels
 
@@ -110,11 +110,17 @@ class NativeDecoder:
         """None where the model is of another kind, on another device, or computes something else."""
         if kernels is None or model.device.type != "cpu":
             return None
-        shape = Architecture.of(model)
-        if shape is None or not isinstance(getattr(model, _HEAD, None), nn.Linear):
+        try:
+            shape = Architecture.of(model)
+            if shape is None or not isinstance(getattr(model, _HEAD, None), nn.Linear):
+                return None
+            decoder = cls(model, shape, kernels, products, prefixes)
+            if decoder._angles.cosines.shape[1] != shape.size:
+                return None
+            off = decoder._difference()
+        except (AttributeError, TypeError, RuntimeError) as error:
+            logger.warning("the hand-written pass does not know this model and is not used: %s", error)
             return None
-        decoder = cls(model, shape, kernels, products, prefixes)
-        off = decoder._difference()
         if not off <= _PROOF_TOLERANCE[model.dtype]:
             logger.warning("the hand-written pass differs from the model's own by %.2g and is not used", off)
             return None
@@ -123,6 +129,11 @@ class NativeDecoder:
     @property
     def allocated_bytes(self) -> int:
         return sum(block.tensor.nbytes for block in self._rows)
+
+    @property
+    def packed_bytes(self) -> dict[Product, int]:
+        """Of the weights as they are laid out for it."""
+        return {product: product.packed_bytes for product in self._linears.products}
 
     def takes(self, adapter: Adapter) -> bool:
         return self._linears.takes(adapter)
@@ -170,6 +181,7 @@ class NativeDecoder:
     def _decode(self, token_ids: Sequence[int]) -> Tensor:
         kernels, shape, rows = self._kernels, self._shape, len(token_ids)
         lengths = [block.length for block in self._rows]
+        assert all(block.length < block.capacity for block in self._rows), "C does not look"
         self._angles.reach(max(lengths) + 1)
         positions_B = torch.tensor(lengths)
         cosines, sines = self._angles.cosines.data_ptr(), self._angles.sines.data_ptr()
@@ -212,6 +224,7 @@ class NativeDecoder:
         self._linears.select([digest])
         kernels, shape, tokens, start = self._kernels, self._shape, len(token_ids), block.length
         stop = start + tokens
+        assert stop <= block.capacity, "C does not look"
         self._angles.reach(stop)
         states = self._embed(token_ids)
         normed = torch.empty_like(states)

@@ -52,6 +52,8 @@ class PrefixCache:
         Returns:
             Tokens copied.
         """
+        if not self._pages:
+            return 0
         found = self._known(owner, ids[:-1])
         for place, (_, page) in enumerate(found):
             at = start + place * PAGE_TOKENS
@@ -64,16 +66,17 @@ class PrefixCache:
         if not self._bytes_max:
             return
         used, before = [], self._root(owner)
-        for place, tokens in enumerate(_pages_of(ids)):
+        pages_max = self._bytes_max // max(1, block[:, :, :, :PAGE_TOKENS].nbytes)
+        for place, tokens in enumerate(islice(_pages_of(ids), pages_max)):
             key, at = _Key(before, tokens), start + place * PAGE_TOKENS
             if key not in self._pages:
                 page = _Page(next(self._numbers), block[:, :, :, at : at + PAGE_TOKENS].clone())
                 self._pages[key] = page
                 self.allocated_bytes += page.tensor.nbytes
+                self._fit()
             used.append(key)
             before = self._pages[key].number
         self._touch(used)
-        self._fit()
 
     def clear(self) -> None:
         self._pages.clear()

@@ -25,6 +25,10 @@ class Product:
     def outputs(self) -> int:
         return self.weight_OI.shape[0]
 
+    @property
+    def packed_bytes(self) -> int:
+        return 0 if self._packed is None else self.weight_OI.nbytes
+
     def __call__(self, x_NI: Tensor) -> Tensor:
         if self._packed is None:
             return F.linear(x_NI, self.weight_OI, self._bias_O)

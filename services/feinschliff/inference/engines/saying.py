@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,10 +14,12 @@ from feinschliff.inference.engines.row import Row
 from feinschliff.inference.scores import Likely, TokenScore
 from feinschliff.lm.sampling import choose_tokens
 
+logger = logging.getLogger(__name__)
+
 
 def say(rows: Sequence[Row], logits_BV: Tensor) -> None:
     """Each row takes its next token; one that cannot take any fails, and no other."""
-    allowed_B = [row.writing.allowed(logits_BV.shape[1]) if row.writing else None for row in rows]
+    allowed_B = [_allowed(row, logits_BV.shape[1]) for row in rows]
     problems = list(map(_problem, rows, logits_BV.amax(-1).isfinite().tolist(), allowed_B))
     able = [place for place, problem in enumerate(problems) if not problem]
     if len(able) < len(rows):
@@ -28,7 +31,22 @@ def say(rows: Sequence[Row], logits_BV: Tensor) -> None:
         return
     tokens = choose_tokens(logits_BV, [row.sampler for row in rows], allowed_B)
     for row, token, score in zip(rows, tokens, _scores(rows, logits_BV, tokens), strict=True):
-        row.accept(token, score)
+        try:
+            row.accept(token, score)
+        except Exception as error:
+            logger.exception("a token could not be told")
+            row.finish(Finish.FAILED, error=type(error).__name__)
+
+
+def _allowed(row: Row, vocabulary: int) -> NDArray[np.bool_] | None:
+    """Which tokens may come next; None is any, and none at all where the form cannot be asked."""
+    if row.writing is None:
+        return None
+    try:
+        return row.writing.allowed(vocabulary)
+    except Exception:
+        logger.exception("a form could not be asked")
+        return np.zeros(vocabulary, np.bool_)
 
 
 def _problem(row: Row, is_finite: bool, allowed_V: NDArray[np.bool_] | None) -> str:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import gc
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from feinschliff.inference.engine import DeviceMemory
 
 
 def bytes_of(thing: Any, *, beside: nn.Module | None = None) -> int:
@@ -39,3 +44,18 @@ def _tensors(thing: Any) -> Iterator[Tensor]:
     elif isinstance(thing, Collection) and not isinstance(thing, str | bytes):
         for value in thing:
             yield from _tensors(value)
+
+
+def memory_of(device: torch.device) -> DeviceMemory | None:
+    if device.type != "cuda":
+        return None
+    free_bytes, bytes_max = torch.cuda.mem_get_info(device)
+    return DeviceMemory(str(device), bytes_max - free_bytes, bytes_max)
+
+
+def give_back_memory() -> None:
+    """Freed weights go back to the system: glibc keeps hundreds of MB of them otherwise."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

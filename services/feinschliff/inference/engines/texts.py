@@ -53,7 +53,9 @@ class Scorings:
         waiting_max: texts that may wait or be read.
     """
 
-    def __init__(self, decks: Decks, again: Callable[[], None], *, part_tokens: int, waiting_max: int) -> None:
+    def __init__(
+        self, decks: Decks, again: Callable[[Callable[[], None]], None], *, part_tokens: int, waiting_max: int
+    ) -> None:
         self._decks = decks
         self._again = again
         self._part_tokens = part_tokens
@@ -75,7 +77,7 @@ class Scorings:
                 raise Exhausted("QUEUE_FULL", message, retry_after_seconds=_RETRY_SECONDS, waiting=waiting)
             self._scorings.append(scoring)
             if len(self._scorings) == 1:
-                self._again()
+                self._again(self.turn)
         return scoring.future
 
     def turn(self) -> None:
@@ -99,7 +101,7 @@ class Scorings:
             if is_over:
                 self._scorings.popleft()
             if self._scorings:
-                self._again()
+                self._again(self.turn)
 
     def close(self) -> None:
         """Refuses what has not been read to its end."""

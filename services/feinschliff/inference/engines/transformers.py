@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import logging
 import threading
 from collections import deque
@@ -24,7 +22,6 @@ from feinschliff.inference.batcher import Batcher, Chunk, Limits
 from feinschliff.inference.engine import (
     Abort,
     Capacity,
-    DeviceMemory,
     Done,
     Emit,
     EngineFacts,
@@ -41,6 +38,7 @@ from feinschliff.inference.engines.decks import Decks
 from feinschliff.inference.engines.grammars import Grammar, Grammars, showing
 from feinschliff.inference.engines.row import Row
 from feinschliff.inference.engines.saying import say
+from feinschliff.inference.engines.sizes import give_back_memory, memory_of
 from feinschliff.inference.engines.texts import Scorings, dimensions_of, vectors
 from feinschliff.inference.forms import Form
 from feinschliff.inference.life import Precision
@@ -81,7 +79,8 @@ class TransformersEngine:
         self._options = options
         self._device = loaded.model.device
         threads = torch.get_num_threads()
-        kernels = load_kernels(loaded.precision, options.cache_dir, threads=threads) if options.native else None
+        wants_kernels = options.native and self._device.type == "cpu"
+        kernels = load_kernels(loaded.precision, options.cache_dir, threads=threads) if wants_kernels else None
         with torch.inference_mode():
             self._decks = Decks(
                 loaded.model,
@@ -90,13 +89,19 @@ class TransformersEngine:
                 prefix_cache_bytes_max=options.prefix_cache_bytes_max,
             )
         self._changed = threading.Condition()
-        limits = Limits(options.rows_max, options.queue_max, cells_max, options.prefill_tokens_per_step)
+        limits = Limits(
+            options.rows_max,
+            options.queue_max,
+            cells_max,
+            options.prefill_tokens_per_step,
+            is_cache_by_row=self._decks.is_native,
+        )
         self._batcher: Batcher[Row] = Batcher(limits)
         self._commands: deque[Callable[[], None]] = deque()
         self._judgements: deque[Callable[[], None]] = deque()
         self._scorings = Scorings(
             self._decks,
-            lambda: self._judgements.append(self._scorings.turn),
+            self._judgements.append,
             part_tokens=options.prefill_tokens_per_step,
             waiting_max=max(1, options.queue_max),
         )
@@ -125,7 +130,8 @@ class TransformersEngine:
 
     def encode_answer(self, messages: Sequence[Message]) -> AnswerTokens:
         (row,) = self._chat.encode([Record(messages=list(messages))], loss_on="last_assistant_turn")
-        return AnswerTokens(row.token_ids, row.is_answer.index(True))
+        first = row.is_answer.index(True) if any(row.is_answer) else len(row.token_ids)
+        return AnswerTokens(row.token_ids, first)
 
     def encode_text(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
@@ -235,7 +241,7 @@ class TransformersEngine:
                 kv_cache_bytes=self._decks.allocated_bytes,
                 kv_cache_bytes_max=self._options.kv_cache_bytes_max,
                 prefix_cache_bytes=self._decks.prefixes.allocated_bytes,
-                device_memory=_memory_of(self._device),
+                device_memory=memory_of(self._device),
             )
 
     def close(self) -> None:
@@ -246,7 +252,7 @@ class TransformersEngine:
             self._changed.notify()
         self._thread.join()
         self._decks.close()
-        _give_back_memory()
+        give_back_memory()
 
     def _refuse_closed(self) -> None:
         if self._is_closed:
@@ -373,22 +379,8 @@ class TransformersEngine:
             for row in done:
                 self._batcher.remove(row)
         for row in done:
+            row.forget_cache()
             row.tell_done()
-
-
-def _memory_of(device: torch.device) -> DeviceMemory | None:
-    if device.type != "cuda":
-        return None
-    free_bytes, bytes_max = torch.cuda.mem_get_info(device)
-    return DeviceMemory(str(device), bytes_max - free_bytes, bytes_max)
-
-
-def _give_back_memory() -> None:
-    """Freed weights go back to the system: glibc keeps hundreds of MB of them otherwise."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
 
 
 def _stop_ids(loaded: LoadedBase) -> list[int]:

@@ -83,8 +83,7 @@ class Guarded:
         Raises:
             Unserved: FIELD_UNSERVED.
         """
-        changing = [guard for guard in self._guards if guard.runs_at(Stage.OUTPUT) and guard.action is not Action.LOG]
-        refuse_unserved([Asked(path, asked and bool(changing))])
+        refuse_unserved([Asked(path, asked and hides(self._guards))])
 
     async def admit_text(self, text: str, path: str) -> str:
         """A text as the model may see it; the path is its own. Raises as `admit`."""
@@ -230,6 +229,11 @@ class Guarded:
                 return [[] for _ in texts]
             raise
         return [self._findings.judged(guard, stage, of_text, guard.of.threshold) for of_text in scores]
+
+
+def hides(guards: Sequence[Guard]) -> bool:
+    """Whether any of them takes something out of answers, or ends them."""
+    return any(guard.runs_at(Stage.OUTPUT) and guard.action is not Action.LOG for guard in guards)
 
 
 def blocked(block: Block, path: str) -> Invalid:

@@ -38,7 +38,9 @@ class Judges:
         of = guard.of
         assert isinstance(of, Model)
         try:
-            with (granted := await self._models.grant(of.model, seconds_left=seconds_left)).lease as lease:
+            with (
+                granted := await self._models.grant(of.model, seconds_left=seconds_left, is_within_call=True)
+            ).lease as lease:
                 if facts := lease.engine.head(lease.adapter_digest):
                     return await self._classified(granted, texts, of.labels, facts)
             return [await self._asked(of, text, seconds_left) for text in texts]
@@ -71,7 +73,9 @@ class Judges:
         return [{label: judged[place][number[label]] for label in labels} for place in range(len(rows))]
 
     async def _asked(self, of: Model, text: str, seconds_left: float | None) -> Mapping[str, float]:
-        with (granted := await self._models.grant(of.model, seconds_left=seconds_left)).lease as lease:
+        with (
+            granted := await self._models.grant(of.model, seconds_left=seconds_left, is_within_call=True)
+        ).lease as lease:
             prompt_ids = await offload(lease.engine.encode_chat, [Message(role="user", content=text)])
             judging.refuse_lengths([len(prompt_ids)], granted.context_tokens - VERDICT_TOKENS_MAX)
             request = GenerationRequest(

@@ -64,7 +64,7 @@ def load(precision: str, cache_dir: Path, *, threads: int) -> Kernels | None:
     """The kernels for `bf16` or `fp32`; None where none are built and nothing here can build them, which is logged."""
     try:
         library = _library(cache_dir)
-    except _NoCompiler as error:
+    except (_NoCompiler, OSError) as error:
         logger.warning("decoding takes the model's own forward pass, some 3 times slower: %s", error)
         return None
     library.use_threads(_borrowed_threads(), threads)
