@@ -37,10 +37,12 @@ def made(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 @pytest.fixture(scope="module", params=list(ENGINES))
-def engine(request: pytest.FixtureRequest, tiny_model: Path, made: dict[str, Made]) -> Iterator[Engine]:
+def engine(
+    request: pytest.FixtureRequest, tiny_model: Path, made: dict[str, Made], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Engine]:
     """Every engine, in fp32, with a version of every kind loaded under its name."""
     base = BaseFiles(f"file:{tiny_model}", "sha256:tiny", "folder", tiny_model)
-    options = EngineOptions(cache_dir=tiny_model, rows_max=40, queue_max=100, prefill_tokens_per_step=PART)
+    options = EngineOptions(tmp_path_factory.mktemp("cache"), rows_max=40, queue_max=100, prefill_tokens_per_step=PART)
     loaded = ENGINES[request.param](base, "fp32", options)
     for name, one in made.items():
         loaded.load_adapter(name, one.folder)

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
+from feinschliff.ingestion.store import METADATA
 from feinschliff.kit.errors import Refusal, TimedOut, Unavailable
 from feinschliff.v1 import ingestion_pb2 as pb
 from tests.contract.ingestion.running import Ingestion, chat_rows, file_of, ingestion_on, new_dataset, upload_parts
@@ -45,8 +46,7 @@ def start(s3_server: S3Server, s3_bucket: str, tmp_path: Path, tiny_model: Path)
 
 
 def nothing() -> dict[str, Any]:
-    names = ("datasets", "versions", "removals", "requests")
-    return {"objects": [], "unfinished": [], "tables": {f"ingestion_{name}": [] for name in names}}
+    return {"objects": [], "unfinished": [], "tables": {name: [] for name in METADATA.tables}}
 
 
 def upload_until_it_breaks(ingestion: Ingestion, data: bytes, dataset: str, **header: Any) -> None:
