@@ -121,7 +121,9 @@ def test_data_becomes_a_better_model_that_is_served(platform: Platform, base: st
     events = list(platform.inference.ChatStream(inference_pb2.ChatStreamRequest(chat=chat)))
     assert events[0].identity == whole.identity
     assert "".join(event.delta.text for event in events) == "".join(part.text for part in whole.message.parts)
-    assert events[-1].end.usage == whole.usage
+    usage = events[-1].end.usage
+    assert (usage.prompt_tokens, usage.completion_tokens) == (whole.usage.prompt_tokens, whole.usage.completion_tokens)
+    assert usage.cached_tokens > whole.usage.cached_tokens, "the second time its beginning is known"
 
 
 def refusal_of(call) -> Refusal:  # type: ignore[no-untyped-def]

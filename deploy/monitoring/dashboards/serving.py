@@ -94,6 +94,7 @@ SERVING = Dashboard(
                     "Do guards see more than usual, and what do they do about it?",
                     "per second",
                     (Query(rate("feinschliff_inference_guard_hits_total", "kind", "action"), "{{kind}}, {{action}}"),),
+                    silent="needs a guard that finds something",
                 ),
                 Panel(
                     "Guards that could not judge",
@@ -209,6 +210,7 @@ SERVING = Dashboard(
                     "How soon can an exchange be looked up?",
                     "seconds",
                     (Query(quantile(0.95, "feinschliff_inference_completion_delivery_seconds"), "95 %"),),
+                    silent="needs calls that are to be remembered",
                 ),
             ),
         ),
