@@ -20,7 +20,7 @@ FLAVOUR ?= cpu
 IMAGE_PREFIX ?= ghcr.io/feinschliff
 IMAGE_TAG ?= $(VERSION)$(if $(filter cuda,$(FLAVOUR)),-cuda)
 
-.PHONY: chart help demo test up down status setup setup-dev tools fmt lint types protos monitoring unit contract e2e chaos gpu bench bench-training bench-ingestion bench-platform images images-check sbom clean
+.PHONY: chart help demo test up down status setup setup-dev tools fmt lint types protos monitoring unit contract e2e chaos gpu bench bench-training bench-inference bench-ingestion bench-platform images images-check sbom clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"

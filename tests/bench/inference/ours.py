@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
@@ -17,6 +18,7 @@ from feinschliff.artifacts.bases import BaseFiles
 from feinschliff.cli.embedded_s3 import RunningS3, start_s3
 from feinschliff.inference.engine import Delta, Done, Engine, Event, GenerationRequest
 from feinschliff.inference.engines import ENGINES, EngineOptions
+from feinschliff.inference.life import Precision
 from feinschliff.v1 import common_pb2, inference_pb2_grpc
 from feinschliff.v1 import inference_pb2 as pb
 from tests.bench.environments import Failed
@@ -129,7 +131,10 @@ class Alone:
 
     def __init__(self, base: BaseFiles, precision: str, home: Path) -> None:
         options = EngineOptions(home / "cache" / "bases", rows_max=ROWS_MAX, queue_max=QUEUE_MAX)
-        self.engine: Engine = ENGINES["transformers"](base, "bf16" if precision == "bf16" else "fp32", options)
+        kind: Precision = "bf16" if precision == "bf16" else "fp32"
+        # In a thread that ends, as the service loads it: a thread that has computed keeps workers that spin.
+        with ThreadPoolExecutor(1) as loader:
+            self.engine: Engine = loader.submit(ENGINES["transformers"], base, kind, options).result()
 
     def ask(self, prompts: Sequence[Sequence[int]], adapters: Sequence[str]) -> Measured:
         """All at once; prompt i with adapter i modulo their number."""
