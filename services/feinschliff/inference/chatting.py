@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import orjson
 
@@ -24,6 +25,7 @@ from feinschliff.inference.tools import Toolbox
 from feinschliff.v1 import common_pb2
 from feinschliff.v1 import inference_pb2 as pb
 
+T = TypeVar("T")
 CALL = "call_"
 TOOL_CALLS = common_pb2.FINISH_REASON_TOOL_CALLS
 _ID_MIN = 12  # characters that tell calls apart, where a name stands before them
@@ -131,6 +133,24 @@ def _call_id(dialect: Dialect) -> str:
 
 def _text(text: str) -> list[pb.ChatDelta]:
     return [pb.ChatDelta(text=text)] if text else []
+
+
+@asynccontextmanager
+async def begun(deltas: AsyncGenerator[T]) -> AsyncIterator[tuple[Awaitable[T | None], AsyncGenerator[T]]]:
+    """The first delta, on its way, and the others: the work runs from here on, so that whoever leaves ends it.
+
+    A generator that never began would not give back what it was handed. Raises what the beginning is refused with.
+    """
+    first = asyncio.ensure_future(anext(deltas, None))
+    try:
+        await asyncio.sleep(0)  # it has begun when this returns
+        if first.done():
+            first.result()
+        yield first, deltas
+    finally:
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        await deltas.aclose()
 
 
 async def gathered(deltas: AsyncIterator[pb.ChatDelta]) -> list[pb.ChatChoice]:

@@ -13,7 +13,7 @@ from feinschliff.formats.records import Message
 from feinschliff.inference import conversation as words
 from feinschliff.inference import inputs, judging
 from feinschliff.inference.answers import Answers
-from feinschliff.inference.chatting import Chatting, Prepared, gathered
+from feinschliff.inference.chatting import Chatting, Prepared, begun, gathered
 from feinschliff.inference.engine import Engine, GenerationRequest
 from feinschliff.inference.guards.guarding import Guarded, Guards
 from feinschliff.inference.guards.proto import from_finding
@@ -125,12 +125,12 @@ class Completions:
             granted, request, drawn, "complete.", "complete.sampling", seconds_left
         )
         reason = common_pb2.FINISH_REASON_UNSPECIFIED
-        async with aclosing(chat.deltas()) as deltas:
-            delta = await anext(deltas, None)  # it runs from here on: who leaves ends it
+        async with begun(chat.deltas()) as (first, deltas):
             yield pb.CompleteStreamResponse(identity=words.from_identity(granted.identity))
             for index in range(drawn.wishes.answers if echoed else 0):
                 repeated = pb.CompleteDelta(index=index, text=echoed, prompt_logprobs=before)
                 yield pb.CompleteStreamResponse(delta=repeated)
+            delta = await first
             while delta is not None:
                 reason = delta.finish_reason if delta.index == 0 and delta.finish_reason else reason
                 yield pb.CompleteStreamResponse(

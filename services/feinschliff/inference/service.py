@@ -12,7 +12,7 @@ import grpc
 from feinschliff.inference import conversation as words
 from feinschliff.inference import judging
 from feinschliff.inference.answers import Answers
-from feinschliff.inference.chatting import Chatting, Prepared, gathered
+from feinschliff.inference.chatting import Chatting, Prepared, begun, gathered
 from feinschliff.inference.completions import Completions
 from feinschliff.inference.dialects import dialect_of
 from feinschliff.inference.guards.bounds import guard_violations
@@ -86,9 +86,9 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         prepared = await self._prepare(request.chat, context, "chat.")
         chat, reason = Chatting(prepared, self._answers), common_pb2.FINISH_REASON_UNSPECIFIED
         entry = self._recorder.begin(request.chat, prepared.granted, prepared.masked)
-        async with aclosing(chat.deltas()) as deltas:
-            delta = await anext(deltas, None)  # it runs from here on: who leaves ends it
+        async with begun(chat.deltas()) as (first, deltas):
             yield pb.ChatStreamResponse(identity=words.from_identity(prepared.granted.identity))
+            delta = await first
             while delta is not None:
                 reason = delta.finish_reason if delta.index == 0 and delta.finish_reason else reason
                 entry.hear(delta)

@@ -60,7 +60,7 @@ def engine(request: pytest.FixtureRequest, tiny_model: Path, made: dict[str, Mad
 
 def load(name: str, tiny_model: Path, **options: Any) -> Engine:
     base = BaseFiles(f"file:{tiny_model}", "sha256:tiny", "folder", tiny_model)
-    quick = {"cache_dir": tiny_model, "rows_max": 4, "queue_max": 3, "prefill_tokens_per_step": PART}
+    quick = {"cache_dir": tiny_model.with_name("cache"), "rows_max": 4, "queue_max": 3, "prefill_tokens_per_step": PART}
     return ENGINES[name](base, "fp32", EngineOptions(**{**quick, **options}))
 
 
