@@ -3,41 +3,25 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from feinschliff.cli.state import is_owned
-from tests.contract.test_cli_platform import Cli
+from tests.contract.test_cli_platform import Cli, foreground
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.timeout(360)
 
 
-def _hear_interrupts() -> None:
-    """A shell's background job ignores SIGINT, and so would its children."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
 def test_an_interrupted_demo_stops_what_it_started(tmp_path: Path, number: signal.Signals) -> None:
     cli = Cli(tmp_path / "home")
-    log = tmp_path / "demo.log"
-    with log.open("wb") as out:
-        demo = subprocess.Popen(
-            [sys.executable, "-m", "feinschliff.cli", "demo"],
-            env=cli.environment(),
-            stdout=out,
-            stderr=out,
-            preexec_fn=_hear_interrupts,
-        )
-    eventually(lambda: "[2] push the sample" in log.read_text(), 90, "the second stage")
-    refused = cli("demo", expect=1)
-    assert "DEMO_RUNNING" in refused.stderr
-    demo.send_signal(number)
-    assert demo.wait(150) != 0
+    with foreground(cli, "demo", until="[2] push the sample") as (demo, _):
+        refused = cli("demo", expect=1)
+        assert "DEMO_RUNNING" in refused.stderr
+        demo.send_signal(number)
+        assert demo.wait(150) != 0
     home = cli.home / "demo"
     eventually(lambda: not is_owned(home), 60, "the end of the demo's platform")
     if number is signal.SIGKILL:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -253,15 +254,36 @@ def test_what_was_pushed_is_there_at_the_next_up(cli: Cli, tmp_path: Path) -> No
     assert sample("train")[0].question in cli("dataset", "show", "kept", "--rows", "1").stdout
 
 
-def test_ctrl_c_stops_a_platform_in_the_foreground(cli: Cli) -> None:
-    log = cli.home.parent / "up.log"
+@contextmanager
+def foreground(cli: Cli, command: str, until: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A command that goes on, and its log, once that shows `until`; ended with the test, whatever becomes of it."""
+    log = cli.home.parent / f"{command}.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "feinschliff.cli", "up"], env=cli.environment(), stdout=out, stderr=out
+            [sys.executable, "-m", "feinschliff.cli", command],
+            env=cli.environment(),
+            stdout=out,
+            stderr=out,
+            preexec_fn=_hear_interrupts,
         )
-    eventually(lambda: "OpenAI API" in log.read_text(), START_SECONDS_MAX, "the platform")
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 0
+    try:
+        eventually(lambda: until in log.read_text() or process.poll() is not None, START_SECONDS_MAX, until)
+        assert process.poll() is None, log.read_text()
+        yield process, log
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _hear_interrupts() -> None:
+    """A shell's background job ignores SIGINT, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def test_ctrl_c_stops_a_platform_in_the_foreground(cli: Cli) -> None:
+    with foreground(cli, "up", until="OpenAI API") as (process, log):
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
     assert log.read_text().rstrip().endswith("stopped")
 
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from feinschliff.artifacts.s3 import S3Settings, S3Store
-from feinschliff.cli.embedded_s3 import free_ports, start_s3, stop_s3
+from feinschliff.cli.embedded_s3 import start_s3, stop_s3
 from feinschliff.kit.errors import Invalid, Unavailable, WrongState
 from tests.support.ports import free_port
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Outage, S3Server
@@ -307,7 +307,3 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
         )
 
     assert refused.value.reason == "S3_START_FAILED"
-
-
-def test_free_ports_are_distinct() -> None:
-    assert len(set(free_ports(20))) == 20

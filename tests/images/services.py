@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from feinschliff.cli.control import ROOMS
-from feinschliff.cli.embedded_s3 import free_ports, start_s3
+from feinschliff.cli.embedded_s3 import start_s3
+from feinschliff.cli.free_ports import free_ports
 from tests.images.engine import HOME, Engine
 from tests.support.processes import RoomProcess
 from tests.support.s3 import ACCESS_KEY, SECRET_KEY, S3Server

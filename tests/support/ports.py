@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from feinschliff.cli.embedded_s3 import free_ports
+from feinschliff.cli.free_ports import free_ports
 
 
 def free_port() -> int:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,17 +16,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from feinschliff.artifacts.s3 import S3Settings, S3Store
+from feinschliff.cli.free_ports import LOOPBACK, PAIR_OFFSET, free_pair, free_ports, is_free
 from feinschliff.kit.errors import NotFound, Unavailable, WrongState
 
-LOOPBACK = "127.0.0.1"
 MEMORY_SOFT_BYTES = 512 * 1024 * 1024
 START_SECONDS_MAX = 30.0
 LOCK_SECONDS_MAX = 3.0
-PORTS_TRIED = (15_000, 32_000)
 STOP_SECONDS_MAX = 5.0
 _POLL_SECONDS = 0.05
 _INNER = ("master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc", "s3_grpc")
-_ADMIN_GRPC_OFFSET = 10_000
 _PROBE_BUCKET, _PROBE_KEY = "feinschliff-ready", "probe"
 _PORTS = "ports.json"
 _LOG_LINES_SHOWN = 5
@@ -79,7 +75,7 @@ def start_s3(
         lock = stack.enter_context((folder / "lock").open("ab"))
         if not _take(lock.fileno()):
             raise WrongState("S3_ALREADY_RUNNING", f"An S3 server is running on {folder} already.", folder=folder)
-        if not _is_free(port):
+        if not is_free(port):
             raise WrongState("S3_PORT_TAKEN", f"Port {port} is taken; set another FEINSCHLIFF_S3_ENDPOINT.", port=port)
         log = stack.enter_context((folder / "weed.log").open("wb"))
         process = subprocess.Popen(
@@ -130,21 +126,6 @@ def stop_s3(folder: Path) -> None:
     _remove_sockets(folder)
 
 
-def free_ports(number: int) -> list[int]:
-    """Distinct loopback ports that nobody listens on right now.
-
-    From below the range that systems give to outgoing connections, so none of those takes one before it is used.
-    """
-    with ExitStack() as stack:
-        found: list[int] = []
-        while len(found) < number:
-            one = stack.enter_context(socket.socket())
-            with suppress(OSError):
-                one.bind((LOOPBACK, random.SystemRandom().randrange(*PORTS_TRIED)))
-                found.append(one.getsockname()[1])
-        return found
-
-
 def _weed() -> str:
     beside = Path(sys.executable).parent / "weed"
     found = str(beside) if beside.is_file() else shutil.which("weed")
@@ -174,7 +155,7 @@ def _flags(data: Path, port: int, inner: dict[str, int]) -> list[str]:
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
         f"-admin.port={inner['admin']}",
-        f"-admin.port.grpc={inner['admin'] + _ADMIN_GRPC_OFFSET}",
+        f"-admin.port.grpc={inner['admin'] + PAIR_OFFSET}",
         "-admin.ui=false",
         "-webdav=false",
     ]
@@ -193,8 +174,8 @@ def _inner_ports(folder: Path, port: int) -> dict[str, int]:
     """The ports of the last start if all are free (it starts faster on them), else new ones."""
     inner = _noted_ports(folder)
     inner.pop("s3", None)
-    if not inner or not all(_is_free(number) for number in (*inner.values(), inner["admin"] + _ADMIN_GRPC_OFFSET)):
-        inner = dict(zip(_INNER, free_ports(len(_INNER)), strict=True)) | {"admin": _free_pair(port)}
+    if not inner or not all(is_free(number) for number in (*inner.values(), inner["admin"] + PAIR_OFFSET)):
+        inner = dict(zip(_INNER, free_ports(len(_INNER)), strict=True)) | {"admin": free_pair()}
     (folder / _PORTS).write_text(json.dumps(inner | {"s3": port}), "utf-8")
     return inner
 
@@ -205,28 +186,6 @@ def _noted_ports(folder: Path) -> dict[str, int]:
     except (FileNotFoundError, ValueError):
         return {}
     return noted
-
-
-def _free_pair(port: int) -> int:
-    """A free port whose twin 10000 above is free too: the server's worker looks for its admin there.
-
-    The search begins at a place that follows from the S3 port, so that two platforms starting at once do not meet.
-    """
-    for step in range(10_000):
-        candidate = 20_000 + (port * 7 + step) % 10_000
-        if _is_free(candidate) and _is_free(candidate + _ADMIN_GRPC_OFFSET):
-            return candidate
-    raise Unavailable("S3_START_FAILED", "No pair of free ports is left on this machine.")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
 
 
 def _is_locked(folder: Path) -> bool:
@@ -273,6 +232,6 @@ def _give_up(running: RunningS3, failure: Unavailable) -> NoReturn:
 def _remove_sockets(folder: Path) -> None:
     """The server leaves its local sockets in /tmp, named by port."""
     ports = _noted_ports(folder)
-    for number in (*ports.values(), ports.get("admin", 0) + _ADMIN_GRPC_OFFSET):
+    for number in (*ports.values(), ports.get("admin", 0) + PAIR_OFFSET):
         for left in Path("/tmp").glob(f"seaweedfs-*-{number}.sock"):
             left.unlink(missing_ok=True)

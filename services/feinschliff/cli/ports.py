@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 
-from feinschliff.cli.embedded_s3 import LOOPBACK
+from feinschliff.cli.free_ports import LOOPBACK
 from feinschliff.cli.settings import PlatformSettings, variable
 from feinschliff.kit.errors import FieldViolation, WrongState
 

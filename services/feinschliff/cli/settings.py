@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from feinschliff.cli.embedded_s3 import LOOPBACK, free_ports
+from feinschliff.cli.free_ports import LOOPBACK, free_ports
 from feinschliff.evaluation.settings import EvaluationSettings
 from feinschliff.gateway.settings import GatewaySettings
 from feinschliff.inference.settings import InferenceSettings
