@@ -27,7 +27,7 @@ _DEVICE, _FOLDER, _FILE = 2, 3, 4
 _FDSTAT, _FILESTAT = struct.Struct("<BxHxxxxQQ"), struct.Struct("<QQB7xQQQQQ")
 _U32, _U64, _VECTOR = struct.Struct("<I"), struct.Struct("<Q"), struct.Struct("<II")
 _SUBSCRIPTION, _EVENT = struct.Struct("<QB7xIxxxxQQH6x"), struct.Struct("<QHB5xQH6x")
-_ALL_RIGHTS = 0x1FFFFFFF
+_ALL_RIGHTS, _RIGHT_TO_WRITE = 0x1FFFFFFF, 0x40
 _MASK = 0xFFFFFFFF
 _WAIT_NS_MAX = 3600 * 10**9
 _ROOT = 3
@@ -225,7 +225,7 @@ class Guest:
         name = self.read(path, size)
         if fd != _ROOT or name not in self._library:
             return _BADF if fd != _ROOT else _NOENT
-        if flags or mode:
+        if flags or mode or rights & _RIGHT_TO_WRITE:
             return _ROFS
         free = next((one for one in range(_FIRST_FILE, _FIRST_FILE + _OPEN_FILES_MAX) if one not in self._open), None)
         if free is None:
