@@ -35,6 +35,7 @@ for name, source in json.loads(sys.argv[1]):
     exec(compile(source, f"<{name}>", "exec"), module.__dict__)
     if name == "_fuzz":
         module.install()
+sys.modules["_harness"].ANSWER = int(sys.argv[2])
 sys.modules["_harness"].run(payload)
 """
 _SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache")
@@ -74,9 +75,9 @@ class BubblewrapSandbox:
     def _run(self, call: Call, answer: IO[bytes], printed: IO[bytes]) -> Outcome:
         sources = [(one.__name__.rpartition(".")[2], Path(str(one.__file__)).read_text()) for one in (harness, fuzz)]
         named = json.dumps([(f"_{name}", source) for name, source in sources])
-        inside = [sys.executable, "-I", "-c", _RUN, named]
+        inside = [sys.executable, "-I", "-c", _RUN, named, str(answer.fileno())]
         process = subprocess.Popen(
-            ["/bin/sh", "-c", f'exec {harness.ANSWER}>&"$0" "$@"', str(answer.fileno()), *self._command(), *inside],
+            [*self._command(), *inside],
             stdin=subprocess.PIPE,
             stdout=printed,
             stderr=printed,
