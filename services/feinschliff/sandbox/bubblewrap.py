@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO
 
-from feinschliff.kit.errors import FieldViolation, Invalid, Unavailable
+from feinschliff.kit.errors import Unavailable
 from feinschliff.sandbox.call import Call, Fault, Outcome, failed, read_answer
 from feinschliff.sandbox.guest import fuzz, harness
 
@@ -55,22 +55,28 @@ class BubblewrapSandbox:
         self._memory_bytes = memory_bytes
         self._seats = threading.Semaphore(workers)
         self._program = found
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._is_closed = False
         tried = self.run(Call("def grade(sample, item):\n    return 1.0", {}, {}))
         if tried.value != 1.0:
             raise _unusable(tried.why.strip().splitlines()[-1] if tried.why.strip() else "it ran nothing")
 
-    def check(self, environment: str) -> None:
-        if environment not in ("", ENVIRONMENT_DEFAULT):
-            message = f"{environment!r} is no environment of this installation; it has {ENVIRONMENT_DEFAULT}."
-            violation = FieldViolation("image_tag", message, "SANDBOX_ENVIRONMENT_UNKNOWN")
-            raise Invalid("SANDBOX_ENVIRONMENT_UNKNOWN", message, fields=[violation], environment=environment)
+    @property
+    def environments(self) -> Sequence[str]:
+        return (ENVIRONMENT_DEFAULT,)
 
     def run(self, call: Call) -> Outcome:
+        if call.environment not in ("", ENVIRONMENT_DEFAULT):
+            return failed(Fault.SANDBOX, f"{call.environment!r} is no environment of this installation.")
         with self._seats, TemporaryFile() as answer, TemporaryFile() as printed:
             return self._run(call, answer, printed)
 
     def close(self) -> None:
-        """Nothing lives between two calls."""
+        with self._lock:
+            self._is_closed = True
+            for process in self._running:
+                process.kill()
 
     def _run(self, call: Call, answer: IO[bytes], printed: IO[bytes]) -> Outcome:
         sources = [(one.__name__.rpartition(".")[2], Path(str(one.__file__)).read_text()) for one in (harness, fuzz)]
@@ -86,6 +92,10 @@ class BubblewrapSandbox:
             start_new_session=True,
             preexec_fn=self._limit,  # plain system calls; the process is one program away
         )
+        with self._lock:
+            if self._is_closed:
+                process.kill()
+            self._running.add(process)
         payload = json.dumps({"source": call.source, "sample": call.sample, "item": call.item}).encode()
         try:
             process.communicate(payload, timeout=call.timeout_seconds)
@@ -94,6 +104,8 @@ class BubblewrapSandbox:
         finally:
             process.kill()  # bubblewrap takes all of its namespace along
             process.wait()
+            with self._lock:
+                self._running.discard(process)
         answer.seek(0)
         told = answer.read(ANSWER_BYTES_MAX)
         if not told and process.returncode:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple, Protocol
 
 SOURCE_BYTES_MAX = 256 * 1024
 TIMEOUT_SECONDS_DEFAULT = 10.0
 TIMEOUT_SECONDS_MAX = 120.0
-MEMORY_BYTES_MAX = 2 * 1024**3
+MEMORY_BYTES_MIN, MEMORY_BYTES_MAX = 128 * 1024**2, 2 * 1024**3
 PRINTED_CHARACTERS_MAX = 1000
 """Of what a function printed, as the reason repeats it."""
 WHY_CHARACTERS_MAX = 4096
@@ -71,11 +71,14 @@ class Sandbox(Protocol):
 
     def run(self, call: Call) -> Outcome: ...
 
-    def check(self, environment: str) -> None:
-        """Raises Invalid SANDBOX_ENVIRONMENT_UNKNOWN where the installation has no such environment."""
+    @property
+    def environments(self) -> Sequence[str]:
+        """Names that a call may give; the first is the default."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Ends what still runs; calls that wait, or come later, are told so."""
+        ...
 
 
 def failed(fault: Fault, why: str, printed: str = "") -> Outcome:
@@ -83,7 +86,7 @@ def failed(fault: Fault, why: str, printed: str = "") -> Outcome:
 
 
 def read_answer(answer: bytes, printed: str) -> Outcome:
-    """What the guest wrote as its answer: `value 0.5`, or `error` and a text below; the guest may have written anything."""
+    """What the guest wrote as its answer: `value 0.5`, or `error` and a text. It may have written anything."""
     text = answer.decode("utf-8", "replace")
     kind, _, rest = text.partition(" ")
     if kind == "value" and len(rest) <= _NUMBER_CHARACTERS_MAX:

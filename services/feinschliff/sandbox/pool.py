@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from feinschliff.kit.errors import FieldViolation, Invalid, Refusal
+from feinschliff.kit.errors import Refusal
 from feinschliff.sandbox import compiled, frames
 from feinschliff.sandbox.call import MEMORY_BYTES_MAX, Call, Fault, Outcome, failed, read_answer
 
@@ -41,12 +41,9 @@ class Environments(NamedTuple):
     folders: Sequence[Path]
     extras: Mapping[str, Path] = {}
 
-    def check(self, environment: str) -> None:
-        names = [ENVIRONMENT_DEFAULT, *self.extras]
-        if environment and environment not in names:
-            message = f"{environment!r} is no environment of this installation; it has {', '.join(names)}."
-            violation = FieldViolation("image_tag", message, "SANDBOX_ENVIRONMENT_UNKNOWN")
-            raise Invalid("SANDBOX_ENVIRONMENT_UNKNOWN", message, fields=[violation], environment=environment)
+    @property
+    def names(self) -> Sequence[str]:
+        return (ENVIRONMENT_DEFAULT, *self.extras)
 
     def libraries(self, environment: str) -> dict[str, str]:
         libraries = {_LIBRARY: str(compiled.artifact(compiled.LIBRARY))}
@@ -62,7 +59,8 @@ class _Broken(Exception):
 class WasmSandbox:
     """A pool of `workers` processes; each runs one call at a time, so that is how many calls run at once.
 
-    Processes start with the first call that needs one and then stay. Whatever dies is replaced by the next call.
+    Processes start with the first call that needs one and then stay. Whatever dies is replaced by the next call. Code
+    that nobody compiled yet is compiled in the background from the start on; a call that comes earlier waits for it.
 
     Args:
         memory_bytes: of one call; 2 GiB at most.
@@ -83,12 +81,15 @@ class WasmSandbox:
         self._lock = threading.Lock()
         self._seats: queue.LifoQueue[None] = queue.LifoQueue()
         self._idle: list[_Mother] = []
+        self._all: set[_Mother] = set()
         self._is_closed = False
+        self._compiling = compiled.begin(*environments.folders)
         for _ in range(workers):
             self._seats.put(None)
 
-    def check(self, environment: str) -> None:
-        self._environments.check(environment)
+    @property
+    def environments(self) -> Sequence[str]:
+        return self._environments.names
 
     def run(self, call: Call) -> Outcome:
         self._seats.get()
@@ -110,8 +111,14 @@ class WasmSandbox:
     def close(self) -> None:
         with self._lock:
             idle, self._idle, self._is_closed = self._idle, [], True
+            busy = self._all.difference(idle)
+        for mother in busy:
+            mother.kill()  # whoever waits for it closes it
         for mother in idle:
-            mother.close()
+            self._end(mother)
+        if self._compiling is not None:
+            self._compiling.kill()
+            self._compiling.wait()
 
     def _run(self, call: Call) -> Outcome:
         payload = json.dumps({"source": call.source, "sample": call.sample, "item": call.item}).encode()
@@ -129,14 +136,15 @@ class WasmSandbox:
         try:
             outcome = mother.run(payload, call.timeout_seconds)
         except BaseException:
-            mother.close()
+            self._end(mother)
             raise
         self._put(mother)
         return outcome
 
     def _take(self, environment: str) -> _Mother:
         name = environment or ENVIRONMENT_DEFAULT
-        self.check(name)
+        if name not in self.environments:
+            raise _Broken(f"{name!r} is no environment of this installation.")
         with self._lock:
             if self._is_closed:
                 raise _Broken("The sandbox is closed.")
@@ -148,10 +156,14 @@ class WasmSandbox:
         if mine is not None:
             return mine
         if other is not None:  # there are never more processes than seats
-            other.close()
-        code = compiled.prepare(self._environments.folders[0], self._environments.folders[1:])
+            self._end(other)
+        code = compiled.prepare_apart(self._environments.folders[0], self._environments.folders[1:])
         mother = _Mother(name, code, self._environments.libraries(name), self._memory_bytes)
         self._on_start()
+        with self._lock:
+            self._all.add(mother)
+            if self._is_closed:
+                mother.kill()
         return mother
 
     def _put(self, mother: _Mother) -> None:
@@ -159,7 +171,12 @@ class WasmSandbox:
             if not self._is_closed:
                 self._idle.append(mother)
                 return
+        self._end(mother)
+
+    def _end(self, mother: _Mother) -> None:
         mother.close()
+        with self._lock:
+            self._all.discard(mother)
 
 
 class _Mother:
@@ -197,7 +214,6 @@ class _Mother:
             frames.write(self._connection.fileno(), frames.pack(frames.CALL, payload, seconds))
             kind, _, content = frames.read(self._connection.fileno(), seconds + SLACK_SECONDS)
         except frames.Late:
-            self.close()
             raise _Broken(f"A process of the sandbox did not answer in {time.monotonic() - began:.0f} s.") from None
         except frames.Lost as error:
             raise _Broken(f"A process of the sandbox died: {error}.") from error
@@ -206,6 +222,9 @@ class _Mother:
         if kind == frames.CRASHED:
             return failed(Fault.CRASH, _CRASH.format(how=f"exit code {content.decode('utf-8', 'replace')}"))
         return _outcome(content)
+
+    def kill(self) -> None:
+        self._process.kill()
 
     def close(self) -> None:
         self._connection.close()

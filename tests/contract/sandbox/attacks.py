@@ -112,7 +112,7 @@ PROCESSES = [
     _held("kill_everything", "import os; os.kill(-1, 9)"),
     _held("ctypes", "import ctypes; ctypes.CDLL(None).system(b'true')"),
     _held("ctypes_read_null", "import ctypes; ctypes.string_at(0)"),
-    _held("native_module", "import importlib.machinery as m; m.ExtensionFileLoader('x', '/tmp/x.so').create_module(None)"),
+    _held("native_module", "import importlib.machinery as m; m.ExtensionFileLoader('x', '/x.so').create_module(None)"),
     _held("mmap", "import mmap; mmap.mmap(-1, 1 << 20)"),
     _held("import_from_net", "import sys; sys.path.insert(0, '/tmp'); import antigravity2"),
 ]  # fmt: skip
@@ -215,7 +215,11 @@ TRICKS = [
     _ends("no_function", "x = 1", Fault.SOURCE, "defines no function"),
     _ends("no_python", "def grade(", Fault.SOURCE, "SyntaxError"),
     _ends("null_byte", "def grade(sample, item):\n    return 1\0", Fault.SOURCE),
-    Attack("streams_closed", _body("import sys; sys.stdout.close(); sys.stderr.close(); sys.stdin.close(); return 0"), HELD),
+    Attack("streams_closed", _body("""
+        import sys
+        for stream in (sys.stdin, sys.stdout, sys.stderr): stream.close()
+        return 0
+    """), HELD),
     Attack("descriptors_closed", _body("""
         import os
         os.closerange(0, 99)

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from feinschliff.kit.errors import Invalid, Unavailable
+from feinschliff.kit.errors import Unavailable
 from feinschliff.sandbox.bubblewrap import BubblewrapSandbox, command
 from feinschliff.sandbox.call import Call, Fault, Sandbox
 from feinschliff.sandbox.compiled import shipped
 from feinschliff.sandbox.pool import Environments, WasmSandbox
 from tests.contract.sandbox.conftest import MEMORY_BYTES
+from tests.support.waiting import eventually
 
 FAKE = """#!/bin/sh
 # As bubblewrap, without its walls: drops its own options and runs what comes behind `--`.
@@ -116,12 +117,26 @@ def test_rows_share_no_state(any_sandbox: Sandbox) -> None:
     assert [any_sandbox.run(Call(LEAVE, {}, {})).value for _ in range(3)] == [0.0, 0.0, 0.0]
 
 
-def test_an_unknown_environment_is_refused_by_name(any_sandbox: Sandbox) -> None:
-    any_sandbox.check("")
-    with pytest.raises(Invalid) as refusal:
-        any_sandbox.check("2025-05-08")
-    assert refusal.value.reason == "SANDBOX_ENVIRONMENT_UNKNOWN"
-    assert refusal.value.fields[0].field == "image_tag"
+def test_an_unknown_environment_is_not_run(any_sandbox: Sandbox) -> None:
+    assert "2025-05-08" not in any_sandbox.environments
+    outcome = any_sandbox.run(Call(_grade("return 1"), {}, {}, environment="2025-05-08"))
+    assert outcome.fault is Fault.SANDBOX
+    assert "2025-05-08" in outcome.why
+    named = any_sandbox.run(Call(_grade("return 1"), {}, {}, environment=any_sandbox.environments[0]))
+    assert named.value == 1.0
+
+
+def test_closing_ends_what_still_runs(sandbox: WasmSandbox) -> None:
+    pool = WasmSandbox(Environments([shipped()]), workers=1, memory_bytes=MEMORY_BYTES)
+    pool.warm()
+    with ThreadPoolExecutor(2) as threads:
+        endless = [
+            threads.submit(pool.run, Call(_grade("while True: pass"), {}, {}, timeout_seconds=100)) for _ in "ab"
+        ]
+        eventually(lambda: not pool._idle, what="a call that runs")
+        pool.close()
+        assert [one.result(20).fault for one in endless] == [Fault.SANDBOX] * 2
+    assert not _children_of(os.getpid()) - _mothers(sandbox)
 
 
 def test_calls_at_once_are_kept_apart(sandbox: WasmSandbox) -> None:
@@ -194,7 +209,8 @@ from feinschliff.sandbox import confine
 read, write = os.pipe()
 sealed = confine.seal((write,))
 held = []
-for act in (lambda: open('/etc/passwd'), socket.socket, os.fork, lambda: os.kill(os.getppid(), 0), lambda: os.open('/', 0)):
+acts = (lambda: open('/etc/passwd'), socket.socket, os.fork, lambda: os.kill(os.getppid(), 0), lambda: os.open('/', 0))
+for act in acts:
     try:
         act()
     except OSError:
