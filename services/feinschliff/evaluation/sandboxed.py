@@ -7,6 +7,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 
 from feinschliff.evaluation.settings import EvaluationSettings
+from feinschliff.kit.errors import StartError, Unavailable
 from feinschliff.kit.metrics import Metrics
 from feinschliff.sandbox.bubblewrap import BubblewrapSandbox
 from feinschliff.sandbox.call import Call, Outcome, Sandbox
@@ -48,14 +49,17 @@ def sandbox_of(settings: EvaluationSettings, metrics: Metrics) -> Sandboxed:
     """The sandbox that the settings choose.
 
     Raises:
-        Unavailable: SANDBOX_PROGRAM_MISSING or SANDBOX_CODE_UNSAFE.
+        StartError: bubblewrap is chosen and cannot be used.
     """
     workers = settings.evaluation_sandbox_workers or max(WORKERS_MIN, os.cpu_count() or 0)
     memory_bytes = settings.evaluation_sandbox_memory_bytes
     starts = metrics.counter("feinschliff_evaluation_sandbox_starts_total")
     made: Sandbox
     if settings.evaluation_sandbox == "bubblewrap":
-        made = BubblewrapSandbox(workers=workers, memory_bytes=memory_bytes)
+        try:
+            made = BubblewrapSandbox(workers=workers, memory_bytes=memory_bytes)
+        except Unavailable as refusal:
+            raise StartError([f"{refusal.reason}: {refusal.message}"]) from None
     else:
         folders = [settings.home.absolute() / "sandbox", shipped()]
         environments = Environments(folders, settings.evaluation_sandbox_environments)

