@@ -147,7 +147,7 @@ def _check(schema: Mapping[str, object], field: str) -> None:
     except SchemaError as error:
         raise _wrong(field, f"{error.json_path}: {error.message[:500]}") from None
     except (_TooMuch, RecursionError):
-        raise _wrong(field, "it refers to itself without end") from None
+        raise _wrong(field, "it refers to itself without end, or too often") from None
     except Unresolvable as error:
         raise _wrong(field, f"it refers to what is not in it: {str(error)[:200]}") from None
 

@@ -21,8 +21,10 @@ from feinschliff.v1 import common_pb2 as common
 from feinschliff.v1 import evaluation_pb2 as pb
 
 KINDS = tuple(field.name for field in pb.Grader.DESCRIPTOR.oneofs_by_name["kind"].fields)
-DEPTH_MAX = 16
-"""Of graders in each other and of JSON in a definition; the shelf itself takes fewer."""
+DEPTH_MAX = 8
+"""Of graders in each other; the shelf itself takes fewer."""
+JSON_DEPTH_MAX = 24
+"""Of objects and lists in each other; messages take no more."""
 _INT, _TEXT, _BOOL, _ENUM = (
     {FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64},
     {FieldDescriptor.TYPE_STRING},
@@ -123,7 +125,7 @@ def _put(inner: Message, field: Any, value: object, path: str) -> None:
         made = getattr(inner, field.name)
         made.SetInParent()
         if isinstance(made, Struct):
-            _fill(made, value, path)
+            fill(made, value, path)
             return
         for key, one in value.items():
             below = made.DESCRIPTOR.fields_by_name.get(_SAMPLING.get(key, key))
@@ -197,20 +199,21 @@ def _named(value: object, path: str) -> Mapping[str, Spec]:
     return value
 
 
-def _fill(struct: Struct, value: Mapping[str, object], path: str) -> None:
+def fill(struct: Struct, value: Mapping[str, object], path: str) -> None:
+    """A Struct of JSON values; raises Invalid GRADER_FIELD_TYPE where they lie too deep in each other."""
     for key, one in value.items():
-        struct.fields[key].CopyFrom(_to_value(one, path, 0))
+        struct.fields[key].CopyFrom(_to_value(one, path, 1))
 
 
 def _to_value(value: object, path: str, depth: int) -> Value:
-    if depth > 100:
-        raise _wrong_type(path, "schema", "JSON that is less deeply nested")
+    if depth > JSON_DEPTH_MAX:
+        raise _wrong_type(path, path.rpartition(".")[2], f"JSON of at most {JSON_DEPTH_MAX} levels")
     match value:
         case None:
             return Value(null_value=0)  # type: ignore[arg-type]
         case bool():
             return Value(bool_value=value)
-        case int() | float() if math.isfinite(value):
+        case int() | float() if _is_finite(value):
             return Value(number_value=value)
         case str():
             return Value(string_value=value)
@@ -223,7 +226,14 @@ def _to_value(value: object, path: str, depth: int) -> Value:
             made = Value()
             made.list_value.values.extend(_to_value(one, path, depth + 1) for one in value)
             return made
-    raise _wrong_type(path, "schema", "JSON")
+    raise _wrong_type(path, path.rpartition(".")[2], "JSON with finite numbers")
+
+
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(float(number))
+    except OverflowError:
+        return False
 
 
 def _from_struct(struct: Struct) -> dict[str, object]:
@@ -256,7 +266,7 @@ def _role_name(role: common.Role.ValueType) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
 
 
 def _wrong_type(path: str, name: str, wanted: str) -> Invalid:
