@@ -23,7 +23,24 @@ BATCH = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 GRADER_SECONDS = (0.00001, 0.0001, 0.001, 0.01, 0.1, 1.0, 5.0, 30.0)
 
 CANARY_CAUSES = ("errors", "guard_hits", "first_token", "next_token")
-GRADERS = ("string_check", "text_similarity")
+GRADERS = (
+    "string_check",
+    "text_similarity",
+    "label_model",
+    "score_model",
+    "multi",
+    "json_schema",
+    "choice",
+    "numeric",
+    "endpoint",
+    "python",
+    "regex",
+    "json_path",
+    "tool_calls",
+    "length",
+    "text_check",
+    "classification",
+)
 SERVED = ("ingestion", "training", "evaluation", "registry", "inference")
 ALL = (*SERVED, "gateway")
 _CALL = ("grpc_type", "grpc_service", "grpc_method")

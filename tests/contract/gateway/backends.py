@@ -386,8 +386,7 @@ def _holds(item: Any, comparison: Comparison) -> bool:
     if comparison.field.startswith("labels."):
         return bool(item.labels.get(comparison.field.removeprefix("labels.")) == comparison.value)
     assert comparison.field == "cursor"
-    wanted = int(comparison.value)
-    return bool({"<=": item.cursor <= wanted, ">=": item.cursor >= wanted}[comparison.op])
+    return bool({"<=": item.cursor <= (at := int(comparison.value)), ">=": item.cursor >= at}[comparison.op])
 
 
 def _bad_rows(rows: Sequence[bytes]) -> Iterable[tuple[int, str, str]]:

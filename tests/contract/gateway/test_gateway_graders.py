@@ -41,12 +41,14 @@ def run(client: OpenAI, grader: Any, sample: str = "yes", **item: Any) -> Any:
     return client.fine_tuning.alpha.graders.run(grader=grader, model_sample=sample, item=item)
 
 
+def check(client: OpenAI, grader: Any) -> Any:
+    return client.fine_tuning.alpha.graders.validate(grader=grader).grader
+
+
 def refusal(client: OpenAI, grader: Any, *, route: str = "validate") -> tuple[int, str | None, str | None]:
+    call = run if route == "run" else check
     with pytest.raises(sdk.APIStatusError) as caught:
-        if route == "run":
-            run(client, grader)
-        else:
-            client.fine_tuning.alpha.graders.validate(grader=grader)
+        call(client, grader)
     return caught.value.status_code, caught.value.code, caught.value.param
 
 
@@ -57,12 +59,12 @@ def flagged(answer: Any) -> set[str]:
 
 
 def test_a_grader_comes_back_with_its_defaults(openai: OpenAI, gateway: Gateway) -> None:
-    checked: Any = openai.fine_tuning.alpha.graders.validate(grader={**EXACT, "operation": "neq"}).grader  # type: ignore[arg-type]
+    checked = check(openai, {**EXACT, "operation": "neq"})
     assert (checked.type, checked.name, checked.operation) == ("string_check", "exact", "ne")
-    checked = openai.fine_tuning.alpha.graders.validate(grader=SCORE).grader  # type: ignore[arg-type]
+    checked = check(openai, SCORE)
     assert (checked.model, checked.range, checked.pass_threshold) == (BASE, [0, 5], 2.5)
     assert (checked.sampling_params.temperature, checked.input[0].content) == (0, "Judge {{ sample.output_text }}")
-    checked = openai.fine_tuning.alpha.graders.validate(grader=MULTI).grader  # type: ignore[arg-type]
+    checked = check(openai, MULTI)
     assert (checked.calculate_output, set(checked.graders)) == ("exact + style", {"exact", "style"})
     assert gateway.backends.judges.asked == []
 
@@ -98,7 +100,7 @@ def test_what_is_wrong_is_named_by_its_path(openai: OpenAI, grader: Any, param: 
 
 def test_a_formula_is_refused_with_its_character(openai: OpenAI) -> None:
     with pytest.raises(sdk.BadRequestError, match="wrong at character 9: 'styl' is neither a grader"):
-        openai.fine_tuning.alpha.graders.validate(grader={**MULTI, "calculate_output": "exact + styl"})  # type: ignore[arg-type]
+        check(openai, {**MULTI, "calculate_output": "exact + styl"})
 
 
 def test_an_answer_gets_its_reward(openai: OpenAI) -> None:

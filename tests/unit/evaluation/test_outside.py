@@ -160,7 +160,7 @@ def test_what_a_judge_outside_says_is_read_or_named() -> None:
     ],
 )
 def test_wrong_judges_stop_the_start_without_telling_secrets(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError) as problem:
+    with pytest.raises(ValueError, match=":") as problem:
         parse_judges(text)
     assert "hidden" not in str(problem.value)
     monkeypatch.setenv("FEINSCHLIFF_EVALUATION_JUDGES", text)
@@ -172,5 +172,5 @@ def test_headers_are_texts_by_name() -> None:
     assert parse_headers("") == {}
     (mine,) = parse_headers(json.dumps({"mine": {"a": "b"}})).values()
     assert mine["a"].get_secret_value() == "b"
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="mine: "):
         parse_headers('{"mine": "hidden"}')
