@@ -14,6 +14,7 @@ from feinschliff.evaluation.outside import Installation, Paces, RoomOutside
 from feinschliff.evaluation.posting import Poster, Reach
 from feinschliff.evaluation.reconciler import Pace, Reconciler
 from feinschliff.evaluation.runs import Runs
+from feinschliff.evaluation.sandboxed import Sandboxed, sandbox_of
 from feinschliff.evaluation.service import EvaluationService
 from feinschliff.evaluation.settings import EvaluationSettings
 from feinschliff.evaluation.worker import Limits, Worker
@@ -38,7 +39,8 @@ def wire(settings: EvaluationSettings) -> Room:
         settings.evaluation_lease_seconds,
         settings.evaluation_reconcile_seconds,
     )
-    grading = _grading(settings, models, metrics, poster := Poster())
+    sandboxed = sandbox_of(settings, metrics)
+    grading = _grading(settings, models, metrics, poster := Poster(), sandboxed)
     owner = f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     evaluations = Evaluations(database, clock, names.new_id)
     runs = Runs(database, evaluations, clock, wake, names.new_id)
@@ -58,12 +60,14 @@ def wire(settings: EvaluationSettings) -> Room:
         ],
         loops=[Loop("reconcile", reconciler.run)],
         checks={"database": database.check},
-        close=[poster.close, database.close],
+        close=[sandboxed.close, poster.close, database.close],
         metrics=metrics,
     )
 
 
-def _grading(settings: EvaluationSettings, models: Models, metrics: Metrics, poster: Poster) -> Grading:
+def _grading(
+    settings: EvaluationSettings, models: Models, metrics: Metrics, poster: Poster, sandboxed: Sandboxed
+) -> Grading:
     """What lies outside stays unasked where the installation is offline, be it a grader's server or a judge."""
     outside = not settings.offline
     installation = Installation(
@@ -76,7 +80,7 @@ def _grading(settings: EvaluationSettings, models: Models, metrics: Metrics, pos
         judge_timeout_seconds=settings.evaluation_judge_timeout_seconds,
     )
     measures = Measures(settings.inference_address, metrics, settings.evaluation_answer_timeout_seconds)
-    return Grading(RoomOutside(installation, models, measures, poster, Paces()), metrics)
+    return Grading(RoomOutside(installation, models, measures, poster, Paces(), sandboxed), metrics)
 
 
 if __name__ == "__main__":

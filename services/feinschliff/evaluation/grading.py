@@ -16,6 +16,7 @@ from feinschliff.graders.endpoint import Endpoint
 from feinschliff.graders.grade import Item, Sample
 from feinschliff.graders.multi import AskingMulti, PureMulti
 from feinschliff.graders.protocol import Asking, Grader, is_pure
+from feinschliff.graders.python import Python
 from feinschliff.graders.spec import refused
 from feinschliff.graders.text_similarity import Cosine
 from feinschliff.kit.metrics import Metrics
@@ -68,18 +69,28 @@ class Grading:
         """Refuses what this installation could not do for any answer.
 
         Raises:
-            Invalid: GRADER_MODEL_MISSING, GRADER_HEADERS_UNKNOWN, GRADER_URL_INVALID or GRADER_ADDRESS_REFUSED.
+            Invalid: GRADER_MODEL_MISSING, GRADER_HEADERS_UNKNOWN, GRADER_URL_INVALID, GRADER_ADDRESS_REFUSED or
+                SANDBOX_ENVIRONMENT_UNKNOWN.
         """
         for one, where in _with_inner(grader, path):
             if isinstance(one, Cosine):
                 self._check_cosine(one, where)
             elif isinstance(one, Endpoint):
                 self._check_endpoint(one, where)
+            elif isinstance(one, Python):
+                self._check_python(one, where)
 
     def _check_cosine(self, grader: Cosine, path: str) -> None:
         if not grader.model and not self._outside.installation.embedding_model:
             message = "This installation has no embedding model of its own; name one in 'model'."
             raise refused("GRADER_MODEL_MISSING", f"{path}.text_similarity.model", message)
+
+    def _check_python(self, grader: Python, path: str) -> None:
+        names = self._outside.sandboxed.environments
+        if grader.image_tag and grader.image_tag not in names:
+            message = f"{grader.image_tag!r} is no environment of this installation; it has {', '.join(names)}."
+            field = f"{path}.python.image_tag"
+            raise refused("SANDBOX_ENVIRONMENT_UNKNOWN", field, message, environment=grader.image_tag)
 
     def _check_endpoint(self, grader: Endpoint, path: str) -> None:
         installation, parts = self._outside.installation, urlsplit(grader.url)

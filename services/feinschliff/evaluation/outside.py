@@ -16,10 +16,12 @@ from feinschliff.evaluation.failures import Fate, fate_of, pause_seconds
 from feinschliff.evaluation.measures import Measures
 from feinschliff.evaluation.outside_judges import OutsideJudge, Unreadable, from_answer, to_post
 from feinschliff.evaluation.posting import Post, Poster, PostFailed, Reach
+from feinschliff.evaluation.sandboxed import Sandboxed
 from feinschliff.formats.records import Message
 from feinschliff.graders.grade import Fault
 from feinschliff.graders.outside import Call, CannotAsk, Likelihood, Question, Reply
 from feinschliff.kit.errors import Refusal
+from feinschliff.sandbox import call as sandbox
 
 T = TypeVar("T")
 POSTS_MAX = 3
@@ -77,6 +79,7 @@ class RoomOutside:
     measures: Measures
     poster: Poster
     paces: Paces
+    sandboxed: Sandboxed
     model: str = ""
     waiting: Waiting | None = None
 
@@ -129,6 +132,9 @@ class RoomOutside:
         await asyncio.sleep(self.paces.wait_seconds(call.url, call.requests_per_second, time.monotonic()))
         post = Post(call.url, headers, call.body, call.timeout_seconds)
         return await self._posted(post, self.installation.reach, Fault.ENDPOINT)
+
+    async def run(self, call: sandbox.Call) -> sandbox.Outcome:
+        return await self.sandboxed.run(call)
 
     async def _posted(self, post: Post, reach: Reach, fault: Fault) -> object:
         loop = asyncio.get_running_loop()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, model_validator
 
 from feinschliff.evaluation.outside_judges import OutsideJudge, parse_headers, parse_judges
 from feinschliff.kit.settings import ENV_PREFIX, Settings
+from feinschliff.sandbox.call import MEMORY_BYTES_MAX, MEMORY_BYTES_MIN
 
 
 class EvaluationSettings(Settings):
@@ -49,6 +52,32 @@ class EvaluationSettings(Settings):
     evaluation_private_endpoints: bool = Field(
         False, description="Whether endpoint graders may post to private addresses, and by plain http."
     )
+    evaluation_sandbox: Literal["wasm", "bubblewrap"] = Field(
+        "wasm",
+        description="What Python graders run in: wasm, Python in WebAssembly, or bubblewrap, the program bwrap on "
+        "a kernel that allows unprivileged namespaces.",
+    )
+    evaluation_sandbox_workers: int = Field(
+        0, ge=0, le=256, description="Python grades computed at the same time; 0: one per processor, at least 2."
+    )
+    evaluation_sandbox_memory_bytes: int = Field(
+        MEMORY_BYTES_MAX,
+        ge=MEMORY_BYTES_MIN,
+        le=MEMORY_BYTES_MAX,
+        description="Memory of one Python grade; the workers together may need that many times their number.",
+    )
+    evaluation_sandbox_environments: dict[str, Path] = Field(
+        {},
+        description="Environments beside the default, by the name in image_tag: a zip of plain Python packages each, "
+        'as JSON such as {"ours-1": "/etc/feinschliff/ours-1.zip"}. For wasm only.',
+    )
+
+    @model_validator(mode="after")
+    def _environments_are_files(self) -> EvaluationSettings:
+        for name, path in self.evaluation_sandbox_environments.items():
+            if not path.is_file():
+                raise ValueError(f"{ENV_PREFIX}EVALUATION_SANDBOX_ENVIRONMENTS: {name}: {path} is no file")
+        return self
 
     @model_validator(mode="after")
     def _judges_and_headers_are_json(self) -> EvaluationSettings:

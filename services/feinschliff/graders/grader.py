@@ -15,11 +15,11 @@ from feinschliff.graders.length import Length
 from feinschliff.graders.numeric import Numeric
 from feinschliff.graders.pattern import Regex
 from feinschliff.graders.protocol import Grader
+from feinschliff.graders.python import Python
 from feinschliff.graders.spec import Spec, SpecReader, refused
 from feinschliff.graders.string_check import StringCheck
 from feinschliff.graders.text_check import TextCheck
 from feinschliff.graders.tool_calls import ToolCalls
-from feinschliff.kit.errors import FieldViolation, Unserved
 
 GRADERS_MAX = 32
 
@@ -33,6 +33,7 @@ GRADERS: Mapping[str, Callable[[SpecReader], Grader]] = {
     choice.Choice.type: choice.from_spec,
     Numeric.type: Numeric.from_spec,
     Endpoint.type: Endpoint.from_spec,
+    Python.type: Python.from_spec,
     Regex.type: Regex.from_spec,
     JsonPath.type: JsonPath.from_spec,
     ToolCalls.type: ToolCalls.from_spec,
@@ -40,7 +41,6 @@ GRADERS: Mapping[str, Callable[[SpecReader], Grader]] = {
     TextCheck.type: TextCheck.from_spec,
     Classification.type: Classification.from_spec,
 }
-UNSERVED = ("python",)
 
 
 def parse(spec: Spec, *, path: str = "grader", nested: bool = False, depth: int = 0) -> Grader:
@@ -58,7 +58,7 @@ def parse(spec: Spec, *, path: str = "grader", nested: bool = False, depth: int 
             GRADER_VALUE_UNKNOWN, GRADER_TYPE_UNKNOWN, GRADER_PATTERN_INVALID, GRADER_SCHEMA_INVALID,
             GRADER_PATH_INVALID, GRADER_FORMULA_INVALID, GRADER_NESTED_TOO_DEEP, GRADER_URL_INVALID,
             GRADER_HEADERS_REFUSED, TEMPLATE_SYNTAX or TEMPLATE_NAMESPACE.
-        Unserved: GRADER_TYPE_UNSERVED or GRADER_CONTENT_UNSERVED, for what is documented but not built.
+        Unserved: GRADER_CONTENT_UNSERVED, for what is documented but not built.
     """
     kind = spec.get("type")
     if isinstance(kind, str) and kind in GRADERS:
@@ -66,10 +66,6 @@ def parse(spec: Spec, *, path: str = "grader", nested: bool = False, depth: int 
     field = f"{path}.type" if path else "type"
     if kind is None:
         raise refused("GRADER_FIELD_MISSING", field, "A grader needs 'type'.", name="type")
-    if kind in UNSERVED:
-        message = f"Graders of type {kind} are not served; {', '.join(GRADERS)} are."
-        violation = FieldViolation(field, message, "GRADER_TYPE_UNSERVED")
-        raise Unserved("GRADER_TYPE_UNSERVED", message, fields=[violation], field=field, type=kind)
     message = f"{quoted(str(kind))} is no type of grader; it must be one of {', '.join(GRADERS)}."
     raise refused("GRADER_TYPE_UNKNOWN", field, message, type=str(kind))
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from feinschliff.graders.grade import Fault
+from feinschliff.sandbox import call as sandbox
 
 
 class CannotAsk(Exception):
@@ -68,4 +69,8 @@ class Outside(Protocol):
 
     async def post(self, call: Call) -> object:
         """The server's answer as JSON values."""
+        ...
+
+    async def run(self, call: sandbox.Call) -> sandbox.Outcome:
+        """What a function came to, isolated; a function that fails has an outcome too, so this raises nothing."""
         ...

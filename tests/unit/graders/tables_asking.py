@@ -10,6 +10,7 @@ from typing import NamedTuple
 from feinschliff.graders.grade import Fault
 from feinschliff.graders.outside import Call, CannotAsk, Likelihood, Question, Reply
 from feinschliff.graders.spec import ANSWER, Spec
+from feinschliff.sandbox import call as sandbox
 from tests.unit.graders.tables import REFERENCE
 
 
@@ -37,6 +38,11 @@ class FakeOutside:
 
     async def post(self, call: Call) -> object:
         return self._next(call)
+
+    async def run(self, call: sandbox.Call) -> sandbox.Outcome:
+        said = self._next(call)
+        assert isinstance(said, sandbox.Outcome)
+        return said
 
     def _next(self, asked: object) -> object:
         self.asked.append(asked)

@@ -6,7 +6,7 @@ import pytest
 
 from feinschliff.graders import formula, wire
 from feinschliff.graders.formula import FormulaError
-from feinschliff.graders.grader import GRADERS, UNSERVED, parse
+from feinschliff.graders.grader import GRADERS, parse
 from feinschliff.graders.json_path import PathError, parse_path
 from feinschliff.graders.spec import ANSWER, Spec
 from feinschliff.kit.errors import Invalid, Refusal
@@ -46,7 +46,7 @@ def test_a_definition_crosses_the_wire_unchanged(spec: Spec) -> None:
 
 
 def test_every_kind_of_the_api_is_on_the_shelf() -> None:
-    assert {*GRADERS, *UNSERVED} == set(wire.KINDS)
+    assert set(GRADERS) == set(wire.KINDS)
 
 
 def test_what_openai_writes_is_taken_as_it_is() -> None:
@@ -84,7 +84,14 @@ def without(spec: Spec, *names: str) -> Spec:
 
 
 REFUSED: list[tuple[Spec, str, str]] = [
-    ({"type": "python", "source": "x"}, "GRADER_TYPE_UNSERVED", "type"),
+    ({"type": "python", "name": "p"}, "GRADER_FIELD_MISSING", "source"),
+    ({"type": "python", "name": "p", "source": " "}, "GRADER_FIELD_MISSING", "source"),
+    ({"type": "python", "name": "p", "source": 7}, "GRADER_FIELD_TYPE", "source"),
+    ({"type": "python", "name": "p", "source": "x" * 262_145}, "GRADER_FIELD_TOO_LONG", "source"),
+    ({"type": "python", "name": "p", "source": "ä" * 131_073}, "GRADER_FIELD_TOO_LONG", "source"),
+    ({"type": "python", "name": "p", "source": "x", "timeout_seconds": 121}, "GRADER_FIELD_RANGE", "timeout_seconds"),
+    ({"type": "python", "name": "p", "source": "x", "pass_threshold": 2}, "GRADER_FIELD_RANGE", "pass_threshold"),
+    ({"type": "python", "name": "p", "source": "x", "packages": "numpy"}, "GRADER_FIELD_UNKNOWN", "packages"),
     ({**EXACT, "reference": "{{ item.x"}, "TEMPLATE_SYNTAX", "reference"),
     ({**SCORE, "model": " "}, "GRADER_FIELD_MISSING", "model"),
     (without(SCORE, "input"), "GRADER_FIELD_MISSING", "input"),

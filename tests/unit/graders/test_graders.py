@@ -11,7 +11,7 @@ from feinschliff.graders.grade import Fault, Grade, Sample
 from feinschliff.graders.grader import GRADERS_MAX, parse, parse_all
 from feinschliff.graders.protocol import Grader, is_pure
 from feinschliff.graders.spec import Spec
-from feinschliff.kit.errors import Invalid, Refusal, Unserved
+from feinschliff.kit.errors import Invalid, Refusal
 
 
 def string_check(operation: str, reference: str = "{{item.completion}}") -> Grader:
@@ -132,7 +132,6 @@ def test_the_threshold_has_a_default_that_is_echoed() -> None:
         ({"type": None}, "GRADER_FIELD_MISSING", "grader.type"),
         ({"type": "telepathy"}, "GRADER_TYPE_UNKNOWN", "grader.type"),
         ({"type": 3}, "GRADER_TYPE_UNKNOWN", "grader.type"),
-        ({"type": "python"}, "GRADER_TYPE_UNSERVED", "grader.type"),
         ({"name": None}, "GRADER_FIELD_MISSING", "grader.name"),
         ({"name": "  "}, "GRADER_NAME_INVALID", "grader.name"),
         ({"name": "n" * 101}, "GRADER_NAME_INVALID", "grader.name"),
@@ -156,7 +155,7 @@ def test_a_wrong_definition_is_refused_at_its_field(changes: dict[str, object], 
         parse({key: value for key, value in similarity(**changes).items() if value is not None})
     assert refusal.value.reason == reason
     assert refusal.value.fields[0].field == field
-    assert isinstance(refusal.value, Unserved if reason.endswith("UNSERVED") else Invalid)
+    assert isinstance(refusal.value, Invalid)
 
 
 def test_a_nested_definition_is_refused_below_its_type() -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from feinschliff.graders.grade import Fault, Sample
-from feinschliff.graders.grader import GRADERS, UNSERVED, parse
+from feinschliff.graders.grader import GRADERS, parse
 from feinschliff.graders.protocol import is_pure
 from feinschliff.graders.spec import ANSWER, Spec
 from tests.unit.graders.tables import REFERENCE, TEXTS, Row
@@ -61,7 +61,7 @@ def test_a_formula_has_its_value(row: FormulaRow) -> None:
 def test_every_type_has_rows_and_such_as_cannot_be_graded() -> None:
     rows: Counter[str] = Counter(str(row.spec["type"]) for row in [*TEXTS, *STRUCTURES, *ASKING])
     rows += Counter(tool_calls=len(CALLS), multi=len(FORMULAS))
-    assert set(rows) == set(GRADERS) - set(UNSERVED) - {"python"}
+    assert set(rows) == set(GRADERS) - {"python"}
     assert rows.total() >= 300
     ungradable = {str(row.spec["type"]) for row in [*TEXTS, *STRUCTURES, *ASKING] if row.value is None}
     ungradable |= {"tool_calls", "multi"}
