@@ -127,4 +127,4 @@ sbom: setup-dev ## what each image holds, as CycloneDX, into .build/sbom/
 	$(BIN)/python -m tests.images.sbom
 
 clean: ## remove what was built here; keeps .feinschliff/, your data
-	rm -rf $(VENV) .build build *.egg-info services/*.egg-info services/feinschliff/v1/*_pb2*
+	rm -rf $(VENV) .build build *.egg-info services/*.egg-info services/feinschliff/v1/*_pb2* services/feinschliff/lm/kernels/built

@@ -18,6 +18,11 @@ TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 NEAR = {"bf16": {"rtol": 2e-2, "atol": 2e-2}, "fp32": {"rtol": 1e-5, "atol": 1e-5}}
 
 
+@pytest.fixture(autouse=True)
+def _none_is_brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(built, "BROUGHT", tmp_path / "nowhere")
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("kernels")
@@ -165,6 +170,15 @@ def test_they_are_built_once_and_whole(tmp_path: Path, monkeypatch: pytest.Monke
     built._library.cache_clear()
     monkeypatch.setattr(built, "build", lambda *_: pytest.fail("built again"))
     assert built.load("bf16", tmp_path, threads=1)
+
+
+def test_those_that_an_image_brings_are_taken_and_none_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built.build(tmp_path / "brought" / built.file_name(built.level()), built.level())
+    monkeypatch.setattr(built, "BROUGHT", tmp_path / "brought")
+    monkeypatch.setattr(built, "build", lambda *_: pytest.fail("built again"))
+    assert built.load("fp32", tmp_path / "empty", threads=1)
 
 
 def test_without_a_compiler_there_are_none_and_the_log_says_so(
