@@ -11,8 +11,9 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint const
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 # Two workers with one thread each: more threads than cores make torch many times slower. The longest files begin first.
 WORKERS ?= 2
-PARALLEL := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
-SOURCES := services tests setup.py protos charts deploy
+PARALLEL = OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder
+# Promises wait for a third of their time, for kills, deadlines and processes that start: one worker more than cores.
+contract e2e: WORKERS := $(shell expr $(WORKERS) + 1)
 # Images: what `make images` builds, and what it calls them.
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 TARGETS ?= control trainer inference
@@ -131,4 +132,4 @@ sbom: setup-dev ## what each image holds, as CycloneDX, into .build/sbom/
 	$(BIN)/python -m tests.images.sbom
 
 clean: ## remove what was built here; keeps .feinschliff/, your data
-	rm -rf $(VENV) .build build *.egg-info services/*.egg-info services/feinschliff/v1/*_pb2*
+	rm -rf $(VENV) .build build *.egg-info services/*.egg-info services/feinschliff/v1/*_pb2* services/feinschliff/lm/kernels/built

@@ -26,7 +26,7 @@ def test_an_interrupted_demo_stops_what_it_started(tmp_path: Path, number: signa
     eventually(lambda: not is_owned(home), 60, "the end of the demo's platform")
     if number is signal.SIGKILL:
         cli("down", FEINSCHLIFF_HOME=str(home))
-    eventually(lambda: cli.leftovers() == [], 20, "nothing left")
+    eventually(lambda: cli.leftovers() == [], 60, "nothing left")
 
 
 def test_a_folder_that_no_demo_made_is_left_alone(tmp_path: Path) -> None:

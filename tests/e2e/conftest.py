@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.kernels import brought_kernels
 from tests.support.platform import Platform
 from tests.support.s3 import S3Server
+
+__all__ = ["brought_kernels"]
 
 
 @pytest.fixture(scope="module")

@@ -10,12 +10,14 @@ import pytest
 
 from feinschliff.v1 import training_pb2 as pb
 from tests.e2e.test_flywheel import chat_rows
-from tests.e2e.test_kills import RECIPE, Watcher, adapter_hash
+from tests.e2e.test_kills import Watcher, adapter_hash
 from tests.support.cluster.cluster import NAMESPACE, Cluster
 from tests.support.platform import Platform
 from tests.support.s3 import S3Server
 from tests.support.waiting import eventually
 
+RECIPE = {"epochs": 5, "batch_size": 4, "learning_rate": 1e-3}
+STEPS = 65  # 52 training rows in batches of 4, 5 times
 PROFILES = {
     "default": "cpu",
     "profiles": [{"name": "cpu", "image": "registry.example/trainer:1", "slots": 1, "env": {"OMP_NUM_THREADS": "1"}}],
@@ -81,7 +83,7 @@ def test_a_job_on_a_cluster_survives_its_trainer_and_its_controller(
     assert platform.wait_job(calm.name).state == pb.TrainingJob.STATE_SUCCEEDED
 
     job = platform.train(dataset, base, **RECIPE)
-    watcher = Watcher(platform, job.name)
+    watcher = Watcher(platform, job.name, STEPS)
     watcher.start()
     watcher.wait_step(5)
     cluster.kubelet.kill(running_pod(cluster))
@@ -95,4 +97,4 @@ def test_a_job_on_a_cluster_survives_its_trainer_and_its_controller(
     watcher.check_complete()
     assert adapter_hash(platform, job.name) == adapter_hash(platform, calm.name)
     assert b"over" in log_of(platform, job.name, 2)
-    eventually(lambda: not cluster.store.all("jobs") and not cluster.store.all("secrets"), 20, "nothing left behind")
+    eventually(lambda: not cluster.store.all("jobs") and not cluster.store.all("secrets"), 60, "nothing left behind")

@@ -61,7 +61,7 @@ def deploy(platform: Platform, base: str, deployment_id: str) -> inference_pb2.D
         assert seen.state != inference_pb2.Deployment.STATE_FAILED, seen.failure
         return bool(seen.state == inference_pb2.Deployment.STATE_READY)
 
-    eventually(ready, 60, f"{name} is ready")
+    eventually(ready, 120, f"{name} is ready")
     return platform.deployments.GetDeployment(inference_pb2.GetDeploymentRequest(name=name))
 
 

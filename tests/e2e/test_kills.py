@@ -24,9 +24,9 @@ STEPS = 156  # 52 training rows in batches of 4, 12 times
 class Watcher(threading.Thread):
     """Follows a job by its cursor and reconnects whenever the stream breaks."""
 
-    def __init__(self, platform: Platform, job: str) -> None:
+    def __init__(self, platform: Platform, job: str, steps: int = STEPS) -> None:
         super().__init__(daemon=True)
-        self.platform, self.job = platform, job
+        self.platform, self.job, self.steps_total = platform, job, steps
         self.events: list[pb.TrainingEvent] = []
         self.breaks = 0
         self.over = False
@@ -61,7 +61,7 @@ class Watcher(threading.Thread):
         cursors = [event.cursor for event in self.events]
         assert cursors == list(range(1, len(cursors) + 1))
         assert len({event.key for event in self.events}) == len(self.events)
-        assert sorted(self.steps()) == list(range(1, STEPS + 1))
+        assert sorted(self.steps()) == list(range(1, self.steps_total + 1))
 
 
 def trainers(platform: Platform) -> list[psutil.Process]:

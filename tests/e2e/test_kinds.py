@@ -59,7 +59,7 @@ def deploy(platform: Platform, base: str, versions: dict[str, str]) -> None:
         assert seen.state != inference_pb2.Deployment.STATE_FAILED, seen.failure
         return bool(seen.state == inference_pb2.Deployment.STATE_READY)
 
-    eventually(ready, 60, f"{name} is ready")
+    eventually(ready, 120, f"{name} is ready")
 
 
 def chat(platform: Platform, model: str, text: str, max_tokens: int) -> str:

@@ -67,7 +67,7 @@ def watched(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory, base:
     try:
         platform.start()
         prometheus.start()
-        eventually(lambda: prometheus.healthy_targets() == len(platform.metrics_ports), 20, "all rooms scraped")
+        eventually(lambda: prometheus.healthy_targets() == len(platform.metrics_ports), 60, "all rooms scraped")
         turn(platform, base)
         time.sleep(QUIET_SECONDS)
         yield Watched(prometheus, time.time() - prometheus.started)

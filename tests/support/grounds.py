@@ -57,7 +57,7 @@ class Machine:
         runner = self.open()
         for seen in runner.list():
             if seen.state is State.RUNNING:
-                eventually((self.folder / seen.name / "pids.json").exists, 5, "its pids")
+                eventually((self.folder / seen.name / "pids.json").exists, 60, "its pids")
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(pids(runner, seen.name)["group"], signal.SIGKILL)
                 ended(runner, seen.name)

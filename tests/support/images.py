@@ -14,7 +14,7 @@ DOCKERFILE = ROOT / "deploy" / "docker" / "Dockerfile"
 INSTALL = ROOT / "deploy" / "docker" / "install.py"
 TARGETS = ("control", "trainer", "inference", "vllm")
 SENT = ("pyproject.toml", "constraints.txt", "setup.py", "README.md", "LICENSE", "protos", "services")
-_MADE_HERE = shutil.ignore_patterns("*_pb2*", "__pycache__", "*.egg-info")
+_MADE_HERE = shutil.ignore_patterns("*_pb2*", "__pycache__", "*.egg-info", "built")
 _FROM = re.compile(r"(?P<base>\S+)(?: AS (?P<name>\S+))?")
 _EXTRAS = re.compile(r"--extras (\S+)")
 

@@ -80,7 +80,7 @@ class Platform:
             except OSError:
                 return False
 
-        eventually(ready, 60, "gateway ready")
+        eventually(ready, 120, "gateway ready")
 
     def stop(self) -> None:
         for process in (self.gateway, *self.rooms.values()):

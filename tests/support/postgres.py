@@ -119,7 +119,7 @@ def start_postgres() -> Postgres:
             stderr=log,
         )
     server = Postgres(process, folder, port)
-    eventually(lambda: _answers(server), timeout_seconds=30, what="PostgreSQL")
+    eventually(lambda: _answers(server), timeout_seconds=60, what="PostgreSQL")
     return server
 
 

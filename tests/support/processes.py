@@ -16,7 +16,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.support import forked
 from tests.support.waiting import eventually
 
-START_SECONDS_MAX = 60.0
+START_SECONDS_MAX = 120.0
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
 
 
@@ -77,7 +77,7 @@ class Process:
         self.running.kill()
         self.running.wait()
 
-    def terminate(self, timeout_seconds: float = 30.0) -> int:
+    def terminate(self, timeout_seconds: float = 60.0) -> int:
         """SIGTERM; its exit code. Killed, and the test fails, when it does not end in time."""
         assert self.running is not None
         self.running.send_signal(signal.SIGTERM)
@@ -130,7 +130,7 @@ class RoomProcess(Process):
 
         eventually(serving, timeout_seconds, f"{self.name} SERVING")
 
-    def wait_not_serving(self, timeout_seconds: float = 20.0) -> None:
+    def wait_not_serving(self, timeout_seconds: float = 60.0) -> None:
         eventually(lambda: self.health() == "NOT_SERVING", timeout_seconds, f"{self.name} NOT_SERVING")
 
 

@@ -54,10 +54,10 @@ def ended(runner: Runner, name: str) -> Observation:
         observation = runner.observe(name)
         return observation if observation.state is State.EXITED else None
 
-    observation = eventually(seen, 15, f"the end of {name}")
+    observation = eventually(seen, 60, f"the end of {name}")
     assert observation is not None
     return observation
 
 
 def says(runner: Runner, name: str, text: bytes) -> None:
-    eventually(lambda: text in runner.logs(name), 15, f"{text!r} in the log of {name}")
+    eventually(lambda: text in runner.logs(name), 60, f"{text!r} in the log of {name}")

@@ -25,6 +25,8 @@ RUN_SECONDS_MAX = 240  # a run takes two; what is long beyond doubt is a trainer
 PRELOAD = [
     "feinschliff.trainer.attempt",
     "feinschliff.trainer.link",
+    "feinschliff.trainer.processes",
+    "torch.distributed.launcher.api",
     "transformers.models.llama.modeling_llama",
     "peft",
 ]
@@ -95,6 +97,7 @@ class Workshop:
         self.recipe: dict[str, object] = {}
         self.environment: dict[str, str] = {}
         self.initial_adapter_prefix = ""
+        self._started: list[ForkServerProcess] = []
 
     def _put(self, task: str, given: Rows) -> Manifest:
         validation = {"validation.jsonl": _lines(given.validation)} if given.validation else {}
@@ -127,26 +130,38 @@ class Workshop:
             prefix=JOB,
         )
 
-    def start(self, *, failpoints: str = "", attempt: int = 1) -> ForkServerProcess:
+    def start(
+        self, *, failpoints: str = "", attempt: int = 1, environment: Mapping[str, str] | None = None
+    ) -> ForkServerProcess:
         """The trainer in a process of its own."""
         path = self.folder / f"runfile-{attempt}.json"
         path.write_text(self.runfile(attempt).model_dump_json(), "utf-8")
-        environment = {
+        settings = {
             "FEINSCHLIFF_HOME": str(self.folder / "home"),
             "FEINSCHLIFF_FAILPOINTS": failpoints,
             "FEINSCHLIFF_TRAINER_THREADS": "1",
             "TMPDIR": str(self.folder),
             **self.environment,
+            **(environment or {}),
         }
         arguments = ["--runfile", str(path), "--store", str(self.store_folder), "--reports", str(self.reports_path)]
-        process = _forkserver().Process(target=_trainer, args=(arguments, environment, str(self.log_path)))
+        process = _forkserver().Process(target=_trainer, args=(arguments, settings, str(self.log_path)))
         process.start()
+        self._started.append(process)
         return process
+
+    def close(self) -> None:
+        """For fixtures: end whatever a test that failed has left running."""
+        for process in self._started:
+            process.kill()
+            process.join()
 
     def run(self, *, failpoints: str = "", attempt: int = 1, expect: int = 0) -> Manifest | None:
         """Run to the end; the result's manifest if one is committed."""
         process = self.start(failpoints=failpoints, attempt=attempt)
         process.join(timeout=RUN_SECONDS_MAX)
+        if process.exitcode is None:
+            process.kill()
         assert process.exitcode == expect, f"exit code {process.exitcode}, log: {self.log_path.read_text()[-4000:]}"
         return self.result
 
@@ -201,5 +216,7 @@ def _trainer(arguments: list[str], environment: dict[str, str], log: str) -> Non
 
     tempfile.tempdir = None
     from feinschliff.trainer.__main__ import main
+    from tests.support import members
 
+    members.fork_them()
     os._exit(main(arguments))

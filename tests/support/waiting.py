@@ -12,7 +12,7 @@ T = TypeVar("T")
 POLL_SECONDS = 0.02
 
 
-def eventually(condition: Callable[[], T], timeout_seconds: float = 30.0, what: str = "the condition") -> T:
+def eventually(condition: Callable[[], T], timeout_seconds: float = 60.0, what: str = "the condition") -> T:
     """The first truthy value of `condition`; fails the test after the timeout, naming what did not come.
 
     Raises:
@@ -27,7 +27,7 @@ def eventually(condition: Callable[[], T], timeout_seconds: float = 30.0, what: 
 
 
 async def eventually_async(
-    condition: Callable[[], Awaitable[T]], timeout_seconds: float = 30.0, what: str = "the condition"
+    condition: Callable[[], Awaitable[T]], timeout_seconds: float = 60.0, what: str = "the condition"
 ) -> T:
     """`eventually` for conditions that are awaited."""
     deadline = time.monotonic() + timeout_seconds

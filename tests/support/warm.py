@@ -37,4 +37,4 @@ def stand_ready(workers: WarmWorkers, count: int = 1) -> None:
         workers.turn()
         return workers.ready >= count
 
-    eventually(ready, 30, f"{count} that stand ready")
+    eventually(ready, 120, f"{count} that stand ready")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from feinschliff.artifacts.store import Store
 from feinschliff.formats.report import ExitCode, Failure, Notice
 from feinschliff.formats.runfile import Runfile
-from feinschliff.kit import failpoints, logs, spans, tls, tracing
+from feinschliff.kit import failpoints, imports, logs, spans, tls, tracing
 from feinschliff.kit.context import log_context
 from feinschliff.kit.errors import Refusal, StartError
 from feinschliff.kit.settings import read_settings
@@ -87,7 +87,8 @@ def main(arguments: Sequence[str] | None = None, bases: list[LoadedBase] | None 
 def one_of_many(wiring: Wiring, settings: TrainerSettings, stop: Stop, meeting: Path) -> int:
     """An attempt together with the processes that meet there; 0 where it ends on its own and says how in the folder."""
     share_cores()
-    from feinschliff.trainer.processes import join
+    with imports.uncollected():
+        from feinschliff.trainer.processes import join
 
     try:
         crew = join(meeting)
@@ -167,9 +168,10 @@ def run_attempt(
     wiring: Wiring, settings: TrainerSettings, stop: Stop, outbox: Outbox, crew: Processes | None
 ) -> ExitCode:
     share_cores()
-    from feinschliff.trainer.attempt import run
-    from feinschliff.trainer.preparation import Attempt
-    from feinschliff.trainer.scratch import Scratch
+    with imports.uncollected():
+        from feinschliff.trainer.attempt import run
+        from feinschliff.trainer.preparation import Attempt
+        from feinschliff.trainer.scratch import Scratch
 
     stop.check()
     own = f"/processes/{crew.place}" if crew is not None and not crew.is_first else ""

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from feinschliff.formats.report import ExitCode
 from feinschliff.formats.runfile import Runfile
+from feinschliff.kit import imports
 from feinschliff.kit.errors import StartError, Unavailable
 from feinschliff.trainer.failures import CRASHED
 from feinschliff.trainer.scratch import Scratch
@@ -70,9 +71,10 @@ def launch(runfile: Runfile, arguments: Sequence[str], settings: TrainerSettings
 
 
 def _run_agent(runfile: Runfile, arguments: Sequence[str], settings: TrainerSettings, folder: Path) -> int:
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    with imports.uncollected():
+        from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     recipe = runfile.recipe
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # each new beginning gets a store that remembers nothing

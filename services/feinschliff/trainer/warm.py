@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from feinschliff.kit import imports
 from feinschliff.kit.errors import Refusal, StartError
 from feinschliff.kit.settings import read_settings
 from feinschliff.lm.threads import share_cores
@@ -52,8 +53,9 @@ def main() -> int:
     options = parser.parse_args()
     launch.end_with(os.getppid())
     share_cores()
-    for module in MODULES:
-        importlib.import_module(module)
+    with imports.uncollected():
+        for module in MODULES:
+            importlib.import_module(module)
     try:
         bases = [read_base(options.base)] if options.base else []
     except (StartError, Refusal) as error:

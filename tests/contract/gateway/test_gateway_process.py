@@ -102,7 +102,7 @@ def test_it_starts_without_its_services_says_so_and_exits_clean_on_sigterm(proce
         except httpx2.TransportError:
             return None
 
-    ready = eventually(answer, timeout_seconds=30, what="the HTTP port")
+    ready = eventually(answer, timeout_seconds=120, what="the HTTP port")
     assert ready is not None
     assert ready.status_code == 503
     assert "no service answers" in ready.json()["failing"]["services"]

@@ -21,9 +21,9 @@ def test_client_that_leaves_leaves_nothing(ingestion: Ingestion, size_bytes: int
     before, dataset = ingestion.kept(), new_dataset()
     rows = file_of(chat_rows(40))
     client = Dripping(ingestion, dataset, rows * (size_bytes // len(rows) + 1))
-    eventually(lambda: processing(ingestion, dataset), 20, "the upload")
+    eventually(lambda: processing(ingestion, dataset), 60, "the upload")
     client.cancel()
-    eventually(lambda: ingestion.kept() == before, 20, "a clean store")
+    eventually(lambda: ingestion.kept() == before, 60, "a clean store")
 
 
 def test_clients_that_leave_at_any_moment_leave_nothing(ingestion: Ingestion) -> None:
@@ -34,14 +34,14 @@ def test_clients_that_leave_at_any_moment_leave_nothing(ingestion: Ingestion) ->
         threading.Event().wait(rng.random() * 0.05)
         client.cancel()
     uploads_in_flight = "feinschliff_ingestion_uploads_in_flight 0.0"
-    eventually(lambda: uploads_in_flight in ingestion.metrics(), 20, "the end of all uploads")
-    eventually(lambda: ingestion.kept() == before, 20, "a clean store")
+    eventually(lambda: uploads_in_flight in ingestion.metrics(), 60, "the end of all uploads")
+    eventually(lambda: ingestion.kept() == before, 60, "a clean store")
 
 
 def test_upload_can_be_watched_to_its_end(ingestion: Ingestion) -> None:
     dataset = new_dataset()
     client = Dripping(ingestion, dataset, file_of(chat_rows(100)), file_of([chat_row(7)]), size_bytes=None)
-    eventually(lambda: processing(ingestion, dataset), 20, "the upload")
+    eventually(lambda: processing(ingestion, dataset), 60, "the upload")
     request = pb.WatchDatasetVersionRequest(name=f"{dataset}/versions/1")
     with ingestion.stub() as stub, ThreadPoolExecutor(1) as pool:
         watching = stub.WatchDatasetVersion(request, timeout=30)
@@ -63,7 +63,7 @@ def test_upload_can_be_watched_to_its_end(ingestion: Ingestion) -> None:
 def test_same_request_at_the_same_time_is_told_to_wait(ingestion: Ingestion) -> None:
     dataset, data = new_dataset(), file_of(chat_rows(60))
     client = Dripping(ingestion, dataset, data, request_id="r")
-    eventually(lambda: processing(ingestion, dataset), 20, "the upload")
+    eventually(lambda: processing(ingestion, dataset), 60, "the upload")
     refusal = ingestion.refused(data, dataset, request_id="r")
     assert isinstance(refusal, Conflict)
     assert refusal.reason == "UPLOAD_RUNNING"
@@ -77,7 +77,7 @@ def test_more_uploads_than_allowed_are_told_to_come_again(ingestion: Ingestion) 
     datasets = [new_dataset() for _ in range(4)]
     clients = [Dripping(ingestion, dataset, data) for dataset in datasets]
     for dataset in datasets:
-        eventually(lambda dataset=dataset: processing(ingestion, dataset), 20, "the upload")  # type: ignore[misc]
+        eventually(lambda dataset=dataset: processing(ingestion, dataset), 60, "the upload")  # type: ignore[misc]
     refusal = ingestion.refused(data)
     assert isinstance(refusal, Exhausted)
     assert (refusal.reason, refusal.retry_after_seconds) == ("UPLOADS_BUSY", 2)
@@ -97,7 +97,7 @@ def test_uploads_at_once_into_one_dataset_get_a_number_each(ingestion: Ingestion
 def test_rows_of_a_version_in_the_making_cannot_be_read(ingestion: Ingestion) -> None:
     dataset = new_dataset()
     client = Dripping(ingestion, dataset, file_of(chat_rows(60)))
-    eventually(lambda: processing(ingestion, dataset), 20, "the upload")
+    eventually(lambda: processing(ingestion, dataset), 60, "the upload")
     for method, request in (
         ("ReadRows", pb.ReadRowsRequest(name=f"{dataset}/versions/1")),
         ("ReadSource", pb.ReadSourceRequest(name=f"{dataset}/versions/1")),

@@ -66,8 +66,8 @@ def test_killed_in_the_middle_of_an_upload_leaves_nothing_after_the_restart(star
     with ingestion.stub() as stub:
         call = stub.UploadDatasetVersion.future(parts(), timeout=60)
         on_its_way.wait(30)
-        eventually(lambda: ingestion.kept()["tables"]["ingestion_versions"], 20, "the upload's row")
-        eventually(lambda: ingestion.kept()["unfinished"], 20, "a part in the store")
+        eventually(lambda: ingestion.kept()["tables"]["ingestion_versions"], 60, "the upload's row")
+        eventually(lambda: ingestion.kept()["unfinished"], 60, "a part in the store")
         ingestion.process.kill()
         hold.set()
         with pytest.raises(grpc.RpcError):
@@ -110,11 +110,11 @@ def test_another_process_leaves_a_living_upload_alone(start: Start) -> None:
 
     with first.stub() as stub:
         call = stub.UploadDatasetVersion.future(parts(), timeout=60)
-        eventually(lambda: first.kept()["tables"]["ingestion_versions"], 20, "the upload's row")
+        eventually(lambda: first.kept()["tables"]["ingestion_versions"], 60, "the upload's row")
         lease = lease_of(second)
-        eventually(lambda: lease_of(second) > lease, 20, "a renewed lease")
+        eventually(lambda: lease_of(second) > lease, 60, "a renewed lease")
         lease = lease_of(second)
-        eventually(lambda: lease_of(second) > lease, 20, "another renewed lease")
+        eventually(lambda: lease_of(second) > lease, 60, "another renewed lease")
         hold.set()
         assert call.result().state == pb.DatasetVersion.STATE_READY
 
@@ -211,4 +211,4 @@ def test_upload_that_stands_still_is_ended_and_leaves_nothing(start: Start) -> N
         ingestion.call("UploadDatasetVersion", parts(), timeout_seconds=30)
     hold.set()
     assert (caught.value.reason, caught.value.metadata["seconds"]) == ("DEADLINE_EXCEEDED", "0.5")
-    eventually(lambda: ingestion.kept() == nothing(), 20, "a clean store")
+    eventually(lambda: ingestion.kept() == nothing(), 60, "a clean store")

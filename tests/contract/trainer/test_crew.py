@@ -9,12 +9,11 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -22,6 +21,7 @@ from safetensors.torch import load_file
 from feinschliff.artifacts.commit import fetch
 from feinschliff.formats.manifest import Manifest
 from feinschliff.formats.report import ExitCode
+from tests.support import members
 from tests.support.ports import free_port
 from tests.support.trainer import JOB, Workshop, rows
 from tests.support.waiting import eventually
@@ -39,19 +39,23 @@ RECIPE: dict[str, object] = {
 }
 FULL = {"adaptation": {"kind": "full"}, "optimisation": {**OPTIMISATION, "learning_rate": 5e-4}}
 MakeJob = Callable[..., Workshop]
-Machines = tuple[Workshop, list[subprocess.Popen[bytes]]]
+Machines = tuple[Workshop, list[ForkServerProcess]]
 
 
 @pytest.fixture(scope="module")
-def job(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> MakeJob:
+def job(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeJob]:
     """Jobs of six steps, with two processes unless the recipe says otherwise."""
+    made: list[Workshop] = []
 
     def make(**recipe: object) -> Workshop:
         one = Workshop(tmp_path_factory.mktemp("job") / "job", tiny_model, train=rows(18), validation=rows(4, first=50))
         one.recipe = {**RECIPE, "processes_per_node": 2, **recipe}
+        made.append(one)
         return one
 
-    return make
+    yield make
+    for one in made:
+        one.close()
 
 
 @pytest.fixture(scope="module")
@@ -77,19 +81,6 @@ def numbers(one: Workshop) -> Numbers:
 def digest(manifest: Manifest | None) -> str:
     assert manifest is not None
     return manifest.digest
-
-
-def members(process: ForkServerProcess | subprocess.Popen[bytes]) -> Mapping[int, psutil.Process]:
-    """The launched processes by their number."""
-    found = {}
-    for child in psutil.Process(process.pid).children():
-        try:
-            rank = child.environ().get("RANK", "")
-        except psutil.Error:
-            continue
-        if rank and "--meeting" in child.cmdline():
-            found[int(rank)] = child
-    return found
 
 
 def at_step(one: Workshop, step: int, **start: object) -> ForkServerProcess:
@@ -134,7 +125,7 @@ def test_two_processes_learn_what_one_learns(job: MakeJob, calm: Workshop) -> No
 def test_a_killed_process_takes_no_work_with_it(job: MakeJob, calm: Workshop) -> None:
     one = job()
     process = at_step(one, 3)
-    members(process)[1].kill()
+    members.of(process.pid)[1].kill()
     process.join(timeout=120)
 
     assert process.exitcode == 0, one.log_path.read_text()[-4000:]
@@ -160,7 +151,7 @@ def test_sigterm_saves_and_the_next_attempt_goes_on(job: MakeJob, calm: Workshop
 def test_no_process_outlives_its_launcher(job: MakeJob) -> None:
     one = job()
     process = at_step(one, 1)
-    crew = members(process)
+    crew = members.of(process.pid)
     process.kill()
 
     assert len(crew) == 2
@@ -177,31 +168,23 @@ def test_bad_data_ends_all_with_the_code_for_it(job: MakeJob) -> None:
 
 
 @pytest.fixture
-def machines(job: MakeJob) -> Iterator[Machines]:
+def machines(job: MakeJob) -> Machines:
     """A job whose two processes are on two machines, as far as they can tell."""
     one = job(processes_per_node=1, nodes=2)
-    runfile = one.folder / "runfile.json"
-    runfile.write_text(one.runfile().model_dump_json(), "utf-8")
-    command = [sys.executable, "-m", "feinschliff.trainer", "--runfile", str(runfile)]
-    address = f"localhost:{free_port()}"
-    command += ["--store", str(one.store_folder), "--reports", str(one.reports_path)]
+    together = {"FEINSCHLIFF_TRAINER_RENDEZVOUS": f"localhost:{free_port()}"}
 
-    def machine(index: int) -> subprocess.Popen[bytes]:
-        environment = {
-            "FEINSCHLIFF_HOME": str(one.folder / f"home-{index}"),
-            "FEINSCHLIFF_FAILPOINTS": "step.after=delay:0.3",
-            "FEINSCHLIFF_TRAINER_THREADS": "1",
-            "FEINSCHLIFF_TRAINER_RENDEZVOUS": address,
-            "JOB_COMPLETION_INDEX": str(index),
-        }
-        with one.log_path.open("ab") as log:
-            return subprocess.Popen(command, env={**os.environ, **environment}, stdout=log, stderr=log)
+    def machine(index: int) -> ForkServerProcess:
+        own = {"FEINSCHLIFF_HOME": str(one.folder / f"home-{index}"), "JOB_COMPLETION_INDEX": str(index)}
+        return one.start(failpoints="step.after=delay:0.3", environment={**together, **own})
 
     both = [machine(index) for index in range(2)]
-    yield one, both
+    return one, both
+
+
+def ends(both: Sequence[ForkServerProcess]) -> list[int | None]:
     for each in both:
-        each.kill()
-        each.wait()
+        each.join(timeout=150)
+    return [each.exitcode for each in both]
 
 
 def test_a_process_killed_on_one_machine_begins_again_with_those_of_the_other(
@@ -209,10 +192,10 @@ def test_a_process_killed_on_one_machine_begins_again_with_those_of_the_other(
 ) -> None:
     one, both = machines
     eventually(lambda: "metrics/step/3" in one.reported_keys(), 120, "the step")
-    (victim,) = members(both[1]).values()
+    (victim,) = members.of(both[1].pid).values()
     victim.kill()
 
-    assert [each.wait(timeout=150) for each in both] == [0, 0], one.log_path.read_text()[-4000:]
+    assert ends(both) == [0, 0], one.log_path.read_text()[-4000:]
     assert any("/restart/" in key for key in one.reported_keys())
     assert digest(one.result) == digest(calm.result)
 
@@ -222,7 +205,7 @@ def test_a_machine_that_is_asked_to_go_takes_the_other_along(machines: Machines)
     eventually(lambda: "metrics/step/1" in one.reported_keys(), 120, "the step")
     both[1].terminate()
 
-    assert [each.wait(timeout=60) for each in both] == [ExitCode.RESUME_ME] * 2, one.log_path.read_text()[-4000:]
+    assert ends(both) == [ExitCode.RESUME_ME] * 2, one.log_path.read_text()[-4000:]
     assert list((one.store_folder / JOB / "checkpoints").iterdir())
 
 
@@ -230,7 +213,7 @@ def test_cut_weights_learn_what_whole_ones_learn_and_go_on_from_a_checkpoint(job
     alone, one = job(processes_per_node=1, **FULL), job(sharing="sharded", **FULL)
     alone.run()
     process = at_step(one, 3)
-    members(process)[1].kill()
+    members.of(process.pid)[1].kill()
     process.join(timeout=150)
 
     assert process.exitcode == 0, one.log_path.read_text()[-4000:]

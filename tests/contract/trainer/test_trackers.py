@@ -155,6 +155,7 @@ def test_a_killed_and_resumed_job_is_one_run_with_every_number(
 
 def test_a_server_that_is_not_there_costs_a_warning(tmp_path: Path, tiny_model: Path) -> None:
     one = workshop(tmp_path, tiny_model, "http://127.0.0.1:9")
+    one.environment = {"FEINSCHLIFF_TRAINER_TRACKER_SECONDS": "1"}
     result = one.run()
     assert result is not None
     assert Result.model_validate(result.meta).energy_source in ("model", "rapl")

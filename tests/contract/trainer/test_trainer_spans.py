@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from feinschliff.kit import tracing
 from tests.support.collector import collector
 from tests.support.trainer import JOB, Workshop, rows
 
-ROOT = Path(__file__).parents[3]
 TRACE_ID, CREATION = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
 def test_an_attempts_stages_are_told_under_the_request_that_made_the_job(tmp_path: Path, tiny_model: Path) -> None:
     one = Workshop(tmp_path, tiny_model, train=rows(8))
     one.recipe = {"optimisation": {"epochs": 1, "batch_size": 4}, "checkpointing": {"every_steps": 1}}
-    runfile = tmp_path / "runfile.json"
-    runfile.write_text(one.runfile().model_dump_json(), "utf-8")
     with collector() as receiver:
-        environment = {
-            "FEINSCHLIFF_HOME": str(tmp_path / "home"),
-            "FEINSCHLIFF_TRAINER_THREADS": "1",
+        one.environment = {
             "FEINSCHLIFF_OTLP_ENDPOINT": f"http://{receiver.address}",
             "FEINSCHLIFF_TRACE_SAMPLE_RATIO": "0",
-            "PYTHONPATH": str(ROOT / "services"),
             **tracing.environment(f"00-{TRACE_ID}-{CREATION}-01"),
         }
-        arguments = ["--runfile", runfile, "--store", one.store_folder, "--reports", one.reports_path]
-        subprocess.run(
-            [sys.executable, "-m", "feinschliff.trainer", *arguments],
-            env={**os.environ, **environment},
-            check=True,
-            timeout=90,
-        )
+        one.run()
         attempt = receiver.named("attempt", service="feinschliff-trainer")
         loading, training = receiver.named("loading"), receiver.named("training")
         assert {span.trace_id for span in receiver.spans} == {TRACE_ID}

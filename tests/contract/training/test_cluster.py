@@ -63,7 +63,7 @@ def test_a_controller_that_is_replaced_among_20_jobs_loses_and_doubles_none(
     assert [attempts_started(training, job.name) for job in ended] == [job.attempt for job in ended]
     assert {job.attempt for job in ended[::4]} == {1}
     assert {job.attempt for job in ended[1::4]} == {2}
-    eventually(lambda: not ground.cluster.store.all("jobs"), 20, "no Job is left behind")
+    eventually(lambda: not ground.cluster.store.all("jobs"), 60, "no Job is left behind")
 
 
 def test_a_full_namespace_makes_jobs_wait_and_nothing_fail(training: Training, ground: OnCluster) -> None:
@@ -77,7 +77,7 @@ def test_a_full_namespace_makes_jobs_wait_and_nothing_fail(training: Training, g
         events = Lists(training.database).events(job.name, "", 500, "", "").items
         return any("Insufficient cpu" in event.message for event in events)
 
-    eventually(waits, 20, "the word that there is no room")
+    eventually(waits, 60, "the word that there is no room")
     ground.cluster.no_room = ""
     assert training.turn_until_over(job.name, reconciler).state is State.SUCCEEDED
     assert training.jobs.get(job.name).attempt == 1

@@ -201,10 +201,10 @@ def test_a_storm_of_refusals_loses_and_doubles_nothing(on_cluster: OnCluster, cl
     for number in range(8):
         code = f"echo {number} >> {marks}; exit $CODE"
         spec = WorkloadSpec(f"job-{number}", ("sh", "-c", code), secret_env={"CODE": str(60 + number)})
-        eventually(lambda spec=spec: insist(runner, spec), 20, "the start")  # type: ignore[misc]
+        eventually(lambda spec=spec: insist(runner, spec), 60, "the start")  # type: ignore[misc]
 
     for number in range(8):
-        assert eventually(lambda name=f"job-{number}": code_of(runner, name), 20, "its end") == 60 + number  # type: ignore[misc]
+        assert eventually(lambda name=f"job-{number}": code_of(runner, name), 60, "its end") == 60 + number  # type: ignore[misc]
     assert Counter(marks.read_text().split()) == {str(number): 1 for number in range(8)}
     assert len(cluster.faults.happened) > 10
 

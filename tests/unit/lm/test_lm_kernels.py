@@ -19,6 +19,17 @@ TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 NEAR = {"bf16": {"rtol": 2e-2, "atol": 2e-2}, "fp32": {"rtol": 1e-5, "atol": 1e-5}}
 
 
+@pytest.fixture(autouse=True)
+def _none_is_brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(built, "BROUGHT", tmp_path / "nowhere")
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are built in a moment, where what matters is that they are."""
+    monkeypatch.setattr(built, "FLAGS", (*built.FLAGS, "-O0"))
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("kernels")
@@ -204,6 +215,7 @@ def test_a_row_s_numbers_do_not_depend_on_threads_or_neighbours(cache: Path) -> 
     assert all(torch.equal(one, found[0]) for one in found)
 
 
+@pytest.mark.usefixtures("quick")
 def test_they_are_built_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert built.load("fp32", tmp_path, threads=1)
     (made,) = (tmp_path / "kernels").iterdir()
@@ -211,6 +223,16 @@ def test_they_are_built_once_and_whole(tmp_path: Path, monkeypatch: pytest.Monke
     built._library.cache_clear()
     monkeypatch.setattr(built, "build", lambda *_: pytest.fail("built again"))
     assert built.load("bf16", tmp_path, threads=1)
+
+
+@pytest.mark.usefixtures("quick")
+def test_those_that_an_image_brings_are_taken_and_none_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built.build(tmp_path / "brought" / built.file_name(built.level()), built.level())
+    monkeypatch.setattr(built, "BROUGHT", tmp_path / "brought")
+    monkeypatch.setattr(built, "build", lambda *_: pytest.fail("built again"))
+    assert built.load("fp32", tmp_path / "empty", threads=1)
 
 
 def test_without_a_compiler_there_are_none_and_the_log_says_so(
@@ -235,6 +257,7 @@ def test_a_compiler_that_fails_is_quoted(
     assert not list((tmp_path / "kernels").iterdir())
 
 
+@pytest.mark.usefixtures("quick")
 def test_every_level_of_x86_can_be_built(tmp_path: Path) -> None:
     for one in built.levels_of("x86_64") if built.level().startswith("x86") else [built.level()]:
         built.build(tmp_path / built.file_name(one), one)

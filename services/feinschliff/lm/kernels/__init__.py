@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
+BROUGHT = HERE / "built"
 SOURCES = ("decode.c", "attention.h", "decode.h", "product.h", "step.h")
 # No sum is reordered but where the source says `omp simd`, so a build gives the same numbers for every batch.
 FLAGS = ("-std=c11", "-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
@@ -79,15 +80,15 @@ class Kernels(NamedTuple):
     multiplies: bool
 
 
-class _NoCompiler(Exception):
-    pass
+class NoCompiler(Exception):
+    """Nothing here can build the kernels."""
 
 
 def load(precision: str, cache_dir: Path, *, threads: int) -> Kernels | None:
     """The kernels for `bf16` or `fp32`; None where none are built and nothing here can build them, which is logged."""
     try:
         library = _library(cache_dir)
-    except (_NoCompiler, OSError) as error:
+    except (NoCompiler, OSError) as error:
         logger.warning("decoding takes the model's own forward pass, some 3 times slower: %s", error)
         return None
     library.use_threads(*_borrowed_threads(), threads)
@@ -120,7 +121,7 @@ def build(target: Path, for_level: str) -> None:
             )
         except (OSError, subprocess.SubprocessError) as error:
             said = (getattr(error, "stderr", None) or str(error)).strip()[-500:]
-            raise _NoCompiler(f"{command[0]} cannot build the kernels: {said}") from error
+            raise NoCompiler(f"{command[0]} cannot build the kernels: {said}") from error
         made.replace(target)
 
 
@@ -138,7 +139,7 @@ def file_name(for_level: str) -> str:
 @functools.lru_cache
 def _library(cache_dir: Path) -> ctypes.CDLL:
     name = file_name(level())
-    brought, made = HERE / "built" / name, cache_dir / "kernels" / name
+    brought, made = BROUGHT / name, cache_dir / "kernels" / name
     if not brought.is_file() and not made.is_file():
         build(made, level())
     return ctypes.CDLL(str(brought if brought.is_file() else made))
@@ -177,7 +178,7 @@ def _compiler() -> list[str]:
         return [found]
     if find_spec("ziglang"):
         return [sys.executable, "-m", "ziglang", "cc"]
-    raise _NoCompiler("there is no C compiler (cc, gcc, clang, or the package ziglang)")
+    raise NoCompiler("there is no C compiler (cc, gcc, clang, or the package ziglang)")
 
 
 def _level_flags(for_level: str) -> list[str]:
