@@ -174,13 +174,15 @@ class ChatBody(Body):
         if self.stream_options is not None and not self.stream:
             raise invalid("stream_options", "'stream_options' is only allowed when 'stream' is true.")
 
-    def to_request(self, model: str, completion: str) -> pb.ChatRequest:
+    def to_request(self, model: str, project: str, completion: str) -> pb.ChatRequest:
         """
         Args:
+            project: on whose behalf, `projects/{project}`.
             completion: the name that the exchange gets where it is stored.
         """
         request = pb.ChatRequest(
             model=model,
+            project=project,
             messages=[_message(turn, f"messages[{number}]") for number, turn in enumerate(self.messages)],
             sampling=self._sampling(),
             user=(self.safety_identifier or self.user or "")[:64],

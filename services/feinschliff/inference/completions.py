@@ -13,6 +13,7 @@ from feinschliff.formats.records import Message
 from feinschliff.inference import conversation as words
 from feinschliff.inference import inputs, judging
 from feinschliff.inference.answers import Answers
+from feinschliff.inference.callers import caller_of
 from feinschliff.inference.chatting import Chatting, Prepared, begun, gathered
 from feinschliff.inference.engine import Engine, GenerationRequest
 from feinschliff.inference.guards.guarding import Guarded, Guards
@@ -68,7 +69,8 @@ class Completions:
         """
         with self._counting_refusals():
             _read_wishes(request, "", "sampling")
-            granted = await self._models.grant(request.model, seconds_left=seconds_left)
+            caller = caller_of(request, completion=request.completion)
+            granted = await self._models.grant(request.model, seconds_left=seconds_left, caller=caller)
         return await self.on(granted, request, seconds_left=seconds_left)
 
     async def on(
@@ -120,7 +122,8 @@ class Completions:
         """The same in pieces, all that is drawn; refused as `whole` is, with paths below `complete`."""
         with self._counting_refusals():
             drawn = _read_wishes(request, "complete.", "complete.sampling", in_pieces=True)
-            granted = await self._models.grant(request.model, seconds_left=seconds_left)
+            caller = caller_of(request, "complete.", completion=request.completion)
+            granted = await self._models.grant(request.model, seconds_left=seconds_left, caller=caller)
         chat, guarded, echoed, before = await self._begin(
             granted, request, drawn, "complete.", "complete.sampling", seconds_left
         )
@@ -167,7 +170,7 @@ class Completions:
                 guarded = self._guards.over(
                     deployment.spec.guards,
                     deployment.name,
-                    skip=False,
+                    skip=request.skip_guards,
                     seconds_left=seconds_left,
                     on_hit=granted.lease.call.guard_hit,
                 )

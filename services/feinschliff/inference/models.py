@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from feinschliff.inference.callers import Caller
 from feinschliff.inference.engine import Engine
 from feinschliff.inference.life import NAME, Deployment, Version
 from feinschliff.inference.observed import Observations
@@ -24,6 +25,7 @@ from feinschliff.inference.targets import (
     pinned_on,
     targets,
     why_not,
+    within,
 )
 from feinschliff.inference.traffic import Traffic
 from feinschliff.inference.versions import Versions
@@ -33,6 +35,7 @@ from feinschliff.kit.errors import NotFound, Refusal
 from feinschliff.kit.threads import offload
 from feinschliff.kit.watch import Wake
 
+ANYONE = Caller()
 ANSWER_SECONDS = 0.5
 """What a call that waited in vain keeps of its time to be told so."""
 
@@ -114,27 +117,33 @@ class Models:
         self._wake = wake
 
     async def grant(
-        self, model: str, *, seconds_left: float | None, sticky: str = "", is_within_call: bool = False
+        self,
+        model: str,
+        *,
+        seconds_left: float | None,
+        caller: Caller = ANYONE,
+        is_within_call: bool = False,
     ) -> Granted:
         """A lease on exactly what `model` names.
 
         Args:
-            sticky: calls with the same one get the same route of a deployment; empty draws one.
+            caller: on whose behalf, and what keeps it on one route of a deployment.
             is_within_call: asked for another call, which has its place: it needs none of its own, and no canary is
                 judged by it.
 
         Raises:
             NotFound: MODEL_UNKNOWN.
-            WrongState: MODEL_NOT_LOADED, BASE_DIGEST_MISMATCH, what loading an adapter on demand refuses.
+            WrongState: MODEL_NOT_LOADED, PROJECT_NEEDED, BASE_DIGEST_MISMATCH, what loading on demand refuses.
             Unavailable: MODEL_LOADING, REPLICA_DRAINING, the registry does not answer.
             Exhausted: ADAPTERS_BUSY, PROJECT_LIMIT.
         """
-        sticky = sticky or secrets.token_hex(8)
-        if granted := self._granted(targets(model, self._view.all(), sticky), is_within_call):
+        project, sticky = caller.project, caller.sticky or secrets.token_hex(8)
+        if granted := self._granted(targets(model, within(self._view.all(), model, project), sticky), is_within_call):
             return granted
         until = time.monotonic() + self._patience_seconds(seconds_left)
         turn, deployments = self._wake.turn, await offload(self._look_again)
         while True:
+            deployments = within(deployments, model, project)
             if granted := self._granted(targets(model, deployments, sticky), is_within_call):
                 return granted
             if may_load_on_demand(model, deployments):
@@ -169,11 +178,12 @@ class Models:
 
         Raises:
             NotFound: MODEL_UNKNOWN.
+            WrongState: PROJECT_NEEDED.
         """
         sticky = secrets.token_hex(8)
-        if granted := self._granted(targets(model, self._view.all(), sticky)):
+        if granted := self._granted(targets(model, within(self._view.all(), model, ""), sticky)):
             return granted
-        deployments = await offload(self._look_again)
+        deployments = within(await offload(self._look_again), model, "")
         if granted := self._granted(targets(model, deployments, sticky)):
             return granted
         if isinstance(refusal := why_not(model, deployments), NotFound):

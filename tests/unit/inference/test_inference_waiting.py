@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from feinschliff.inference.callers import Caller
 from feinschliff.inference.life import Deployment, State
 from feinschliff.inference.models import Models, Patience
 from feinschliff.inference.observed import Observations
@@ -14,7 +15,7 @@ from feinschliff.inference.traffic import Traffic
 from feinschliff.inference.view import View
 from feinschliff.kit.errors import Refusal, Unavailable, WrongState
 from feinschliff.kit.watch import Wake
-from tests.unit.inference.builders import MODEL, PROJECT, deployment, ready
+from tests.unit.inference.builders import BASE, MODEL, PROJECT, deployment, ready
 from tests.unit.inference.test_inference_pool import Bench
 
 D, V1, V2 = f"{PROJECT}/deployments/d", f"{MODEL}/versions/1", f"{MODEL}/versions/2"
@@ -111,14 +112,28 @@ async def test_a_drained_deployment_gives_its_lease_back_and_refuses() -> None:
     assert bench.pool.unload_base(bench.pool.bases()[0]), "no lease is left"
 
 
+async def test_a_call_for_a_base_is_its_own_projects_whoever_else_has_it_loaded() -> None:
+    bench = Waiting()
+    await asyncio.to_thread(bench.become_ready)
+    bench.show(deployment("theirs", project="other"))
+    granted = await bench.models.grant(BASE, seconds_left=5, caller=Caller("projects/other"))
+    assert (granted.deployment.project, granted.lease.call.tenant) == ("other", "other")
+    granted = await bench.models.grant(BASE, seconds_left=5, caller=Caller(PROJECT))
+    assert (granted.deployment.name, granted.lease.call.tenant) == (D, "default")
+    for caller, reason in ((Caller("projects/third"), "MODEL_NOT_LOADED"), (Caller(), "PROJECT_NEEDED")):
+        with pytest.raises(WrongState) as refused:
+            await bench.models.grant(BASE, seconds_left=5, caller=caller)
+        assert refused.value.reason == reason
+
+
 async def test_only_calls_that_shares_decided_about_are_watched() -> None:
     bench = Waiting()
     key = await asyncio.to_thread(bench.load_base)
     for number in (1, 2):
         await asyncio.to_thread(bench.load_adapter, key, number)
     bench.show(deployment(routes=ROUTES))
-    by_share = await bench.models.grant(D, seconds_left=5, sticky="user 1")
-    again = await bench.models.grant(D, seconds_left=5, sticky="user 1")
+    by_share = await bench.models.grant(D, seconds_left=5, caller=Caller(sticky="user 1"))
+    again = await bench.models.grant(D, seconds_left=5, caller=Caller(sticky="user 1"))
     by_name = await bench.models.grant(V1, seconds_left=5)
     assert by_share.version == again.version
     assert (by_share.lease.call.watch is None, by_name.lease.call.watch is None) == (False, True)
