@@ -173,22 +173,42 @@ class Models:
         finally:
             self._waiting -= 1
 
-    async def at_once(self, model: str) -> Granted | None:
-        """A lease on what answers without loading anything; None where nothing does yet.
+    async def is_ready(self, model: str) -> bool:
+        """Whether a call that names it would be answered at once; only looked at: no call is counted, nothing used.
 
         Raises:
             NotFound: MODEL_UNKNOWN.
             WrongState: PROJECT_NEEDED.
         """
-        sticky = secrets.token_hex(8)
-        if granted := self._granted(targets(model, within(self._view.all(), model, ""), sticky)):
-            return granted
-        deployments = within(await offload(self._look_again), model, "")
-        if granted := self._granted(targets(model, deployments, sticky)):
-            return granted
-        if isinstance(refusal := why_not(model, deployments), NotFound):
-            raise refusal
-        return None
+        deployments = within(self._view.all(), model, "")
+        if not any(map(self._answers, targets(model, deployments))):
+            deployments = within(await offload(self._look_again), model, "")
+            if not any(map(self._answers, targets(model, deployments))):
+                if isinstance(refusal := why_not(model, deployments), NotFound):
+                    raise refusal
+                return False
+        return True
+
+    def _answers(self, target: Target) -> bool:
+        """Whether it is loaded here, and in traffic."""
+        key = key_of(target.deployment)
+        if key is None or self._pool.engine(key) is None or self._traffic.is_draining(target.deployment):
+            return False
+        return target.version is None or self._pool.is_loaded(key, target.version.adapter_digest)
+
+    async def at_once(self, model: str) -> Granted:
+        """A lease on what answers without loading anything, to look at it: it takes no place of its project.
+
+        Raises:
+            NotFound: MODEL_UNKNOWN.
+            WrongState: MODEL_NOT_LOADED, PROJECT_NEEDED.
+            Unavailable: MODEL_LOADING, REPLICA_DRAINING.
+        """
+        for look in (self._view.all, self._look_again):
+            deployments = within(await offload(look), model, "")
+            if granted := self._granted(targets(model, deployments), is_within_call=True):
+                return granted
+        raise why_not(model, deployments)
 
     def again(self, granted: Granted) -> Granted:
         """One lease more on what is granted and not given back, for the same call."""
@@ -196,10 +216,6 @@ class Models:
         assert lease is not None, "what is leased is loaded"
         lease.call = granted.lease.call
         return granted._replace(lease=lease)
-
-    def why_not(self, model: str) -> Refusal:
-        """The refusal for a model that `at_once` does not find."""
-        return why_not(model, self._view.all())
 
     def deployments(self) -> Sequence[Deployment]:
         """As the last look found them."""

@@ -13,7 +13,7 @@ from feinschliff.inference.models import Models, Patience
 from feinschliff.inference.observed import Observations
 from feinschliff.inference.traffic import Traffic
 from feinschliff.inference.view import View
-from feinschliff.kit.errors import Refusal, Unavailable, WrongState
+from feinschliff.kit.errors import NotFound, Refusal, Unavailable, WrongState
 from feinschliff.kit.watch import Wake
 from tests.unit.inference.builders import BASE, MODEL, PROJECT, deployment, ready
 from tests.unit.inference.test_inference_pool import Bench
@@ -25,9 +25,13 @@ ROUTES = {"a": (V1, ready(1)), "b": (V2, ready(2))}
 class Waiting(Bench):
     """Models over a pool, with a deployment that a test moves on."""
 
-    def __init__(self, waiting_max: int = 4, wait_seconds_max: float = 10.0) -> None:
-        super().__init__()
-        self.view, self.wake, self.traffic = View(), Wake(), Traffic(self.clock)
+    def __init__(self, waiting_max: int = 4, wait_seconds_max: float = 10.0, project_requests_max: int = 0) -> None:
+        super().__init__(idle_seconds=60)
+        self.view, self.wake, self.traffic = (
+            View(),
+            Wake(),
+            Traffic(self.clock, project_requests_max=project_requests_max),
+        )
         self.models = Models(
             self.pool,
             self.view,
@@ -124,6 +128,26 @@ async def test_a_call_for_a_base_is_its_own_projects_whoever_else_has_it_loaded(
         with pytest.raises(WrongState) as refused:
             await bench.models.grant(BASE, seconds_left=5, caller=caller)
         assert refused.value.reason == reason
+
+
+async def test_whether_a_model_is_ready_is_seen_without_a_place_a_lease_or_a_use() -> None:
+    bench = Waiting(project_requests_max=1)
+    key = await asyncio.to_thread(bench.load_base)
+    bench.show(deployment(on_demand=True, routes={"a": (V1, ready(1))}, weights={"a": 0}))
+    assert not await bench.models.is_ready(V1)
+    await asyncio.to_thread(bench.on_demand, key, 1)
+    taken = await bench.models.grant(D, seconds_left=5)
+    assert (await bench.refused(seconds_left=5)).reason == "PROJECT_LIMIT"
+    assert [await bench.models.is_ready(model) for model in (D, V1, BASE)] == [True] * 3
+    assert (await bench.models.at_once(D)).lease.engine is taken.lease.engine
+    with pytest.raises(NotFound):
+        await bench.models.is_ready("projects/default/deployments/no")
+    bench.clock.advance(3600)
+    await bench.models.is_ready(V1)
+    await asyncio.to_thread(bench.pool.tidy)
+    assert not await bench.models.is_ready(V1), "a look is no use: idle adapters go"
+    bench.traffic.drain(deployment(), 60)
+    assert not await bench.models.is_ready(D)
 
 
 async def test_only_calls_that_shares_decided_about_are_watched() -> None:
