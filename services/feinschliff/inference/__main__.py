@@ -67,7 +67,10 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
     observations = Observations(clock)
     rollbacks = Rollbacks(database, observations, view, metrics, clock=clock, wake=wake)
     shadows = Shadows(pool, metrics, copies_max=settings.inference_shadow_max)
-    models = Models(pool, view, reconciler.read, versions, wake, traffic, observations, patience_of(settings))
+    models = Models(
+        *(pool, view, reconciler.read, versions, wake, traffic, observations, patience_of(settings)),
+        answer_tokens_default=settings.inference_answer_tokens_default,
+    )
     ready = Readiness()
     memory, guards = memory_of(settings, metrics), Guards(Judges(models, answers), metrics)
     completions, check = Completions(models, answers, guards), base_check(artifacts, settings)

@@ -182,6 +182,7 @@ class Completions:
                     deployment.spec.defaults,
                     granted.version,
                     context_tokens=granted.context_tokens,
+                    answer_tokens=granted.answer_tokens,
                     logprobs=0 if drawn.best_of > wishes.answers and wishes.logprobs is None else wishes.logprobs,
                     grammar=await offload(engine.grammar, wishes.form) if wishes.form else None,
                 )

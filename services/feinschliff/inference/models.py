@@ -55,6 +55,7 @@ class Granted(NamedTuple):
     lease: Lease
     deployment: Deployment
     version: Version | None
+    answer_tokens: int = 0  # where nobody says how long an answer may be; 0: what the context has left
 
     @property
     def context_tokens(self) -> int:
@@ -105,7 +106,10 @@ class Models:
         traffic: Traffic,
         observations: Observations,
         patience: Patience,
+        *,
+        answer_tokens_default: int = 0,
     ) -> None:
+        self._answer_tokens_default = answer_tokens_default
         self._patience = patience
         self._waiting = 0
         self._traffic = traffic
@@ -244,7 +248,7 @@ class Models:
                 else:
                     if target.route and not is_within_call:
                         lease.call.watch = self._observations.watch(target.deployment.name, target.route)
-                    return Granted(lease, target.deployment, target.version)
+                    return Granted(lease, target.deployment, target.version, self._answer_tokens_default)
         if refusal is not None:
             raise refusal
         return None

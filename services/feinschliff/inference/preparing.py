@@ -59,6 +59,7 @@ async def prepare(
             deployment.spec.defaults,
             granted.version,
             context_tokens=granted.context_tokens,
+            answer_tokens=granted.answer_tokens,
             logprobs=wishes.logprobs,
             grammar=grammar,
             shown_tokens=dialect.markers if dialect else (),
