@@ -73,7 +73,7 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
     )
     ready = Readiness()
     memory, guards = memory_of(settings, metrics), Guards(Judges(models, answers), metrics)
-    completions, check = Completions(models, answers, guards), base_check(artifacts, settings)
+    completions, check = Completions(models, answers, guards, memory.recorder), base_check(artifacts, settings)
     deployments = Deployments(database, versions, check, view=view, clock=clock, wake=wake)
     replica = Replica(settings.inference_replica_id or os.uname().nodename, clock.now(), pool, traffic)
 

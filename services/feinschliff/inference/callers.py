@@ -13,7 +13,6 @@ from feinschliff.kit import names
 from feinschliff.kit.errors import FieldViolation
 
 USER_CHARACTERS_MAX = 64
-COMPLETION = "projects/{project}/completions/{completion}"
 
 
 class Asking(Protocol):
@@ -45,23 +44,14 @@ class Caller(NamedTuple):
     sticky: str = ""
 
 
-def project_of(request: Asking, path: str = "", *, completion: str = "") -> str:
-    """
-    Args:
-        completion: the name that an exchange is to be kept under; it says the project where the call does not.
-
-    Raises:
-        Invalid: NAME_MALFORMED.
-    """
+def project_of(request: Asking, path: str = "") -> str:
+    """Raises Invalid NAME_MALFORMED."""
     if request.project:
         names.parse(PROJECT, request.project, field=f"{path}project")
-        return request.project
-    if completion:
-        return PROJECT.format(project=names.parse(COMPLETION, completion, field=f"{path}completion")["project"])
-    return ""
+    return request.project
 
 
-def caller_of(request: Keyed, path: str = "", *, completion: str = "") -> Caller:
+def caller_of(request: Keyed, path: str = "") -> Caller:
     """Who wants texts continued, or turned into vectors.
 
     Raises:
@@ -72,7 +62,7 @@ def caller_of(request: Keyed, path: str = "", *, completion: str = "") -> Caller
             message = f"{field} has at most {USER_CHARACTERS_MAX} characters, not {len(text)}."
             refuse([FieldViolation(f"{path}{field}", message, "OUT_OF_RANGE")])
     key = f"key {request.route_key}" if request.route_key else ""
-    return Caller(project_of(request, path, completion=completion), key_of_call(request.user, ()) or key)
+    return Caller(project_of(request, path), key_of_call(request.user, ()) or key)
 
 
 class Chat(Asking, Protocol):
@@ -81,11 +71,7 @@ class Chat(Asking, Protocol):
     @property
     def user(self) -> str: ...
 
-    @property
-    def completion(self) -> str: ...
-
 
 def caller_of_chat(request: Chat, path: str, messages: Sequence[Message]) -> Caller:
     """Who wants a conversation answered. Raises Invalid NAME_MALFORMED."""
-    project = project_of(request, path, completion=request.completion)
-    return Caller(project, key_of_call(request.user, messages))
+    return Caller(project_of(request, path), key_of_call(request.user, messages))

@@ -9,16 +9,14 @@ from feinschliff.inference.callers import Caller, caller_of, caller_of_chat, pro
 from feinschliff.kit.errors import Invalid
 from feinschliff.v1 import inference_pb2 as pb
 
-P, COMPLETION = "projects/default", "projects/theirs/completions/chatcmpl-1"
+P = "projects/default"
 TURNS = [Message(role="user", content="hello")]
 
 
-def test_a_call_says_its_project_or_its_completion_does() -> None:
+def test_a_call_says_its_project() -> None:
     assert project_of(pb.ScoreRequest(project=P)) == P
     assert project_of(pb.ScoreRequest()) == ""
-    assert caller_of_chat(pb.ChatRequest(completion=COMPLETION), "", TURNS).project == "projects/theirs"
-    assert caller_of_chat(pb.ChatRequest(completion=COMPLETION, project=P), "", TURNS).project == P
-    assert caller_of(pb.CompleteRequest(), completion=COMPLETION).project == "projects/theirs"
+    assert caller_of_chat(pb.ChatRequest(project=P), "", TURNS).project == P
 
 
 def test_a_user_keeps_to_one_route_whatever_is_asked() -> None:
