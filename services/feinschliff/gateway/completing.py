@@ -71,6 +71,7 @@ class CompletionBody(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
+    skip_guards: bool | None = None  # our own
     n: int | None = Field(None, ge=1, le=128)
     best_of: int | None = Field(None, ge=0, le=20)
     logprobs: int | None = Field(None, ge=0, le=5)
@@ -108,7 +109,11 @@ class CompletionBody(Body):
 
     def _request(self, model: str, prompt: Prompt) -> pb.CompleteRequest:
         request = pb.CompleteRequest(
-            model=model, sampling=self._sampling(), suffix=self.suffix or "", echo=bool(self.echo)
+            model=model,
+            sampling=self._sampling(),
+            suffix=self.suffix or "",
+            echo=bool(self.echo),
+            skip_guards=bool(self.skip_guards),
         )
         if isinstance(prompt, str):
             request.text = prompt

@@ -162,6 +162,7 @@ class ChatBody(Body):
     web_search_options: JsonValue = None
     moderation: JsonValue = None
     store: bool | None = None
+    skip_guards: bool | None = None  # our own
 
     def check_served(self) -> None:
         """Raises ApiError 400 unsupported_parameter for the first parameter that would change the answer."""
@@ -189,6 +190,7 @@ class ChatBody(Body):
             metadata=self.metadata or {},
             store=self.store,
             completion=completion,
+            skip_guards=bool(self.skip_guards),
             single_tool_call=self.parallel_tool_calls is False,
         )
         set_tools(request, self.tools or [], self.tool_choice)

@@ -16,7 +16,7 @@ from feinschliff.gateway.bodies import read_json, reply
 from feinschliff.gateway.conversation import ChatBody, param_of
 from feinschliff.gateway.errors import SERVER, ApiError, answering, from_refusal, no_model
 from feinschliff.gateway.models import Target
-from feinschliff.gateway.state import Here, Project, State
+from feinschliff.gateway.state import Here, Project, State, refuse_skipping
 from feinschliff.gateway.streams import data_event, event_stream, while_connected
 from feinschliff.kit.errors import from_rpc_error
 from feinschliff.v1 import common_pb2
@@ -41,6 +41,7 @@ class Begun(NamedTuple):
 async def create(request: Request, here: Here, project: Project) -> Response:
     body = await read_json(request, ChatBody, bytes_max=here.settings.gateway_body_bytes_max)
     body.check_served()
+    refuse_skipping(request, body.skip_guards)
     envelope = Envelope(ids.new_completion_id(), int(here.clock.now().timestamp()), body.model)
     if body.stream:
         begun = await while_connected(request, _begin(here, project, body, envelope.id))
