@@ -36,7 +36,7 @@ class Keys:
 
     @classmethod
     def parse(cls, text: str, *, variable: str = "keys") -> Keys:
-        """`key=project,key=project:skip_guards`; a key may hold `=`, the last one counts; without one it is of `default`.
+        """`key=project,key=project:skip_guards`; of several `=` the last counts; a key without one is of `default`.
 
         Raises:
             ValueError: names `variable` and the number of the bad entry, never the key.
@@ -49,10 +49,9 @@ class Keys:
             if not key or _digest(key) in projects:
                 raise ValueError(f"{variable}: entry {number} has no key, or one that is there already")
             project, *rights = project.split(":")
-            if unknown := set(rights) - RIGHTS:
-                known = ", ".join(sorted(RIGHTS))
+            if not RIGHTS.issuperset(rights):
                 raise ValueError(
-                    f"{variable}: entry {number} gives {len(unknown)} rights that do not exist; {known} does"
+                    f"{variable}: entry {number} gives a right that is none of {', '.join(sorted(RIGHTS))}"
                 )
             try:
                 projects[_digest(key)] = Opened(check_id(project, field=variable), frozenset(rights))
