@@ -50,9 +50,7 @@ class Keys:
                 raise ValueError(f"{variable}: entry {number} has no key, or one that is there already")
             project, *rights = project.split(":")
             if not RIGHTS.issuperset(rights):
-                raise ValueError(
-                    f"{variable}: entry {number} gives a right that is none of {', '.join(sorted(RIGHTS))}"
-                )
+                raise ValueError(f"{variable}: entry {number} gives a right that is not {', '.join(sorted(RIGHTS))}")
             try:
                 projects[_digest(key)] = Opened(check_id(project, field=variable), frozenset(rights))
             except Invalid:
