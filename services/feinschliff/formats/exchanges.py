@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 from google.protobuf import json_format
+from google.protobuf.message import Message
 
 from feinschliff.kit.errors import Invalid
 from feinschliff.v1 import ingestion_pb2 as pb
@@ -25,7 +26,7 @@ def content_of(completion: pb.Completion) -> Mapping[str, Any]:
     Raises:
         Invalid: COMPLETION_INVALID where it has none.
     """
-    whole = pb.Completion()
+    whole: Message = pb.Completion()
     whole.CopyFrom(completion)
     for field, _ in completion.ListFields():
         if field.name not in WHOLE:
