@@ -169,7 +169,8 @@ async def crowd(
         site.chats = inference_pb2_grpc.InferenceServiceStub(channel)
         site.deployments = inference_pb2_grpc.DeploymentServiceStub(channel)
         routes = {f"r{number}": version for number, version in enumerate(versions)}
-        await site.create(routes={**routes, "live": f"{PARENT}/models/m@live"}, on_demand=True)
+        await site.create(routes={**routes, "live": f"{PARENT}/models/m@live"}, on_demand=True, wait=False)
+        await site.wait_for("d", pb.Deployment.STATE_READY, seconds=LOADED_SECONDS)
         known = {site.digest_of(version): text_of(await site.chat(version)) for version in versions}
         made = Crowd(site, process, versions, known)
         yield made
