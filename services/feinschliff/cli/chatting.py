@@ -40,6 +40,7 @@ def request_of(
     max_tokens: int = 256,
     temperature: float | None = None,
     seed: int | None = None,
+    project: str = "",
 ) -> pb.ChatRequest:
     turns = [(common_pb2.ROLE_SYSTEM, system), (common_pb2.ROLE_USER, text)]
     return pb.ChatRequest(
@@ -50,6 +51,7 @@ def request_of(
             if said or role == common_pb2.ROLE_USER
         ],
         sampling=common_pb2.SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed),
+        project=project,
     )
 
 

@@ -35,7 +35,8 @@ def classify(
     found: list[pb.Classification] = []
     with refusals():
         for start in range(0, len(said), TEXTS_MAX):
-            request = pb.ClassifyRequest(model=asked, texts=said[start : start + TEXTS_MAX], top=top)
+            texts_here = said[start : start + TEXTS_MAX]
+            request = pb.ClassifyRequest(model=asked, texts=texts_here, top=top, project=f"projects/{project}")
             found += session.services.inference.Classify(request, timeout=SECONDS_MAX).classifications
     session.output.show(found, lambda: table(("TEXT", "SAYS"), rows(said, found)))
 

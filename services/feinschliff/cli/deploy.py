@@ -74,7 +74,15 @@ def chat(
     asked = session.names.servable(model)
     serving.require(session, asked, make=deploy)
     said = sys.stdin.read() if text == "-" else text
-    request = chatting.request_of(asked, said, system=system, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    request = chatting.request_of(
+        asked,
+        said,
+        system=system,
+        max_tokens=max_tokens,
+        temperature=temperature,
+        seed=seed,
+        project=f"projects/{project}",
+    )
     answer = chatting.stream(session.services, request, None if as_json else chatting.to_stdout)
     if as_json:
         session.output.line(answer.data(), indent=2)

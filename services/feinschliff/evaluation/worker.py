@@ -190,7 +190,7 @@ class Worker:
         while True:
             try:
                 with self._sampling_seconds.time():
-                    answer = await self._models.ask(plan.run.model, prompt, plan.sampling)
+                    answer = await self._models.ask(plan.run.project, plan.run.model, prompt, plan.sampling)
             except Refusal as refusal:
                 fate = fate_of(refusal)
                 attempt += 1

@@ -27,6 +27,7 @@ PROMPTS_MAX = 128
 STREAMS_MAX = 16
 """Prompts answered at once: of a stream all; else the others wait their turn here, not in the engine's queue."""
 MAX_TOKENS_DEFAULT = 16
+USER_CHARACTERS_MAX = 64
 
 Prompt = str | list[int]
 
@@ -70,6 +71,7 @@ class CompletionBody(Body):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
+    skip_guards: bool | None = None  # our own
     n: int | None = Field(None, ge=1, le=128)
     best_of: int | None = Field(None, ge=0, le=20)
     logprobs: int | None = Field(None, ge=0, le=5)
@@ -88,9 +90,13 @@ class CompletionBody(Body):
         if self.stream and len(self.prompt) > STREAMS_MAX:
             raise invalid("prompt", f"A stream answers at most {STREAMS_MAX} prompts; ask for the others apart.")
 
-    def to_requests(self, model: str) -> list[pb.CompleteRequest]:
-        """One for each prompt."""
-        return [self._request(model, prompt) for prompt in self.prompt]
+    def to_requests(self, model: str, project: str, answer_id: str) -> list[pb.CompleteRequest]:
+        """One for each prompt, all for the same route of a deployment."""
+        asked = [self._request(model, prompt) for prompt in self.prompt]
+        for one in asked:
+            one.project, one.user = project, (self.user or "")[:USER_CHARACTERS_MAX]
+            one.route_key = answer_id[:USER_CHARACTERS_MAX] if len(asked) > 1 else ""
+        return asked
 
     @property
     def choices(self) -> int:
@@ -103,7 +109,11 @@ class CompletionBody(Body):
 
     def _request(self, model: str, prompt: Prompt) -> pb.CompleteRequest:
         request = pb.CompleteRequest(
-            model=model, sampling=self._sampling(), suffix=self.suffix or "", echo=bool(self.echo)
+            model=model,
+            sampling=self._sampling(),
+            suffix=self.suffix or "",
+            echo=bool(self.echo),
+            skip_guards=bool(self.skip_guards),
         )
         if isinstance(prompt, str):
             request.text = prompt

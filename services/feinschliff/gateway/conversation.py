@@ -162,6 +162,7 @@ class ChatBody(Body):
     web_search_options: JsonValue = None
     moderation: JsonValue = None
     store: bool | None = None
+    skip_guards: bool | None = None  # our own
 
     def check_served(self) -> None:
         """Raises ApiError 400 unsupported_parameter for the first parameter that would change the answer."""
@@ -174,19 +175,22 @@ class ChatBody(Body):
         if self.stream_options is not None and not self.stream:
             raise invalid("stream_options", "'stream_options' is only allowed when 'stream' is true.")
 
-    def to_request(self, model: str, completion: str) -> pb.ChatRequest:
+    def to_request(self, model: str, project: str, completion: str) -> pb.ChatRequest:
         """
         Args:
+            project: on whose behalf, `projects/{project}`.
             completion: the name that the exchange gets where it is stored.
         """
         request = pb.ChatRequest(
             model=model,
+            project=project,
             messages=[_message(turn, f"messages[{number}]") for number, turn in enumerate(self.messages)],
             sampling=self._sampling(),
             user=(self.safety_identifier or self.user or "")[:64],
             metadata=self.metadata or {},
             store=self.store,
             completion=completion,
+            skip_guards=bool(self.skip_guards),
             single_tool_call=self.parallel_tool_calls is False,
         )
         set_tools(request, self.tools or [], self.tool_choice)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 from pydantic import Field, JsonValue
 
 from feinschliff.gateway.bodies import Body
-from feinschliff.gateway.completing import Prompts
+from feinschliff.gateway.completing import USER_CHARACTERS_MAX, Prompts
 from feinschliff.gateway.errors import ParamOf
 from feinschliff.v1 import inference_pb2 as pb
 
@@ -35,14 +35,17 @@ class EmbeddingBody(Body):
     encoding_format: Literal["float", "base64"] = "float"
     user: str | None = None
 
-    def to_requests(self, model: str) -> Iterator[Part]:
-        """Inputs in order, those of one request all texts or all tokens."""
+    def to_requests(self, model: str, project: str, route_key: str) -> Iterator[Part]:
+        """Inputs in order, those of one request all texts or all tokens; all for the same route of a deployment."""
         start = 0
         while start < len(self.input):
             kind, stop = type(self.input[start]), start
             while stop < min(start + INPUTS_PER_CALL, len(self.input)) and type(self.input[stop]) is kind:
                 stop += 1
-            request = pb.EmbedRequest(model=model, dimensions=self.dimensions or 0)
+            user = (self.user or "")[:USER_CHARACTERS_MAX]
+            request = pb.EmbedRequest(
+                model=model, dimensions=self.dimensions or 0, user=user, project=project, route_key=route_key
+            )
             for one in self.input[start:stop]:
                 if isinstance(one, str):
                     request.texts.append(one)

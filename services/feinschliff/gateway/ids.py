@@ -104,6 +104,10 @@ def new_text_completion_id() -> str:
     return names.new_id("cmpl-")
 
 
+def new_embedding_id() -> str:
+    return names.new_id("embd-")
+
+
 def new_moderation_id() -> str:
     return names.new_id("modr-")
 

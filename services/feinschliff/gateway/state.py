@@ -9,6 +9,7 @@ from fastapi import Depends, Request
 
 from feinschliff.gateway.auth import Keys
 from feinschliff.gateway.clients import Clients
+from feinschliff.gateway.errors import ApiError
 from feinschliff.gateway.ids import Bases
 from feinschliff.gateway.loading import Loader
 from feinschliff.gateway.models import Models
@@ -52,9 +53,19 @@ Here = Annotated[State, Depends(_state)]
 
 def _project(request: Request, here: Here) -> str:
     """The project that the caller's key opens."""
-    project = here.keys.project_of(request.headers.get("authorization"))
-    request.state.project = project
-    return project
+    opened = here.keys.opened_by(request.headers.get("authorization"))
+    request.state.project, request.state.opened = opened.project, opened
+    return opened.project
+
+
+def refuse_skipping(request: Request, asked: bool | None) -> None:
+    """
+    Raises:
+        ApiError: 403 permission_denied where the caller's key may not leave out guards.
+    """
+    if asked and not request.state.opened.may_skip_guards:
+        message = "This key may not skip guards; leave out 'skip_guards', or ask whoever runs this installation."
+        raise ApiError(403, message, code="permission_denied", param="skip_guards")
 
 
 Project = Annotated[str, Depends(_project)]

@@ -67,10 +67,13 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
     observations = Observations(clock)
     rollbacks = Rollbacks(database, observations, view, metrics, clock=clock, wake=wake)
     shadows = Shadows(pool, metrics, copies_max=settings.inference_shadow_max)
-    models = Models(pool, view, reconciler.read, versions, wake, traffic, observations, patience_of(settings))
+    models = Models(
+        *(pool, view, reconciler.read, versions, wake, traffic, observations, patience_of(settings)),
+        answer_tokens_default=settings.inference_answer_tokens_default,
+    )
     ready = Readiness()
     memory, guards = memory_of(settings, metrics), Guards(Judges(models, answers), metrics)
-    completions, check = Completions(models, answers, guards), base_check(artifacts, settings)
+    completions, check = Completions(models, answers, guards, memory.recorder), base_check(artifacts, settings)
     deployments = Deployments(database, versions, check, view=view, clock=clock, wake=wake)
     replica = Replica(settings.inference_replica_id or os.uname().nodename, clock.now(), pool, traffic)
 

@@ -6,15 +6,17 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
 
 from feinschliff.inference.call import Call
 from feinschliff.inference.engine import Delta, Done, Engine, Event, Finish, GenerationRequest, Started
-from feinschliff.kit.errors import Internal, Unavailable
+from feinschliff.kit.errors import Exhausted, Internal, Refusal, Unavailable
 from feinschliff.kit.metrics import Metrics
 
 FIRST_TOKEN = "feinschliff_inference_first_token_seconds"
+REFUSED = "refused"
 NEXT_TOKEN = "feinschliff_inference_next_token_seconds"
 
 
@@ -92,8 +94,25 @@ class Answers:
             abort()
             in_flight.dec()
 
+    async def counted(self, events: AsyncGenerator[Delta | Done]) -> AsyncGenerator[Delta | Done]:
+        """The same events, and at their end how a caller's answer ended, whatever guards made of the engine's."""
+        outcome = Finish.CANCELLED.value
+        try:
+            async with aclosing(events):
+                async for event in events:
+                    outcome = event.finish.value if isinstance(event, Done) else outcome
+                    yield event
+        except Exhausted:
+            outcome = REFUSED
+            raise
+        except Refusal as refusal:
+            outcome = outcome if _is_stopped(refusal) else Finish.FAILED.value
+            raise
+        finally:
+            self.metrics.counter("feinschliff_inference_requests_total").labels(outcome).inc()
+
     def count_refused(self) -> None:
-        self.metrics.counter("feinschliff_inference_requests_total").labels("refused").inc()
+        self.metrics.counter("feinschliff_inference_requests_total").labels(REFUSED).inc()
 
     def count_read(self, tokens: int) -> None:
         """Tokens that were read for a judgement, not for an answer."""
@@ -104,12 +123,16 @@ class Answers:
 
     def _count_end(self, request: GenerationRequest, done: Done) -> None:
         metrics = self.metrics
-        metrics.counter("feinschliff_inference_requests_total").labels(done.finish.value).inc()
         metrics.counter("feinschliff_inference_prompt_tokens_total").inc(len(request.prompt_ids))
         metrics.counter("feinschliff_inference_cached_prompt_tokens_total").inc(done.cached_tokens)
         metrics.counter("feinschliff_inference_completion_tokens_total").inc(done.completion_tokens)
         metrics.histogram("feinschliff_inference_request_prompt_tokens").observe(len(request.prompt_ids))
         metrics.histogram("feinschliff_inference_request_completion_tokens").observe(done.completion_tokens)
+
+
+def _is_stopped(refusal: Refusal) -> bool:
+    """Whether an answer was ended from here, by a drain or because its model went; nothing failed."""
+    return isinstance(refusal, Unavailable) and refusal.reason != "GUARD_UNAVAILABLE"
 
 
 def refuse_broken(done: Done) -> None:

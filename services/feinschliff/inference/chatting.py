@@ -77,7 +77,7 @@ class Chatting:
                     yield delta
 
     def _stream(self, lease: Held, request: GenerationRequest) -> AsyncGenerator[Delta | Done]:
-        return self._prepared.guarded.watch(self._answers.stream(lease, request))
+        return self._answers.counted(self._prepared.guarded.watch(self._answers.stream(lease, request)))
 
     def _deltas(self, piece: Piece) -> list[pb.ChatDelta]:
         number, event = piece

@@ -13,6 +13,7 @@ from feinschliff.formats.records import Message
 from feinschliff.inference import conversation as words
 from feinschliff.inference import inputs, judging
 from feinschliff.inference.answers import Answers
+from feinschliff.inference.callers import caller_of
 from feinschliff.inference.chatting import Chatting, Prepared, begun, gathered
 from feinschliff.inference.engine import Engine, GenerationRequest
 from feinschliff.inference.guards.guarding import Guarded, Guards
@@ -20,6 +21,7 @@ from feinschliff.inference.guards.proto import from_finding
 from feinschliff.inference.life import Sampling
 from feinschliff.inference.models import Granted, Models
 from feinschliff.inference.proto import Asked, refuse_unserved
+from feinschliff.inference.recorder import Entry, Recorder, as_chat, refuse_unloggable
 from feinschliff.inference.requests import generation, refuse, sampling_violations, unknown_biases
 from feinschliff.inference.scores import ScoringRequest, TokenScore
 from feinschliff.inference.several import drawn_apart
@@ -42,18 +44,20 @@ class _Drawn(NamedTuple):
 
 
 class _Begun(NamedTuple):
-    """Continuations that run, the text that stands before them in the answer, and how likely its tokens are."""
+    """Continuations that run, what is kept of them, the text that stands before them, and how likely its tokens are."""
 
     chat: Chatting
     guarded: Guarded
     echoed: str
+    entry: Entry | None
     prompt_logprobs: list[common_pb2.TokenLogprob]
 
 
 class Completions:
     """Continues texts."""
 
-    def __init__(self, models: Models, answers: Answers, guards: Guards) -> None:
+    def __init__(self, models: Models, answers: Answers, guards: Guards, recorder: Recorder) -> None:
+        self._recorder = recorder
         self._guards = guards
         self._models = models
         self._answers = answers
@@ -68,7 +72,8 @@ class Completions:
         """
         with self._counting_refusals():
             _read_wishes(request, "", "sampling")
-            granted = await self._models.grant(request.model, seconds_left=seconds_left)
+            caller = caller_of(request)
+            granted = await self._models.grant(request.model, seconds_left=seconds_left, caller=caller)
         return await self.on(granted, request, seconds_left=seconds_left)
 
     async def on(
@@ -91,13 +96,15 @@ class Completions:
         except BaseException:
             granted.lease.give_back()
             raise
-        chat, guarded, echoed, before = await self._begin(
+        chat, guarded, echoed, entry, before = await self._begin(
             granted, request, drawn, path, sampling_path, seconds_left, as_turn=as_turn
         )
         async with aclosing(chat.deltas()) as deltas:
             choices = await gathered(deltas)
         if drawn.best_of > drawn.wishes.answers:
             choices = sorted(choices, key=_likelihood, reverse=True)[: drawn.wishes.answers]
+        first, usage = choices[0], chat.usage
+        name = await entry.keep(first.finish_reason, usage, first.message) if entry else ""
         return pb.CompleteResponse(
             identity=words.from_identity(granted.identity),
             choices=[
@@ -110,8 +117,9 @@ class Completions:
                 )
                 for place, choice in enumerate(choices)
             ],
-            usage=chat.usage,
+            usage=usage,
             guards=map(from_finding, guarded.findings),
+            completion=name,
         )
 
     async def stream(
@@ -120,8 +128,9 @@ class Completions:
         """The same in pieces, all that is drawn; refused as `whole` is, with paths below `complete`."""
         with self._counting_refusals():
             drawn = _read_wishes(request, "complete.", "complete.sampling", in_pieces=True)
-            granted = await self._models.grant(request.model, seconds_left=seconds_left)
-        chat, guarded, echoed, before = await self._begin(
+            caller = caller_of(request, "complete.")
+            granted = await self._models.grant(request.model, seconds_left=seconds_left, caller=caller)
+        chat, guarded, echoed, entry, before = await self._begin(
             granted, request, drawn, "complete.", "complete.sampling", seconds_left
         )
         reason = common_pb2.FINISH_REASON_UNSPECIFIED
@@ -133,6 +142,8 @@ class Completions:
             delta = await first
             while delta is not None:
                 reason = delta.finish_reason if delta.index == 0 and delta.finish_reason else reason
+                if entry:
+                    entry.hear(delta)
                 yield pb.CompleteStreamResponse(
                     delta=pb.CompleteDelta(
                         index=delta.index,
@@ -142,8 +153,10 @@ class Completions:
                     )
                 )
                 delta = await anext(deltas, None)
+        name = await entry.keep(reason, chat.usage) if entry else ""
         found = map(from_finding, guarded.findings)
-        yield pb.CompleteStreamResponse(end=pb.StreamEnd(finish_reason=reason, usage=chat.usage, guards=found))
+        end = pb.StreamEnd(finish_reason=reason, usage=chat.usage, guards=found, completion=name)
+        yield pb.CompleteStreamResponse(end=end)
 
     async def _begin(
         self,
@@ -167,27 +180,30 @@ class Completions:
                 guarded = self._guards.over(
                     deployment.spec.guards,
                     deployment.name,
-                    skip=False,
+                    skip=request.skip_guards,
                     seconds_left=seconds_left,
                     on_hit=granted.lease.call.guard_hit,
                 )
                 guarded.refuse_scores(wishes.logprobs is not None, f"{sampling_path}.logprobs")
-                ids, echoed = await _prompt(request, granted, guarded, path, as_turn=as_turn)
+                ids, text = await _prompt(request, granted, guarded, path, as_turn=as_turn)
+                echoed = text if request.echo else ""
                 wanted = generation(
                     ids,
                     drawn.sampling,
                     deployment.spec.defaults,
                     granted.version,
                     context_tokens=granted.context_tokens,
+                    answer_tokens=granted.answer_tokens,
                     logprobs=0 if drawn.best_of > wishes.answers and wishes.logprobs is None else wishes.logprobs,
                     grammar=await offload(engine.grammar, wishes.form) if wishes.form else None,
                 )
                 before = await _prompt_logprobs(engine, wanted) if echoed and wishes.logprobs is not None else []
+            entry = None if request.suffix else self._recorder.begin(as_chat(request, text), granted)
         except BaseException:
             granted.lease.give_back()
             raise
         chat = Chatting(Prepared(granted, guarded, drawn_apart(wanted, drawn.best_of)), self._answers)
-        return _Begun(chat, guarded, echoed, before)
+        return _Begun(chat, guarded, echoed, entry, before)
 
     @contextmanager
     def _counting_refusals(self) -> Iterator[None]:
@@ -204,7 +220,8 @@ def _read_wishes(request: pb.CompleteRequest, path: str, sampling_path: str, *, 
         Invalid: REQUEST_INVALID.
         Unserved: FIELD_UNSERVED.
     """
-    refuse_unserved([Asked(f"{path}store", request.store), Asked(f"{path}metadata", bool(request.metadata))])
+    refuse_unloggable(request, path)
+    refuse_unserved([Asked(f"{path}store", request.store and bool(request.suffix))])  # a gap is no conversation
     sampling = read_sampling(request.sampling)
     wrong = [*sampling_violations(sampling, sampling_path), *wish_violations(request.sampling, sampling_path)]
     wishes = read_wishes(request.sampling, sampling_path)
@@ -236,23 +253,22 @@ def _likelihood(choice: pb.ChatChoice) -> float:
 
 
 class _Prompt(NamedTuple):
-    """What the model reads, and what is repeated before its continuation."""
+    """What the model reads, and the same as a text."""
 
     token_ids: list[int]
-    echoed: str
+    text: str
 
 
 async def _prompt(
     request: pb.CompleteRequest, granted: Granted, guarded: Guarded, path: str, *, as_turn: bool
 ) -> _Prompt:
-    engine, echoed, suffix_path = granted.lease.engine, "", f"{path}suffix"
+    engine, suffix_path = granted.lease.engine, f"{path}suffix"
     match request.WhichOneof("input"):
         case "text":
             path += "text"
             text = await guarded.admit_text(request.text, path)
             turns = [Message(role="user", content=text)]
             ids = await offload(engine.encode_chat, turns) if as_turn else await offload(engine.encode_text, text)
-            echoed = text if request.echo else ""
         case "tokens":
             path += "tokens.ids"
             ids = list(request.tokens.ids)
@@ -260,14 +276,13 @@ async def _prompt(
             said = await offload(engine.decode, ids, skip_special_tokens=False)
             text = await guarded.admit_text(said, path)
             ids = ids if text == said else await offload(engine.encode_text, text)
-            echoed = text if request.echo else ""
         case _:
             raise inputs.missing_input(f"{path}text")
     inputs.refuse_wordless(ids, path)
     if request.suffix:
         ids = await _around_a_gap(request, granted, await guarded.admit_text(request.suffix, suffix_path), ids)
     inputs.refuse_full(len(ids), granted.context_tokens, path)
-    return _Prompt(ids, echoed)
+    return _Prompt(ids, text)
 
 
 async def _around_a_gap(request: pb.CompleteRequest, granted: Granted, after: str, before: list[int]) -> list[int]:

@@ -41,6 +41,7 @@ def memory_of(settings: InferenceSettings, metrics: Metrics) -> Memory:
         raise StartError([f"FEINSCHLIFF_INFERENCE_SPOOL: {settings.spool_dir} cannot be made: {error}"]) from error
     channel = sync_channel(settings.ingestion_address, name="ingestion", services=[SERVICE], metrics=metrics)
     stub = ingestion_pb2_grpc.CompletionLogServiceStub(channel)
-    policies = Policies(stub, SystemClock())
+    clock = SystemClock()
+    policies = Policies(stub, clock)
     delivery = Delivery(spool, stub, policies, wake, metrics, batch=settings.inference_spool_batch)
-    return Memory(Recorder(spool, policies, metrics), delivery, spool)
+    return Memory(Recorder(spool, policies, metrics, clock=clock), delivery, spool)

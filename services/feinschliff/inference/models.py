@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from feinschliff.inference.callers import Caller
 from feinschliff.inference.engine import Engine
 from feinschliff.inference.life import NAME, Deployment, Version
 from feinschliff.inference.observed import Observations
@@ -24,6 +25,7 @@ from feinschliff.inference.targets import (
     pinned_on,
     targets,
     why_not,
+    within,
 )
 from feinschliff.inference.traffic import Traffic
 from feinschliff.inference.versions import Versions
@@ -33,6 +35,7 @@ from feinschliff.kit.errors import NotFound, Refusal
 from feinschliff.kit.threads import offload
 from feinschliff.kit.watch import Wake
 
+ANYONE = Caller()
 ANSWER_SECONDS = 0.5
 """What a call that waited in vain keeps of its time to be told so."""
 
@@ -52,6 +55,7 @@ class Granted(NamedTuple):
     lease: Lease
     deployment: Deployment
     version: Version | None
+    answer_tokens: int = 0  # where nobody says how long an answer may be; 0: what the context has left
 
     @property
     def context_tokens(self) -> int:
@@ -102,7 +106,10 @@ class Models:
         traffic: Traffic,
         observations: Observations,
         patience: Patience,
+        *,
+        answer_tokens_default: int = 0,
     ) -> None:
+        self._answer_tokens_default = answer_tokens_default
         self._patience = patience
         self._waiting = 0
         self._traffic = traffic
@@ -114,27 +121,33 @@ class Models:
         self._wake = wake
 
     async def grant(
-        self, model: str, *, seconds_left: float | None, sticky: str = "", is_within_call: bool = False
+        self,
+        model: str,
+        *,
+        seconds_left: float | None,
+        caller: Caller = ANYONE,
+        is_within_call: bool = False,
     ) -> Granted:
         """A lease on exactly what `model` names.
 
         Args:
-            sticky: calls with the same one get the same route of a deployment; empty draws one.
+            caller: on whose behalf, and what keeps it on one route of a deployment.
             is_within_call: asked for another call, which has its place: it needs none of its own, and no canary is
                 judged by it.
 
         Raises:
             NotFound: MODEL_UNKNOWN.
-            WrongState: MODEL_NOT_LOADED, BASE_DIGEST_MISMATCH, what loading an adapter on demand refuses.
+            WrongState: MODEL_NOT_LOADED, PROJECT_NEEDED, BASE_DIGEST_MISMATCH, what loading on demand refuses.
             Unavailable: MODEL_LOADING, REPLICA_DRAINING, the registry does not answer.
             Exhausted: ADAPTERS_BUSY, PROJECT_LIMIT.
         """
-        sticky = sticky or secrets.token_hex(8)
-        if granted := self._granted(targets(model, self._view.all(), sticky), is_within_call):
+        project, sticky = caller.project, caller.sticky or secrets.token_hex(8)
+        if granted := self._granted(targets(model, within(self._view.all(), model, project), sticky), is_within_call):
             return granted
         until = time.monotonic() + self._patience_seconds(seconds_left)
         turn, deployments = self._wake.turn, await offload(self._look_again)
         while True:
+            deployments = within(deployments, model, project)
             if granted := self._granted(targets(model, deployments, sticky), is_within_call):
                 return granted
             if may_load_on_demand(model, deployments):
@@ -164,21 +177,42 @@ class Models:
         finally:
             self._waiting -= 1
 
-    async def at_once(self, model: str) -> Granted | None:
-        """A lease on what answers without loading anything; None where nothing does yet.
+    async def is_ready(self, model: str) -> bool:
+        """Whether a call that names it would be answered at once; only looked at: no call is counted, nothing used.
 
         Raises:
             NotFound: MODEL_UNKNOWN.
+            WrongState: PROJECT_NEEDED.
         """
-        sticky = secrets.token_hex(8)
-        if granted := self._granted(targets(model, self._view.all(), sticky)):
-            return granted
-        deployments = await offload(self._look_again)
-        if granted := self._granted(targets(model, deployments, sticky)):
-            return granted
-        if isinstance(refusal := why_not(model, deployments), NotFound):
-            raise refusal
-        return None
+        deployments = within(self._view.all(), model, "")
+        if not any(map(self._answers, targets(model, deployments))):
+            deployments = within(await offload(self._look_again), model, "")
+            if not any(map(self._answers, targets(model, deployments))):
+                if isinstance(refusal := why_not(model, deployments), NotFound):
+                    raise refusal
+                return False
+        return True
+
+    def _answers(self, target: Target) -> bool:
+        """Whether it is loaded here, and in traffic."""
+        key = key_of(target.deployment)
+        if key is None or self._pool.engine(key) is None or self._traffic.is_draining(target.deployment):
+            return False
+        return target.version is None or self._pool.is_loaded(key, target.version.adapter_digest)
+
+    async def at_once(self, model: str) -> Granted:
+        """A lease on what answers without loading anything, to look at it: it takes no place of its project.
+
+        Raises:
+            NotFound: MODEL_UNKNOWN.
+            WrongState: MODEL_NOT_LOADED, PROJECT_NEEDED.
+            Unavailable: MODEL_LOADING, REPLICA_DRAINING.
+        """
+        for look in (self._view.all, self._look_again):
+            deployments = within(await offload(look), model, "")
+            if granted := self._granted(targets(model, deployments), is_within_call=True):
+                return granted
+        raise why_not(model, deployments)
 
     def again(self, granted: Granted) -> Granted:
         """One lease more on what is granted and not given back, for the same call."""
@@ -186,10 +220,6 @@ class Models:
         assert lease is not None, "what is leased is loaded"
         lease.call = granted.lease.call
         return granted._replace(lease=lease)
-
-    def why_not(self, model: str) -> Refusal:
-        """The refusal for a model that `at_once` does not find."""
-        return why_not(model, self._view.all())
 
     def deployments(self) -> Sequence[Deployment]:
         """As the last look found them."""
@@ -218,7 +248,7 @@ class Models:
                 else:
                     if target.route and not is_within_call:
                         lease.call.watch = self._observations.watch(target.deployment.name, target.route)
-                    return Granted(lease, target.deployment, target.version)
+                    return Granted(lease, target.deployment, target.version, self._answer_tokens_default)
         if refusal is not None:
             raise refusal
         return None

@@ -49,17 +49,10 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ServerMetadataResponse(name="feinschliff", version=release_of("feinschliff"))
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
-        granted = await self._models.at_once(self._model(request.name, request.version))
-        if granted is None:
-            return pb.ModelReadyResponse(ready=False)
-        granted.lease.give_back()
-        return pb.ModelReadyResponse(ready=True)
+        return pb.ModelReadyResponse(ready=await self._models.is_ready(self._model(request.name, request.version)))
 
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
-        model = self._model(request.name, request.version)
-        granted = await self._models.at_once(model)
-        if granted is None:
-            raise self._models.why_not(model)
+        granted = await self._models.at_once(self._model(request.name, request.version))
         with granted.lease as lease:
             facts, dimensions = lease.engine.head(lease.adapter_digest), lease.engine.facts.dimensions[-1]
         vectors = tensors.metadata(EMBEDDING, [-1, dimensions])

@@ -1,4 +1,4 @@
-"""Which share of a project's calls is kept, by its own policy: asked of ingestion beside the calls, not within."""
+"""What the completion log says of a project, which share of calls is kept and how large: asked beside the calls."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 
 import grpc
 
+from feinschliff.formats.exchanges import EXCHANGE_BYTES_MAX
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.errors import from_rpc_error
 from feinschliff.v1 import ingestion_pb2 as pb
@@ -25,7 +26,13 @@ class Policies:
         self._clock = clock
         self._lock = threading.Lock()
         self._known: dict[str, tuple[float, float]] = {}  # project -> when asked, fraction
+        self._bytes_max = EXCHANGE_BYTES_MAX
         self._wanted: set[str] = set()
+
+    @property
+    def exchange_bytes_max(self) -> int:
+        """Largest exchange that the log takes, as it last said."""
+        return self._bytes_max
 
     def fraction(self, project: str) -> float:
         """Share of calls kept that do not say, 0 to 1; at once, as far as it is known."""
@@ -47,6 +54,7 @@ class Policies:
                 log.debug("a completion policy is not known", extra={"why": from_rpc_error(error).reason})
                 return
             with self._lock:
+                self._bytes_max = policy.exchange_bytes_max or EXCHANGE_BYTES_MAX
                 if len(self._known) >= PROJECTS_MAX:
                     self._known.clear()
                 self._known[project] = (self._clock.monotonic(), policy.sampled_fraction)

@@ -152,7 +152,10 @@ class Pool:
         return [digest for base, digest in keys if base == key]
 
     def loaded_adapters(self, key: BaseKey) -> list[str]:
-        return [digest for digest in self.adapters(key) if self._is_loaded(key, digest)]
+        return [digest for digest in self.adapters(key) if self.is_loaded(key, digest)]
+
+    def is_loaded(self, key: BaseKey, digest: str) -> bool:
+        return self.look_at_adapter(key, digest).seen is Seen.HELD
 
     def load_base(self, located: Located) -> None:
         def load() -> Engine:
@@ -204,7 +207,7 @@ class Pool:
         """A lease, or None where the base or the adapter is not loaded."""
         with self._lock:
             engine = self._engines.held(key)
-            if engine is None or (adapter_digest and not self._is_loaded(key, adapter_digest)):
+            if engine is None or (adapter_digest and not self.is_loaded(key, adapter_digest)):
                 return None
             self._leases[key, adapter_digest] += 1
             self._use(key, adapter_digest)
@@ -272,9 +275,6 @@ class Pool:
             engine = self._engines.take(key)
             if engine is not None:
                 engine.close()
-
-    def _is_loaded(self, key: BaseKey, digest: str) -> bool:
-        return self.look_at_adapter(key, digest).seen is Seen.HELD
 
     def _use(self, key: BaseKey, digest: str) -> None:
         kept = self._on_demand.get(key, OrderedDict())

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from feinschliff.inference import conversation as words
 from feinschliff.inference import judging
+from feinschliff.inference.callers import caller_of_chat
 from feinschliff.inference.chatting import Prepared
 from feinschliff.inference.dialects import dialect_of
 from feinschliff.inference.guards.guarding import Guards
 from feinschliff.inference.models import Models
 from feinschliff.inference.requests import generation, refuse, sampling_violations, unknown_biases
 from feinschliff.inference.several import drawn_apart
-from feinschliff.inference.sticky import key_of_call
 from feinschliff.inference.tools import tool_form, tool_violations
 from feinschliff.inference.wishes import read_sampling, read_tools, read_wishes, wish_violations
 from feinschliff.kit.threads import offload
@@ -32,8 +32,8 @@ async def prepare(
     refuse([*wrong, *tool_violations(box, path)])
     wishes = read_wishes(request.sampling, f"{path}sampling")
     asked = words.to_messages(request.messages, f"{path}messages")
-    sticky = key_of_call(request.user, asked)
-    granted = await models.grant(request.model, seconds_left=seconds_left, sticky=sticky)
+    caller = caller_of_chat(request, path, asked)
+    granted = await models.grant(request.model, seconds_left=seconds_left, caller=caller)
     try:
         engine = granted.lease.engine
         if facts := engine.head(granted.lease.adapter_digest):
@@ -59,6 +59,7 @@ async def prepare(
             deployment.spec.defaults,
             granted.version,
             context_tokens=granted.context_tokens,
+            answer_tokens=granted.answer_tokens,
             logprobs=wishes.logprobs,
             grammar=grammar,
             shown_tokens=dialect.markers if dialect else (),

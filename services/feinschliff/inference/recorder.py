@@ -8,20 +8,25 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import NamedTuple
 
 import orjson
 from google.protobuf import json_format
 from google.protobuf.struct_pb2 import Struct
 
+from feinschliff.formats.exchanges import content_bytes, content_of, may_exceed
 from feinschliff.formats.records import Message
 from feinschliff.inference.life import Deployment, Spec
 from feinschliff.inference.models import Granted
 from feinschliff.inference.policies import Policies
+from feinschliff.inference.proto import timestamp
 from feinschliff.inference.spool import Dropped, Spool
 from feinschliff.kit import context, names
+from feinschliff.kit.clock import Clock
 from feinschliff.kit.errors import FieldViolation, Invalid
 from feinschliff.kit.metrics import Metrics
+from feinschliff.kit.threads import offload
 from feinschliff.v1 import common_pb2, inference_pb2
 from feinschliff.v1 import ingestion_pb2 as pb
 
@@ -103,8 +108,15 @@ class Recorder:
     """Begins an entry with each call; what becomes of it is decided then, so that a stream can say its name."""
 
     def __init__(
-        self, spool: Spool, policies: Policies, metrics: Metrics, *, draw: Callable[[], float] = random.random
+        self,
+        spool: Spool,
+        policies: Policies,
+        metrics: Metrics,
+        *,
+        clock: Clock,
+        draw: Callable[[], float] = random.random,
     ) -> None:
+        self.clock = clock
         self._spool = spool
         self._policies = policies
         self._draw = draw
@@ -121,19 +133,25 @@ class Recorder:
             masked: the conversation as guards left it: what they took out is not remembered either.
         """
         kept, spec = named(request, granted.deployment), granted.deployment.spec
-        share = 0.0
-        if not request.HasField("store") and not spec.refuse_store:
-            share = max(spec.stored_fraction, self._policies.fraction(kept.project))
+        share = max(spec.stored_fraction, self._policies.fraction(kept.project))
         is_wanted = is_kept(request, spec, share, self._draw())
         return Entry(self, kept if is_wanted else None, request, granted, masked)
 
-    async def store(self, kept: Kept, completion: pb.Completion) -> str:
-        """The name once it survives this process; empty where it cannot be kept, which is counted."""
-        parent = f"projects/{kept.project}"
+    async def store(self, kept: Kept, completion: pb.Completion, began: datetime | None = None) -> str:
+        """The name once it survives this process; empty where it cannot be kept, which is counted.
+
+        Args:
+            began: when the exchange was; None: now.
+        """
         request = pb.RecordCompletionRequest(
-            parent=parent, completion_id=kept.completion, completion=completion, request_id=kept.completion
+            parent=f"projects/{kept.project}",
+            completion_id=kept.completion,
+            completion=completion,
+            request_id=kept.completion,
+            exchange_time=timestamp(began or self.clock.now()),
         )
         try:
+            await self._refuse_too_large(completion)
             written = asyncio.wrap_future(self._spool.append(request.SerializeToString()))
             done, _ = await asyncio.wait({written}, timeout=WAIT_SECONDS)
             if done:
@@ -146,6 +164,21 @@ class Recorder:
         self._spooled.inc()
         self._bytes.set(self._spool.size_bytes)
         return str(kept)
+
+    async def _refuse_too_large(self, completion: pb.Completion) -> None:
+        """What the log would not take has no name to be told: it is not kept, and nobody looks for it there.
+
+        Raises:
+            Dropped: `too_large`.
+        """
+        most = self._policies.exchange_bytes_max
+        if may_exceed(completion, most):
+            try:
+                size = content_bytes(await offload(content_of, completion))
+            except Invalid as error:
+                raise Dropped("refused", error.message) from error
+            if size > most:
+                raise Dropped("too_large", f"{size} bytes of JSON are more than the {most} that the log takes")
 
     def _late(self, written: asyncio.Future[None]) -> None:
         error = None if written.cancelled() else written.exception()
@@ -174,7 +207,7 @@ class Entry:
         self._request = request
         self._deployment = granted.deployment.name
         self._identity = common_pb2.Identity(**granted.identity._asdict())
-        self._began = time.monotonic()
+        self._began, self._began_at = time.monotonic(), recorder.clock.now()
         self._heard = Heard()
 
     def hear(self, delta: inference_pb2.ChatDelta) -> None:
@@ -211,7 +244,7 @@ class Entry:
             request_id=context.current_request_id()[:64],
             user=asked.user,
         )
-        return await self._recorder.store(self._kept, completion)
+        return await self._recorder.store(self._kept, completion, self._began_at)
 
 
 def is_kept(request: inference_pb2.ChatRequest, spec: Spec, share: float, draw: float) -> bool:
@@ -228,7 +261,21 @@ def named(request: inference_pb2.ChatRequest, deployment: Deployment) -> Kept:
     return Kept(deployment.project, names.new_id(ID_PREFIX))
 
 
-def refuse_unloggable(request: inference_pb2.ChatRequest, path: str) -> None:
+def as_chat(request: inference_pb2.CompleteRequest, text: str) -> inference_pb2.ChatRequest:
+    """A text that is continued, as the conversation that is kept of it: the text is a user's turn."""
+    turn = common_pb2.Message(role=common_pb2.ROLE_USER, parts=[common_pb2.Part(text=text)])
+    return inference_pb2.ChatRequest(
+        model=request.model,
+        messages=[turn],
+        sampling=request.sampling if request.HasField("sampling") else None,
+        metadata=dict(request.metadata),
+        store=request.store if request.HasField("store") else None,
+        user=request.user,
+        completion=request.completion,
+    )
+
+
+def refuse_unloggable(request: inference_pb2.ChatRequest | inference_pb2.CompleteRequest, path: str) -> None:
     """What the log could not take later is refused at once, whether it is kept or not.
 
     Raises:

@@ -93,12 +93,16 @@ def generation(
     version: Version | None,
     *,
     context_tokens: int,
+    answer_tokens: int = 0,
     logprobs: int | None = None,
     grammar: Grammar | None = None,
     shown_tokens: tuple[str, ...] = (),
     random_seed: Callable[[], int] = lambda: secrets.randbits(63),
 ) -> GenerationRequest:
     """The whole request: the caller's wishes, then the deployment's, then the model's, then the built-in ones.
+
+    Args:
+        answer_tokens: longest answer where none of them says one; 0: what the context has left.
 
     Raises:
         Invalid: CONTEXT_LENGTH_EXCEEDED where prompt and answer do not fit into the context.
@@ -108,7 +112,10 @@ def generation(
     if left < 1 or (asked.max_tokens is not None and asked.max_tokens > left):
         raise _too_long(len(prompt_ids), asked.max_tokens, context_tokens)
     seed = random_seed() if sampling.seed is None else sampling.seed
-    drawn = sampling.model_dump() | {"max_tokens": min(left, sampling.max_tokens or left), "seed": seed}
+    drawn = sampling.model_dump() | {
+        "max_tokens": min(left, sampling.max_tokens or answer_tokens or left),
+        "seed": seed,
+    }
     return GenerationRequest(
         **drawn,
         logprobs=logprobs,

@@ -12,6 +12,7 @@ import grpc
 from feinschliff.inference import conversation as words
 from feinschliff.inference import judging
 from feinschliff.inference.answers import Answers
+from feinschliff.inference.callers import Caller, project_of
 from feinschliff.inference.chatting import Chatting, Prepared, begun, gathered
 from feinschliff.inference.completions import Completions
 from feinschliff.inference.dialects import dialect_of
@@ -19,7 +20,7 @@ from feinschliff.inference.guards.bounds import guard_violations
 from feinschliff.inference.guards.guarding import Guards
 from feinschliff.inference.guards.proto import from_finding, to_guards
 from feinschliff.inference.inputs import refuse_unknown_ids
-from feinschliff.inference.models import Models
+from feinschliff.inference.models import Granted, Models
 from feinschliff.inference.preparing import prepare
 from feinschliff.inference.proto import timestamp
 from feinschliff.inference.recorder import Recorder, refuse_unloggable
@@ -120,7 +121,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         conversation, is_chat = request.conversation, request.HasField("conversation")
-        with (await self._models.grant(request.model, seconds_left=context.time_remaining())).lease as lease:
+        with (await self._granted(request, context)).lease as lease:
             engine = lease.engine
             if is_chat:
                 messages = words.to_messages(conversation.messages, "conversation.messages")
@@ -139,7 +140,7 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
         )
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
-        with (await self._models.grant(request.model, seconds_left=context.time_remaining())).lease as lease:
+        with (await self._granted(request, context)).lease as lease:
             refuse_unknown_ids(request.ids, lease.engine.facts.vocabulary_tokens, "ids")
             skip = request.skip_special_tokens
             text = await offload(lease.engine.decode, list(request.ids), skip_special_tokens=skip)
@@ -165,6 +166,10 @@ class InferenceService(inference_pb2_grpc.InferenceServiceServicer):
                 for one in await guarded.check(request.texts)
             ]
         )
+
+    async def _granted(self, request: pb.TokenizeRequest | pb.DetokenizeRequest, context: Context) -> Granted:
+        caller = Caller(project_of(request))
+        return await self._models.grant(request.model, seconds_left=context.time_remaining(), caller=caller)
 
     async def _prepare(self, request: pb.ChatRequest, context: Context, path: str) -> Prepared:
         try:

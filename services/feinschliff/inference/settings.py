@@ -32,6 +32,13 @@ class InferenceSettings(Settings):
     inference_prefix_cache_bytes_max: int = Field(
         256 * 1024**2, ge=0, description="Memory of a base for what prompts of a project begin with; 0 keeps nothing."
     )
+    inference_answer_tokens_default: int = Field(
+        2048,
+        ge=0,
+        le=10_000_000,
+        description="Longest answer where neither the call nor its deployment or model says one, so that no such call"
+        " reserves the whole context; 0: what the context has left.",
+    )
     inference_threads: int = Field(0, ge=0, le=1024, description="CPU threads of the engines; 0 leaves it to torch.")
     inference_project_requests_max: int = Field(
         0, ge=0, le=100_000, description="Calls of one project that may run or wait at once on a copy; 0 is no limit."

@@ -53,6 +53,34 @@ def targets(model: str, deployments: Sequence[Deployment], sticky: str = "") -> 
     return [Target(one, None) for one in alive if one.spec.base_model == model]
 
 
+def within(deployments: Sequence[Deployment], model: str, project: str) -> Sequence[Deployment]:
+    """The deployments that may answer a caller's call: those of its project.
+
+    Args:
+        project: the caller's, `projects/{project}`; empty where it does not say: then all those of one project, which
+            `model` names, or which alone serves that base.
+
+    Raises:
+        NotFound: MODEL_UNKNOWN for what is another project's.
+        WrongState: PROJECT_NEEDED for a base that several projects serve.
+    """
+    if project:
+        if model.startswith("projects/") and not model.startswith(f"{project}/"):
+            raise _unknown(model)
+        mine = project.removeprefix("projects/")
+        return [one for one in deployments if one.project == mine]
+    owners = {one.project for one in deployments if one.is_wanted and one.spec.base_model == model}
+    if len(owners) > 1:
+        raise WrongState(
+            "PROJECT_NEEDED",
+            f"{len(owners)} projects serve {model}; say for which of them the call is.",
+            advice=["Set `project` of the call, or name a deployment instead of the base."],
+            model=model,
+            projects=len(owners),
+        )
+    return deployments
+
+
 def why_not(model: str, deployments: Sequence[Deployment]) -> Refusal:
     """The refusal for a model that nothing loaded answers."""
     related = [one for one in deployments if _concerns(one, model)]
@@ -69,6 +97,10 @@ def why_not(model: str, deployments: Sequence[Deployment]) -> Refusal:
             advice=["Create a deployment with it, or one of its base with on_demand."],
             model=model,
         )
+    return _unknown(model)
+
+
+def _unknown(model: str) -> NotFound:
     return NotFound(
         "MODEL_UNKNOWN",
         f"There is no model {model[:200]!r}.",

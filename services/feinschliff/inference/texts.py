@@ -11,6 +11,7 @@ from typing import Any
 from feinschliff.inference import conversation as words
 from feinschliff.inference import inputs, judging
 from feinschliff.inference.answers import Answers
+from feinschliff.inference.callers import Caller, caller_of, project_of
 from feinschliff.inference.engine import Engine
 from feinschliff.inference.guards.guarding import hides
 from feinschliff.inference.models import Granted, Models
@@ -37,7 +38,8 @@ class Texts:
             Exhausted: QUEUE_FULL.
         """
         inputs.refuse_top_logprobs(request.top_logprobs)
-        granted = await self._models.grant(request.model, seconds_left=seconds_left)
+        caller = Caller(project_of(request))
+        granted = await self._models.grant(request.model, seconds_left=seconds_left, caller=caller)
         with granted.lease as lease:
             engine = lease.engine
             if facts := engine.head(lease.adapter_digest):
@@ -69,7 +71,9 @@ class Texts:
             Invalid: REQUEST_INVALID, DIMENSIONS_UNSUPPORTED, TOKEN_ID_UNKNOWN, CONTEXT_LENGTH_EXCEEDED.
         """
         inputs.refuse_several(len(request.texts), len(request.tokens))
-        return await self.embed_on(await self._models.grant(request.model, seconds_left=seconds_left), request)
+        caller = caller_of(request)
+        granted = await self._models.grant(request.model, seconds_left=seconds_left, caller=caller)
+        return await self.embed_on(granted, request)
 
     async def embed_on(self, granted: Granted, request: pb.EmbedRequest) -> pb.EmbedResponse:
         """The same on what is granted already; its lease is given back."""
@@ -103,7 +107,9 @@ class Texts:
             WrongState: NOT_A_CLASSIFIER.
         """
         judging.refuse_texts(request.texts, request.top)
-        return await self.classify_on(await self._models.grant(request.model, seconds_left=seconds_left), request)
+        caller = Caller(project_of(request))
+        granted = await self._models.grant(request.model, seconds_left=seconds_left, caller=caller)
+        return await self.classify_on(granted, request)
 
     async def classify_on(self, granted: Granted, request: pb.ClassifyRequest) -> pb.ClassifyResponse:
         """The same on what is granted already; its lease is given back."""

@@ -80,12 +80,14 @@ class Policy:
     Attributes:
         retention_days: 0 keeps an exchange for ever.
         sampled_fraction: share kept of the calls that do not say whether they want to be; inference draws.
+        redact: kinds of personal data that are replaced before anything is stored.
     """
 
     project: str
     retention_days: int = RETENTION_DAYS_DEFAULT
     sampled_fraction: float = 0.0
     revision: int = 0
+    redact: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -3,41 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from feinschliff.formats.exchanges import content_of
 from feinschliff.ingestion.completion_model import RETENTION_DAYS_DEFAULT, Completion, Content, Feedback, Policy
-from feinschliff.ingestion.completion_refusals import check_turns, refuse_redaction
+from feinschliff.ingestion.completion_refusals import check_turns
 from feinschliff.ingestion.completions import Exchange, Judgement
-from feinschliff.kit.errors import Invalid
+from feinschliff.kit.errors import FieldViolation, Invalid
 from feinschliff.v1 import common_pb2
 from feinschliff.v1 import ingestion_pb2 as pb
 
-_WHOLE = ("identity", "messages", "tools", "sampling", "response", "usage", "latency_seconds")  # kept, never searched
 _PREFIX = "FINISH_REASON_"
 M = TypeVar("M", bound=Message)
 
 
-def exchange_of(completion: pb.Completion) -> Exchange:
+def exchange_of(request: pb.RecordCompletionRequest) -> Exchange:
     """Raises Invalid COMPLETION_INVALID."""
+    completion = request.completion
     check_turns(len(completion.messages), completion.latency_seconds)
-    whole: Message = pb.Completion()
-    whole.CopyFrom(completion)
-    for field, _ in completion.ListFields():
-        if field.name not in _WHOLE:
-            whole.ClearField(field.name)
     return Exchange(
         model=_plain(completion.model),
-        content=_json(whole),
+        content=content_of(completion),
         deployment=_plain(completion.deployment),
         finish_reason=_finish_name(completion.finish_reason),
         user=_plain(completion.user),
         request_id=_plain(completion.request_id),
         metadata=metadata_of(completion),
+        taken=_moment(request.exchange_time) if request.HasField("exchange_time") else None,
     )
 
 
@@ -81,18 +78,18 @@ def feedback_message(feedback: Feedback) -> pb.Feedback:
     return message
 
 
-def policy_message(policy: Policy) -> pb.CompletionPolicy:
+def policy_message(policy: Policy, bytes_max: int) -> pb.CompletionPolicy:
     return pb.CompletionPolicy(
         name=policy.name,
         retention_days=policy.retention_days,
         sampled_fraction=policy.sampled_fraction,
+        redact=policy.redact,
         etag=policy.etag,
+        exchange_bytes_max=bytes_max,
     )
 
 
 def retention_days_of(policy: pb.CompletionPolicy) -> int:
-    """Raises Unserved FIELD_UNSERVED where the policy asks for what is not served."""
-    refuse_redaction(policy.redact)
     return policy.retention_days if policy.HasField("retention_days") else RETENTION_DAYS_DEFAULT
 
 
@@ -122,6 +119,16 @@ def _finish_name(reason: common_pb2.FinishReason.ValueType) -> str:
     """`STOP`; empty where none is said, or one of a newer version."""
     known = common_pb2.FinishReason.values()
     return common_pb2.FinishReason.Name(reason).removeprefix(_PREFIX) if reason and reason in known else ""
+
+
+def _moment(stamp: Timestamp) -> datetime:
+    """Raises Invalid COMPLETION_INVALID."""
+    try:
+        return stamp.ToDatetime(UTC)
+    except (ValueError, OverflowError) as error:
+        message = "exchange_time is no moment between the years 1 and 9999."
+        fields = [FieldViolation("exchange_time", message, "OUT_OF_RANGE")]
+        raise Invalid("COMPLETION_INVALID", message, fields=fields) from error
 
 
 def _time(moment: datetime) -> Timestamp:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 
 from feinschliff.ingestion.completion_model import RETENTION_DAYS_MAX
 from feinschliff.ingestion.texts import check_pairs, check_text
-from feinschliff.kit.errors import AlreadyExists, Conflict, FieldViolation, Invalid, NotFound, Unserved
+from feinschliff.kit.errors import AlreadyExists, Conflict, FieldViolation, Invalid, NotFound
 
 METADATA_PAIRS_MAX, METADATA_KEY_MAX, METADATA_VALUE_MAX = 16, 64, 512
 TURNS_MAX = 4096
+CLOCKS_DIFFER_MAX = timedelta(days=1)
 
 
 def check_texts(model: str, deployment: str, user: str, request_id: str) -> None:
@@ -74,18 +76,21 @@ def check_policy(retention_days: int, sampled_fraction: float) -> None:
     _refuse("POLICY_INVALID", wrong)
 
 
-def refuse_redaction(kinds: Sequence[str]) -> None:
-    """Raises Unserved FIELD_UNSERVED: what nobody replaces must not be promised."""
-    if kinds:
-        field = "completion_policy.redact"
-        message = f"Part of the API, but not served by this version: {field}."
-        raise Unserved(
-            "FIELD_UNSERVED",
-            message,
-            fields=[FieldViolation(field, message, "FIELD_UNSERVED")],
-            advice=["Let a deployment's guards mask personal data, or keep nothing: logging.refuse_store."],
-            unserved=field,
-        )
+def check_exchange_time(taken: datetime, now: datetime) -> datetime:
+    """When an exchange was; a writer's clock may be a little ahead of ours, and then it was now.
+
+    Raises:
+        Invalid: COMPLETION_INVALID.
+    """
+    wrong = []
+    if taken > now + CLOCKS_DIFFER_MAX:
+        told = f"exchange_time is {taken:%Y-%m-%dT%H:%M:%SZ}, which is still to come; it is {now:%Y-%m-%dT%H:%M:%SZ}."
+        wrong.append(FieldViolation("exchange_time", told, "OUT_OF_RANGE"))
+    if taken < now - timedelta(days=RETENTION_DAYS_MAX):
+        told = f"exchange_time is {taken:%Y-%m-%d}; at most {RETENTION_DAYS_MAX} days ago are taken."
+        wrong.append(FieldViolation("exchange_time", told, "OUT_OF_RANGE"))
+    _refuse("COMPLETION_INVALID", wrong)
+    return min(taken, now)
 
 
 def too_large(field: str, size_bytes: int, limit_bytes: int) -> Invalid:

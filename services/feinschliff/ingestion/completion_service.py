@@ -8,7 +8,7 @@ import grpc
 from google.protobuf.empty_pb2 import Empty
 
 from feinschliff.ingestion import completion_proto as proto
-from feinschliff.ingestion.completion_model import COMPLETION, POLICY
+from feinschliff.ingestion.completion_model import COMPLETION, POLICY, Policy
 from feinschliff.ingestion.completions import Completions
 from feinschliff.ingestion.listing import Wish
 from feinschliff.ingestion.model import PROJECT
@@ -24,14 +24,14 @@ _FIXED = tuple(field for field in pb.Completion.DESCRIPTOR.fields_by_name if fie
 
 
 class CompletionLogService(ingestion_pb2_grpc.CompletionLogServiceServicer):
-    """Every method of the API; a policy's `redact` is not served."""
+    """Every method of the API."""
 
     def __init__(self, completions: Completions) -> None:
         self._completions = completions
 
     async def RecordCompletion(self, request: pb.RecordCompletionRequest, context: Context) -> pb.Completion:
         project = names.parse(PROJECT, request.parent, field="parent")["project"]
-        exchange = await offload(proto.exchange_of, request.completion)
+        exchange = await offload(proto.exchange_of, request)
         stored = await offload(
             self._completions.record,
             project,
@@ -89,7 +89,7 @@ class CompletionLogService(ingestion_pb2_grpc.CompletionLogServiceServicer):
     async def GetCompletionPolicy(
         self, request: pb.GetCompletionPolicyRequest, context: Context
     ) -> pb.CompletionPolicy:
-        return proto.policy_message(await offload(self._completions.policy, **names.parse(POLICY, request.name)))
+        return self._policy(await offload(self._completions.policy, **names.parse(POLICY, request.name)))
 
     async def UpdateCompletionPolicy(
         self, request: pb.UpdateCompletionPolicyRequest, context: Context
@@ -97,13 +97,18 @@ class CompletionLogService(ingestion_pb2_grpc.CompletionLogServiceServicer):
         wanted = request.completion_policy
         ids = names.parse(POLICY, wanted.name, field="completion_policy.name")
         read = await offload(self._completions.policy, **ids)
-        merged = masks.merged(proto.policy_message(read), wanted, request.update_mask, immutable=["etag"])
+        fixed = ["etag", "exchange_bytes_max"]
+        merged = masks.merged(self._policy(read), wanted, request.update_mask, immutable=fixed)
         days = proto.retention_days_of(merged)
         changed = await offload(
             self._completions.set_policy,
             read,
             retention_days=days,
             sampled_fraction=merged.sampled_fraction,
+            redact=list(merged.redact),
             etag=wanted.etag,
         )
-        return proto.policy_message(changed)
+        return self._policy(changed)
+
+    def _policy(self, policy: Policy) -> pb.CompletionPolicy:
+        return proto.policy_message(policy, self._completions.bytes_max)

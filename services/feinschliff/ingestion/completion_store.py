@@ -77,6 +77,7 @@ POLICIES = Table(
     Column("project", String(64), primary_key=True),
     Column("retention_days", Integer, nullable=False),
     Column("sampled_fraction", Float, nullable=False),
+    Column("redact", Json, nullable=False),
     Column("version", Integer, nullable=False),
 )
 
@@ -195,12 +196,16 @@ def read_policy(session: Session, project: str) -> Policy:
     row = select_one(session, POLICIES, project=project)
     if row is None:
         return Policy(project)
-    return Policy(project, row["retention_days"], row["sampled_fraction"], row["version"])
+    return Policy(project, row["retention_days"], row["sampled_fraction"], row["version"], tuple(row["redact"]))
 
 
 def write_policy(session: Session, policy: Policy) -> Policy:
     """Raises Conflict ROW_CHANGED unless the policy still has its revision."""
-    values = {"retention_days": policy.retention_days, "sampled_fraction": policy.sampled_fraction}
+    values = {
+        "retention_days": policy.retention_days,
+        "sampled_fraction": policy.sampled_fraction,
+        "redact": list(policy.redact),
+    }
     first = {"project": policy.project, **values, "version": 1}
     if policy.revision or not insert_ignore(session, POLICIES, [first]):
         update_versioned(session, POLICIES, {"project": policy.project}, policy.revision, values)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import orjson
 
+from feinschliff.formats.exchanges import content_bytes
 from feinschliff.ingestion import completion_store as tables
+from feinschliff.ingestion import redaction
 from feinschliff.ingestion.completion_model import COMPLETION, Completion, Content, Feedback, Policy
 from feinschliff.ingestion.completion_refusals import (
+    check_exchange_time,
     check_feedback,
     check_metadata,
     check_policy,
@@ -44,12 +47,13 @@ class Exchange:
     user: str = ""
     request_id: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    taken: datetime | None = None  # when it was begun; None: nobody says
 
     def check(self, bytes_max: int) -> None:
         """Raises Invalid: COMPLETION_TOO_LARGE, METADATA_INVALID, TEXT_TOO_LONG, COMPLETION_INVALID."""
         check_texts(self.model, self.deployment, self.user, self.request_id)
         check_metadata(self.metadata)
-        size = len(orjson.dumps(self.content))
+        size = content_bytes(self.content)
         if size > bytes_max:
             raise too_large("completion", size, bytes_max)
 
@@ -100,7 +104,7 @@ class Completions:
         """
         exchange.check(self._bytes_max)
         wanted = names.check_id(completion, field="completion_id") if completion else names.new_id("chatcmpl-")
-        made = Completion(project=project, id=wanted, created=self._clock.now(), **vars(exchange))
+        made = self._made(project, wanted, exchange)
 
         def insert(session: Session) -> str:
             if not tables.insert_completion(session, made):
@@ -113,6 +117,14 @@ class Completions:
             stored = self._found(session, project, found)
         self._recorded.inc()
         return stored
+
+    def _made(self, project: str, completion: str, exchange: Exchange) -> Completion:
+        """The exchange as it is kept: of its own time, without what the project does not keep."""
+        now, fields = self._clock.now(), dict(vars(exchange))
+        taken = fields.pop("taken")
+        fields["content"] = redaction.without(exchange.content, self.policy(project).redact)
+        created = now if taken is None else check_exchange_time(taken, now)
+        return Completion(project=project, id=completion, created=created, **fields)
 
     def get(self, project: str, completion: str) -> Completion:
         """Raises NotFound COMPLETION_NOT_FOUND."""
@@ -153,6 +165,9 @@ class Completions:
             Invalid: what `Judgement.check` refuses; REQUEST_ID_REUSED.
         """
         judgement.check(self._bytes_max)
+        kinds = self.policy(project).redact
+        correction = judgement.correction and redaction.turn_without(judgement.correction, kinds)
+        judgement = replace(judgement, comment=redaction.text_without(judgement.comment, kinds), correction=correction)
         made = Feedback(
             project=project,
             completion=completion,
@@ -191,16 +206,21 @@ class Completions:
         with self._database.reading() as session:
             return tables.read_policy(session, project)
 
-    def set_policy(self, read: Policy, *, retention_days: int, sampled_fraction: float, etag: str) -> Policy:
-        """What the project keeps from now on; it holds for what is there already, too.
+    def set_policy(
+        self, read: Policy, *, retention_days: int, sampled_fraction: float, redact: Sequence[str], etag: str
+    ) -> Policy:
+        """What the project keeps from now on; the days hold for what is there already, too.
 
         Raises:
             Invalid: POLICY_INVALID.
+            Unserved: FIELD_UNSERVED.
             Conflict: ETAG_MISMATCH, ROW_CHANGED.
         """
         check_policy(retention_days, sampled_fraction)
+        redaction.refuse_kinds(redact)
         _check_etag(read.name, read.etag, etag)
-        wanted = replace(read, retention_days=retention_days, sampled_fraction=sampled_fraction)
+        kinds = tuple(dict.fromkeys(redact))
+        wanted = replace(read, retention_days=retention_days, sampled_fraction=sampled_fraction, redact=kinds)
         with self._database.transaction() as session:
             return tables.write_policy(session, wanted)
 
@@ -208,6 +228,10 @@ class Completions:
         while True:
             await offload(self.sweep)
             await asyncio.sleep(seconds)
+
+    @property
+    def bytes_max(self) -> int:
+        return self._bytes_max
 
     def sweep(self) -> None:
         """Removes what is past its time; until then it is only not shown."""

@@ -214,7 +214,15 @@ _EVALUATION = {
 
 _INFERENCE = {
     "requests_total": _ended(
-        "Chat requests", "finish", "stop", "length", "cancelled", "refused", "failed", by="how they ended"
+        "Answers",
+        "finish",
+        "stop",
+        "length",
+        "content_filter",
+        "cancelled",
+        "refused",
+        "failed",
+        by="how they ended, content_filter by a guard",
     ),
     "requests_in_flight": _gauge("Chat requests that are being answered."),
     "guard_hits_total": _counter(

@@ -14,6 +14,9 @@ from torch import Tensor
 from feinschliff.lm.drawing import Filters, Floats, draw
 from feinschliff.lm.penalties import Penalties, Weights
 
+_WINDOW_TOKENS = 64  # tokens that complete no text, read again with each further one, before those in the middle go
+_KEPT_TOKENS = 8  # at both ends of a window then: no character has more bytes, no decoder looks further
+_CHARACTER_BYTES_MAX = 4  # in UTF-8
 _INCOMPLETE_CHARACTERS_MAX = 3  # replacement characters that the bytes of one unfinished UTF-8 character can become
 
 
@@ -113,6 +116,7 @@ class Detokeniser:
         self._window: list[int] = []
         self._context_size = 0
         self._emitted = 0  # characters of the window's text that were given out
+        self._window_max = _WINDOW_TOKENS
 
     def push(self, token_id: int) -> str:
         self._window.append(token_id)
@@ -122,6 +126,8 @@ class Detokeniser:
         self._emitted = max(self._emitted, len(whole))
         if piece and len(whole) == len(text):
             self._advance()
+        elif len(self._window) - self._context_size > self._window_max:
+            self._shorten(text)
         return piece
 
     def flush(self) -> str:
@@ -135,6 +141,21 @@ class Detokeniser:
         self._window = self._window[self._context_size :]
         self._context_size = len(self._window)
         self._emitted = len(self._decode(self._window))
+        self._window_max = _WINDOW_TOKENS
+
+    def _shorten(self, text: str) -> None:
+        """Leaves out the middle of a run that completes no text, where its end reads the same without: a run of any
+        length costs so much for each token, and no more."""
+        head = max(self._context_size, _KEPT_TOKENS)
+        pending = len(text) - self._emitted
+        end = text[-max(_KEPT_TOKENS, pending) :]
+        for tail in range(_KEPT_TOKENS, _KEPT_TOKENS + _CHARACTER_BYTES_MAX):  # a cut may join bytes to a character
+            shorter = [*self._window[:head], *self._window[-tail:]]
+            left = self._decode(shorter)
+            if left == text or (len(text) > len(end) and left.endswith(end)):
+                self._window, self._emitted = shorter, len(left) - pending
+                return
+        self._window_max *= 2
 
 
 def _without_unfinished_character(text: str) -> str:

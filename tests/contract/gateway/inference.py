@@ -154,7 +154,8 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer, inference_pb2_grpc.
         self.begun.set()
         base = self.bases.get(request.model, request.model)
         ready = inference.Deployment.STATE_READY
-        held = [one for one in self.deployments.values() if one.base_model == base]
+        mine = f"{request.project}/deployments/"
+        held = [one for one in self.deployments.values() if one.base_model == base and one.name.startswith(mine)]
         if self.loads_at_request and len(self.requests) < self.loads_at_request:
             raise Unavailable("MODEL_LOADING", f"{request.model} is being loaded.", retry_after_seconds=2)
         if not any(one.state == ready for one in held):

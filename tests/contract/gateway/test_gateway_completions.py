@@ -56,6 +56,15 @@ def test_what_is_asked_for_goes_on_as_it_is(openai: OpenAI, gateway: Gateway) ->
     assert silent.max_tokens == 16
 
 
+def test_prompts_of_one_request_go_to_one_route_and_its_user_is_told(openai: OpenAI, gateway: Gateway) -> None:
+    answer = complete(openai, prompt=["a", "b", "c"], user="u" * 70)
+    assert {(one.project, one.user, one.route_key) for one in asked(gateway)} == {
+        ("projects/default", "u" * 64, answer.id)
+    }
+    complete(openai, user="u")
+    assert (asked(gateway)[-1].user, asked(gateway)[-1].route_key) == ("u", "")
+
+
 @pytest.mark.parametrize(
     ("prompt", "said"),
     [

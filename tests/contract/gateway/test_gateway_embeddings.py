@@ -65,6 +65,28 @@ def test_many_inputs_come_back_in_their_order(openai: OpenAI, gateway: Gateway) 
     assert [len(one.texts) for one in gateway.backends.inference.embeds] == [256, 256, 88]
 
 
+def test_parts_of_one_request_go_to_one_route_and_its_user_is_told(openai: OpenAI, gateway: Gateway) -> None:
+    for _ in range(2):
+        embed(openai, ["text"] * 300, user="u")
+    embeds = gateway.backends.inference.embeds
+    assert {(one.project, one.user) for one in embeds} == {("projects/default", "u")}
+    first, second, third, fourth = (one.route_key for one in embeds)
+    assert (first, third) == (second, fourth)
+    assert first != third
+
+
+def test_a_model_that_changes_between_two_parts_is_asked_for_all_of_them_again(
+    openai: OpenAI, gateway: Gateway
+) -> None:
+    texts = [f"text {number}" for number in range(300)]
+    gateway.backends.inference.versions = ["1", "2", "2", "2"]
+    answer = embed(openai, texts)
+    assert [list(one.embedding) for one in answer.data] == [vector_of(text) for text in texts]
+    assert [len(one.texts) for one in gateway.backends.inference.embeds] == [256, 44, 256, 44]
+    gateway.backends.inference.versions = [str(number) for number in range(6)]
+    assert refusal(openai, texts)[:2] == (503, "model_changed")
+
+
 def test_dimensions_go_on_as_they_are(openai: OpenAI, gateway: Gateway) -> None:
     assert len(embed(openai, dimensions=2).data[0].embedding) == 2
     assert gateway.backends.inference.embeds[-1].dimensions == 2

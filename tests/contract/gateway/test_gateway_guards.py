@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import openai as sdk
@@ -12,6 +13,7 @@ from feinschliff.detectors import words
 from feinschliff.gateway.moderations import LISTS
 from tests.contract.gateway.asking import ask
 from tests.contract.gateway.harness import Gateway
+from tests.contract.gateway.tuned import BASE
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +76,21 @@ def test_moderation_refuses_what_it_cannot_judge(openai: OpenAI, options: dict[s
 
 def test_every_list_of_words_judges_a_category() -> None:
     assert set(LISTS.values()) - {None} == set(words.NAMES)
+
+
+def test_guards_are_skipped_by_a_key_that_may_and_by_no_other(started: Callable[..., Gateway]) -> None:
+    gateway = started(gateway_api_keys="sk-all=default,sk-may=default:skip_guards")
+    inference = gateway.backends.inference
+    inference.serve()
+    may, others = gateway.client("sk-may"), gateway.client("sk-all")
+    ask(others)
+    ask(may, extra_body={"skip_guards": True})
+    ask(others, extra_body={"skip_guards": False})
+    assert [one.skip_guards for one in inference.requests] == [False, True, False]
+    may.completions.create(model=BASE, prompt="x", extra_body={"skip_guards": True})
+    assert [one.skip_guards for one in inference.completes] == [True]
+    for refuse in (ask, lambda client, **more: client.completions.create(model=BASE, prompt="x", **more)):
+        with pytest.raises(sdk.PermissionDeniedError) as caught:
+            refuse(others, extra_body={"skip_guards": True})
+        assert (caught.value.code, caught.value.param) == ("permission_denied", "skip_guards")
+    assert (len(inference.requests), len(inference.completes)) == (3, 1)

@@ -32,6 +32,15 @@ def test_a_model_that_nobody_serves_is_deployed_by_the_first_call(
     assert len(gateway.backends.inference.creates) == 1
 
 
+def test_a_base_that_only_another_project_serves_gets_a_deployment_of_ones_own(started: Callable[..., Gateway]) -> None:
+    gateway = started(gateway_api_keys="sk-mine=mine")
+    gateway.backends.inference.serve(project="other")
+    ask(gateway.client("sk-mine"))
+    (create,) = gateway.backends.inference.creates
+    assert create.parent == "projects/mine"
+    assert {one.project for one in gateway.backends.inference.requests} == {"projects/mine"}
+
+
 def test_many_first_calls_make_one_deployment(started: Callable[..., Gateway]) -> None:
     gateway = started()
 

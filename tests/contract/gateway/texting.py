@@ -23,6 +23,7 @@ class TextInference(Inference):
         super().reset()
         self.completes: list[pb.CompleteRequest] = []
         self.embeds: list[pb.EmbedRequest] = []
+        self.versions: list[str] = []  # of the next calls for vectors; then the model itself
         self.at_once = self.at_once_max = 0
 
     async def Complete(self, request: pb.CompleteRequest, context: Context) -> pb.CompleteResponse:
@@ -76,7 +77,7 @@ class TextInference(Inference):
         vectors = [vector_of(name)[: request.dimensions or 3] for name in names]
         count = sum(len(name.split()) for name in names)
         return pb.EmbedResponse(
-            identity=_identity(request.model),
+            identity=_identity(self.versions.pop(0) if self.versions else request.model),
             embeddings=[pb.Embedding(values=vector) for vector in vectors],
             usage=common.TokenUsage(prompt_tokens=count, total_tokens=count),
         )

@@ -168,7 +168,9 @@ async def test_what_cannot_be_continued_is_refused_by_its_path(site: Site, tiny_
         assert [one.field.removeprefix("complete.") for one in in_stream.value.fields] == paths
         return whole.value.reason, paths
 
-    assert await refused(store=True) == ("FIELD_UNSERVED", ["store"])
+    assert await refused(store=True, suffix="end") == ("FIELD_UNSERVED", ["store"])
+    assert await refused(user="u" * 65) == ("REQUEST_INVALID", ["user"])
+    assert await refused(project="default") == ("NAME_MALFORMED", ["project"])
     unfit = await refused(echo=True, suffix="end", sampling={"logprobs": True})
     assert unfit == ("REQUEST_INVALID", ["echo"])
     assert await refused(best_of=21) == ("REQUEST_INVALID", ["best_of"])

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,9 @@ class Ingestion:
         self._open = AsyncExitStack()
 
     async def start(self) -> Log:
-        return await self._open.enter_async_context(open_log(self._database, self.port))
+        log = await self._open.enter_async_context(open_log(self._database, self.port))
+        log.clock.at = datetime.now(UTC)
+        return log
 
     async def stop(self) -> None:
         await self._open.aclose()
@@ -157,6 +160,29 @@ async def test_an_exchange_is_stored_whole_under_the_name_that_its_answer_says(
     assert text_of(pb.ChatResponse(message=streamed.response)) == "".join(one.delta.text for one in events)
     assert logged.metric("completions_delivered_total") == 2
     assert logged.metric("completion_spool_bytes") == 0
+
+
+async def test_a_text_that_is_continued_is_kept_as_a_turn_and_its_answer(logged: Site, ingestion: Ingestion) -> None:
+    log = await ingestion.start()
+    await logged.create()
+    request = pb.CompleteRequest(
+        model=logged.base, text="once upon", echo=True, store=True, user="u", metadata={"team": "a"}
+    )
+    request.sampling.max_tokens = 4
+    whole = await refusing(logged.chats.Complete(request, timeout=30))
+    streaming = logged.chats.CompleteStream(pb.CompleteStreamRequest(complete=request), timeout=30)
+    events = [one async for one in streaming]
+    for name in (whole.completion, events[-1].end.completion):
+        assert name.startswith(f"{PARENT}/completions/")
+    await in_log(log, 2)
+    stored = await log.call("GetCompletion", name=whole.completion)
+    (asked,) = stored.messages
+    assert (asked.role, asked.parts[0].text, stored.user) == (common_pb2.ROLE_USER, "once upon", "u")
+    assert "once upon" + stored.response.parts[0].text == whole.choices[0].text
+    assert (stored.usage, stored.identity, dict(stored.metadata)) == (whole.usage, whole.identity, {"team": "a"})
+    streamed = await log.call("GetCompletion", name=events[-1].end.completion)
+    text = "".join(one.delta.text for one in events)
+    assert "once upon" + streamed.response.parts[0].text == text
 
 
 async def test_who_decides_what_is_kept(logged: Site, ingestion: Ingestion) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from feinschliff.ingestion import completion_store as tables
 from feinschliff.kit.db import Database
@@ -275,8 +277,10 @@ async def test_a_policy_out_of_bounds_or_not_served_is_refused(log: Log) -> None
 
     assert (await refused(retention_days=3651)).reason == "POLICY_INVALID"
     assert (await refused(sampled_fraction=1.5)).reason == "POLICY_INVALID"
-    unserved = await refused(redact=["email"])
-    assert (type(unserved), unserved.reason) == (Unserved, "FIELD_UNSERVED")
+    for kind in ("person", "address"):
+        unserved = await refused(redact=["email", kind])
+        assert (type(unserved), unserved.reason) == (Unserved, "FIELD_UNSERVED")
+    assert (await refused(redact=["phones"])).reason == "POLICY_INVALID"
     assert (await log.call("GetCompletionPolicy", name=POLICY)).retention_days == 30
 
 
@@ -284,3 +288,46 @@ async def test_old_requests_are_forgotten_and_recent_ones_are_not(log: Log) -> N
     await log.record("a", request_id="r")
     log.completions.sweep()
     assert (await log.record("a", request_id="r")).name == NAME + "a"
+
+
+async def test_an_exchange_is_of_its_own_time_however_late_it_comes(log: Log) -> None:
+    async def at(id: str, **back: float) -> Any:
+        taken = Timestamp()
+        taken.FromDatetime(log.clock.at - timedelta(**back))
+        wanted = {"parent": "projects/p", "completion_id": id, "completion": completion(), "exchange_time": taken}
+        return await log.call("RecordCompletion", **wanted)
+
+    late = await at("late", hours=5)
+    assert late.create_time.ToDatetime(log.clock.at.tzinfo) == log.clock.at - timedelta(hours=5)
+    await log.record("now")
+    await at("later", hours=1)
+    assert await log.ids() == ["now", "later", "late"]
+    assert (await at("ahead", hours=-23)).create_time == (await log.record("other")).create_time
+    for wrong in ({"hours": -25}, {"days": 3651}):
+        with pytest.raises(Invalid) as refused:
+            await at("wrong", **wrong)
+        assert (refused.value.reason, refused.value.fields[0].field) == ("COMPLETION_INVALID", "exchange_time")
+    with pytest.raises(NotFound):
+        await at("gone", days=31)
+
+
+async def test_what_a_project_does_not_want_to_keep_is_replaced_before_it_is_stored(log: Log) -> None:
+    wanted = pb.CompletionPolicy(name=POLICY, redact=["email", "phone", "email"])
+    changed = await log.call("UpdateCompletionPolicy", completion_policy=wanted, update_mask={"paths": ["redact"]})
+    assert (list(changed.redact), changed.exchange_bytes_max) == (["email", "phone"], BYTES_MAX)
+    said = "I am jane@example.com, +49 30 1234567, 10.0.0.1"
+    arguments = Struct()
+    arguments.update({"to": ["jane@example.com"], "name": "jane@example.com"})
+    call = common_pb2.Part(tool_call=common_pb2.ToolCall(id="c", name="mail", arguments=arguments))
+    answer = common_pb2.Message(role=common_pb2.ROLE_ASSISTANT, parts=[common_pb2.Part(text=said), call])
+    for project in ("p", "q"):
+        await log.record("x", project=project, text=said, response=answer, user="jane@example.com", request_id="r")
+    stored = await log.record("x", text=said, response=answer, user="jane@example.com", request_id="r")
+    left = "I am [EMAIL], [PHONE], 10.0.0.1"
+    assert (stored.messages[0].parts[0].text, stored.response.parts[0].text) == (left, left)
+    assert dict(stored.response.parts[1].tool_call.arguments) == {"to": ["[EMAIL]"], "name": "[EMAIL]"}
+    assert (stored.response.parts[1].tool_call.name, stored.user) == ("mail", "jane@example.com")
+    assert (await log.call("GetCompletion", name="projects/q/completions/x")).messages[0].parts[0].text == said
+    feedback = pb.Feedback(comment="ask jane@example.com", correction=turn(said))
+    given = await log.call("AddFeedback", parent=NAME + "x", feedback=feedback)
+    assert (given.comment, given.correction.parts[0].text) == ("ask [EMAIL]", left)

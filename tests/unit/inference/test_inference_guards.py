@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feinschliff.formats.records import Message
+from feinschliff.inference.callers import Caller
 from feinschliff.inference.engine import Delta, Done, Finish
 from feinschliff.inference.guards.findings import Findings
 from feinschliff.inference.guards.guard import (
@@ -202,7 +203,9 @@ class Judge:
         self.is_down = is_down
         self.asked: list[str] = []
 
-    async def scores(self, of: Guard, texts: Sequence[str], *, seconds_left: float | None) -> list[dict[str, float]]:
+    async def scores(
+        self, of: Guard, texts: Sequence[str], *, caller: Caller, seconds_left: float | None
+    ) -> list[dict[str, float]]:
         if self.is_down:
             raise Unavailable("GUARD_UNAVAILABLE", "down")
         self.asked += texts

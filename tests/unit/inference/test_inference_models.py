@@ -6,7 +6,7 @@ import pytest
 
 from feinschliff.inference.life import Failure, RouteState, RouteStatus, State
 from feinschliff.inference.pool import BaseKey
-from feinschliff.inference.targets import is_host, pinned_on, targets, why_not
+from feinschliff.inference.targets import is_host, pinned_on, targets, why_not, within
 from feinschliff.kit.errors import NotFound, Unavailable, WrongState
 from tests.unit.inference.builders import BASE, DIGEST, MODEL, PROJECT, deployment, failed, ready, version
 
@@ -69,6 +69,32 @@ def test_an_alias_is_answered_with_what_its_route_serves_at_present() -> None:
 
 def test_a_base_is_answered_by_every_deployment_of_it() -> None:
     assert answering(BASE, deployment("d"), deployment("e"), deployment("f", base="file:/other")) == [BASE, BASE]
+
+
+def test_a_base_is_answered_by_the_callers_own_project_and_by_no_other() -> None:
+    shared = [deployment("d"), deployment("e", project="other"), deployment("f", project="other")]
+    assert [one.name for one in within(shared, BASE, "projects/other")] == [shared[1].name, shared[2].name]
+    assert within(shared, BASE, "projects/third") == []
+    assert why_not(BASE, within(shared, BASE, "projects/third")).reason == "MODEL_NOT_LOADED"
+
+
+def test_who_does_not_say_for_whom_is_answered_while_one_project_alone_serves_the_base() -> None:
+    alone = [deployment("d"), deployment("e"), deployment("f", project="other", base="file:/other")]
+    assert within(alone, BASE, "") == alone
+    gone = deployment("g", project="other", replicas=0)
+    assert answering(BASE, *within([*alone, gone], BASE, "")) == [BASE, BASE]
+    with pytest.raises(WrongState) as refused:
+        within([*alone, deployment("g", project="other")], BASE, "")
+    assert (refused.value.reason, refused.value.metadata["projects"]) == ("PROJECT_NEEDED", "2")
+    assert within([*alone, deployment("g", project="other")], D, "")
+
+
+@pytest.mark.parametrize("model", [D, V1, PRODUCTION])
+def test_what_is_another_projects_is_unknown_to_a_caller(model: str) -> None:
+    with pytest.raises(NotFound, match=model) as refused:
+        within([deployment()], model, "projects/other")
+    assert refused.value.reason == "MODEL_UNKNOWN"
+    assert within([deployment()], model, PROJECT)
 
 
 @pytest.mark.parametrize("change", [{"state": State.DELETING}, {"replicas": 0}])

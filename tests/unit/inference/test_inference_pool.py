@@ -21,11 +21,11 @@ SOURCE = Source(BASE, "fp32")
 class Bench:
     """A pool over an engine by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, idle_seconds: float = 0.0) -> None:
         self.clock = ManualClock()
         self.loader = HandLoader()
         self.metrics = Metrics("inference")
-        self.pool = Pool(self.loader, self.metrics, clock=self.clock, changed=lambda: None)
+        self.pool = Pool(self.loader, self.metrics, clock=self.clock, changed=lambda: None, idle_seconds=idle_seconds)
 
     def locate(self, source: Source) -> Located:
         located = eventually(lambda: self.pool.locate(source))

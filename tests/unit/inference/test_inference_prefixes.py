@@ -75,6 +75,29 @@ def test_nothing_is_shared_between_owners(other: tuple[str, str]) -> None:
     assert cache.load(other, ids, torch.zeros(*SHAPE, 100, SIZE), 0) == 0
 
 
+def test_what_an_adapter_left_goes_with_it_and_nothing_else() -> None:
+    cache, ids = PrefixCache(10**9), text(1, 70)
+    owners = [("adapter", "project"), ("adapter", "other"), ("another", "project"), ("", "project")]
+    for owner in owners:
+        cache.keep(owner, ids, computed(ids), 0)
+    cache.drop("adapter")
+    block = torch.zeros(*SHAPE, 100, SIZE)
+    assert [cache.load(owner, ids, block, 0) for owner in owners] == [0, 0, 64, 64]
+    assert cache.allocated_bytes == 4 * PAGE_BYTES
+    cache.keep(owners[0], ids, computed(ids), 0)
+    assert [cache.load(owner, ids, block, 0) for owner in owners] == [64, 0, 64, 64]
+
+
+def test_owners_whose_pages_have_gone_leave_nothing_behind() -> None:
+    cache, ids = PrefixCache(2 * PAGE_BYTES), text(1, 70)
+    for number in range(100):
+        cache.load((f"adapter{number}", "project"), ids, torch.zeros(*SHAPE, 100, SIZE), 0)
+        cache.keep((f"adapter{number}", "project"), ids, computed(ids), 0)
+        cache.keep((f"adapter{number}", "short"), ids[:5], computed(ids[:5]), 0)
+    assert len(cache) == 2
+    assert cache.owners == 1
+
+
 def test_the_longest_unused_go_first_and_ends_before_beginnings() -> None:
     cache = PrefixCache(6 * PAGE_BYTES)
     texts = [text(seed, 3 * PAGE_TOKENS + 1) for seed in range(3)]

@@ -11,11 +11,12 @@ from typing import Any, cast
 import grpc
 import pytest
 
+from feinschliff.formats.exchanges import EXCHANGE_BYTES_MAX, content_bytes, content_of
 from feinschliff.formats.records import Message
 from feinschliff.inference.conversation import to_messages
 from feinschliff.inference.life import Deployment, Spec, State, Status
 from feinschliff.inference.policies import BELIEVED_SECONDS, Policies
-from feinschliff.inference.recorder import Heard, Kept, Recorder, is_kept, named, refuse_unloggable, turn_of
+from feinschliff.inference.recorder import Heard, Kept, Recorder, as_chat, is_kept, named, refuse_unloggable, turn_of
 from feinschliff.inference.segments import Segment
 from feinschliff.inference.spool import Spool
 from feinschliff.kit.clock import ManualClock
@@ -134,7 +135,7 @@ async def test_an_answer_does_not_wait_for_a_disk_that_hangs(tmp_path: Path, mon
     monkeypatch.setattr(Segment, "append", slow)
     metrics = Metrics("inference")
     spool = Spool(tmp_path, bytes_max=1 << 20, changed=lambda: None)
-    recorder = Recorder(spool, Policies(cast(Any, None), ManualClock()), metrics)
+    recorder = Recorder(spool, Policies(cast(Any, None), ManualClock()), metrics, clock=ManualClock())
     began = time.monotonic()
     for _ in range(3):
         assert await recorder.store(Kept("theirs", "chatcmpl-1"), ingestion_pb2.Completion(model="m")) == NAME
@@ -161,7 +162,7 @@ async def test_a_disk_that_breaks_after_the_answer_went_is_counted(
     monkeypatch.setattr(Segment, "append", breaks)
     metrics = Metrics("inference")
     spool = Spool(tmp_path, bytes_max=1 << 20, changed=lambda: None)
-    recorder = Recorder(spool, Policies(cast(Any, None), ManualClock()), metrics)
+    recorder = Recorder(spool, Policies(cast(Any, None), ManualClock()), metrics, clock=ManualClock())
     assert await recorder.store(Kept("theirs", "chatcmpl-1"), ingestion_pb2.Completion(model="m")) == NAME
     goes.set()
     async with asyncio.timeout(20):
@@ -173,6 +174,56 @@ async def test_a_disk_that_breaks_after_the_answer_went_is_counted(
     await asyncio.to_thread(spool.close)
 
 
+async def spooled(tmp_path: Path, *completions: ingestion_pb2.Completion, bytes_max: int = 0) -> tuple[list[str], Any]:
+    """What is told of each, and what lies in the spool."""
+    log, metrics = Log(), Metrics("inference")
+    log.bytes_max = bytes_max
+    policies = Policies(cast(Any, log), ManualClock())
+    policies.fraction("theirs")
+    policies.refresh()
+    spool = Spool(tmp_path, bytes_max=1 << 24, changed=lambda: None)
+    recorder = Recorder(spool, policies, metrics, clock=ManualClock())
+    told = [await recorder.store(Kept("theirs", "chatcmpl-1"), one, MOMENT) for one in completions]
+    segment = spool.take()
+    records = [] if segment is None else [one.payload for one in segment.records()]
+    await asyncio.to_thread(spool.close)
+    return told, ([ingestion_pb2.RecordCompletionRequest.FromString(one) for one in records], metrics)
+
+
+async def test_an_exchange_is_told_with_its_own_time(tmp_path: Path) -> None:
+    _, ((record,), _) = await spooled(tmp_path, ingestion_pb2.Completion(model="m"))
+    assert record.exchange_time.ToDatetime(MOMENT.tzinfo) == MOMENT
+
+
+async def test_what_the_log_would_not_take_has_no_name_and_holds_nobody_up(tmp_path: Path) -> None:
+    def exchange(characters: int) -> ingestion_pb2.Completion:
+        part = common_pb2.Part(text="\n" * characters)
+        return ingestion_pb2.Completion(model="m", messages=[common_pb2.Message(parts=[part])])
+
+    bound = content_bytes(content_of(exchange(1000)))
+    told, (records, metrics) = await spooled(tmp_path, exchange(1001), exchange(1000), bytes_max=bound)
+    assert told == ["", NAME]
+    assert [one.completion for one in records] == [exchange(1000)]
+    assert metrics.value(SHARED, reason="too_large") == 1
+
+
+async def test_until_the_log_has_said_more_it_takes_two_mebibytes(tmp_path: Path) -> None:
+    part = common_pb2.Part(text="x" * EXCHANGE_BYTES_MAX)
+    large = ingestion_pb2.Completion(model="m", messages=[common_pb2.Message(parts=[part])])
+    assert (await spooled(tmp_path, large))[0] == [""]
+    assert (await spooled(tmp_path, large, bytes_max=2 * EXCHANGE_BYTES_MAX))[0] == [NAME]
+
+
+def test_a_text_that_is_continued_is_kept_as_a_turn() -> None:
+    request = inference_pb2.CompleteRequest(
+        model="m", text="secret", store=True, user="u", metadata={"a": "b"}, completion=NAME
+    )
+    chat = as_chat(request, "[MASKED]")
+    assert [part.text for turn in chat.messages for part in turn.parts] == ["[MASKED]"]
+    assert (chat.store, chat.user, dict(chat.metadata), chat.completion) == (True, "u", {"a": "b"}, NAME)
+    assert not as_chat(inference_pb2.CompleteRequest(text="x"), "x").HasField("store")
+
+
 class Log:
     """Ingestion, as far as policies need it."""
 
@@ -180,6 +231,7 @@ class Log:
         self.fractions: dict[str, float] = {}
         self.asked: list[str] = []
         self.is_down = False
+        self.bytes_max = 0
 
     def GetCompletionPolicy(
         self, request: ingestion_pb2.GetCompletionPolicyRequest, timeout: float
@@ -188,7 +240,9 @@ class Log:
         if self.is_down:
             raise grpc.RpcError("down")
         project = request.name.split("/")[1]
-        return ingestion_pb2.CompletionPolicy(sampled_fraction=self.fractions.get(project, 0.0))
+        return ingestion_pb2.CompletionPolicy(
+            sampled_fraction=self.fractions.get(project, 0.0), exchange_bytes_max=self.bytes_max
+        )
 
 
 def test_a_policy_is_asked_for_beside_the_calls_and_believed_for_a_while() -> None:

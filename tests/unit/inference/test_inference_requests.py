@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from feinschliff.inference.batcher import Batcher, Limits
 from feinschliff.inference.conversation import to_messages
+from feinschliff.inference.engines.row import Row
 from feinschliff.inference.life import Sampling
 from feinschliff.inference.proto import to_spec
 from feinschliff.inference.requests import generation, refuse, sampling_violations, unknown_biases
@@ -229,3 +231,24 @@ def test_a_deployment_that_asks_for_more_than_is_served_is_refused(
     with pytest.raises(Unserved) as refused:
         to_spec(message)
     assert refused.value.fields[0].field == f"deployment.{field}"
+
+
+def test_an_answer_whose_length_nobody_says_is_as_long_as_the_installation_says() -> None:
+    def longest(asked: int | None = None, deployment: int | None = None, prompt: int = 10) -> int:
+        mine, theirs = Sampling(max_tokens=asked), Sampling(max_tokens=deployment)
+        return generation([1] * prompt, mine, theirs, None, context_tokens=8192, answer_tokens=2048).max_tokens
+
+    assert (longest(), longest(prompt=8000), longest(deployment=50)) == (2048, 192, 50)
+    assert (longest(asked=8000), longest(deployment=8000)) == (8000, 8000)
+
+
+def test_calls_that_do_not_say_their_length_run_side_by_side() -> None:
+    def running(answer_tokens: int) -> int:
+        batcher = Batcher[Row](Limits(8, 8, 4 * 2100, 512, is_cache_by_row=True))
+        for _ in range(4):
+            asked = generation([1] * 10, Sampling(), Sampling(), None, context_tokens=8192, answer_tokens=answer_tokens)
+            batcher.offer(Row.of(asked, lambda _: None, decode=lambda _: "", stop_ids=()))
+        batcher.plan()
+        return batcher.running
+
+    assert (running(2048), running(0)) == (4, 1)

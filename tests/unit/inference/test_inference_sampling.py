@@ -136,6 +136,52 @@ def test_endless_invalid_bytes_do_not_hold_the_text_back() -> None:
     assert len("".join(pieces_of(b"\xff" * 20)[:-1])) >= 16
 
 
+class Words:
+    """Decodes words with a space before all but the first; 0 is not shown, and what is read is counted."""
+
+    def __init__(self) -> None:
+        self.tokens_read = 0
+
+    def __call__(self, ids: Sequence[int]) -> str:
+        self.tokens_read += len(ids)
+        return " ".join(f"w{token}" for token in ids if token)
+
+
+def said(ids: Sequence[int]) -> tuple[list[str], int]:
+    words = Words()
+    detokeniser = Detokeniser(words)
+    return [*map(detokeniser.push, ids), detokeniser.flush()], words.tokens_read
+
+
+@pytest.mark.parametrize("first", [[], [1], [1, 2, 3]])
+def test_a_long_run_of_silent_tokens_costs_no_more_for_each_than_a_short_one(first: list[int]) -> None:
+    pieces, read = said([*first, *[0] * 5000, 4, 5])
+    assert "".join(pieces) == " ".join(f"w{token}" for token in [*first, 4, 5])
+    assert read < 5000 * 100
+
+
+def test_a_long_run_of_broken_bytes_does_not_either() -> None:
+    for data in (b"\xff" * 3000, b"\xe2\x82" * 1500, b"ab" + b"\x80" * 3000 + "é€ c".encode() + b"\xf0\x9f" * 500):
+        counted = Words()
+
+        def decode_counted(ids: Sequence[int], counted: Words = counted) -> str:
+            counted(ids)
+            return decode(ids)
+
+        detokeniser = Detokeniser(decode_counted)
+        ids = [BYTES.index(_spelling(byte)) for byte in data]
+        assert "".join([*map(detokeniser.push, ids), detokeniser.flush()]) == data.decode(errors="replace")
+        assert counted.tokens_read < len(data) * 100
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.one_of(st.integers(0, 3), st.just(0)), max_size=30), st.lists(st.integers(60, 140), max_size=4))
+def test_runs_anywhere_in_a_text_leave_it_as_it_is(ids: list[int], runs: list[int]) -> None:
+    for place, length in enumerate(runs):
+        ids[place * 5 : place * 5] = [0] * length
+    assert "".join(said(ids)[0]) == " ".join(f"w{token}" for token in ids if token)
+
+
 def cut(text: str, cuts: list[int]) -> list[str]:
     places = sorted({min(place, len(text)) for place in cuts} | {0, len(text)})
     return [text[a:b] for a, b in pairwise(places)] or [""]

@@ -7,14 +7,15 @@ import time
 
 import pytest
 
+from feinschliff.inference.callers import Caller
 from feinschliff.inference.life import Deployment, State
 from feinschliff.inference.models import Models, Patience
 from feinschliff.inference.observed import Observations
 from feinschliff.inference.traffic import Traffic
 from feinschliff.inference.view import View
-from feinschliff.kit.errors import Refusal, Unavailable, WrongState
+from feinschliff.kit.errors import NotFound, Refusal, Unavailable, WrongState
 from feinschliff.kit.watch import Wake
-from tests.unit.inference.builders import MODEL, PROJECT, deployment, ready
+from tests.unit.inference.builders import BASE, MODEL, PROJECT, deployment, ready
 from tests.unit.inference.test_inference_pool import Bench
 
 D, V1, V2 = f"{PROJECT}/deployments/d", f"{MODEL}/versions/1", f"{MODEL}/versions/2"
@@ -24,9 +25,13 @@ ROUTES = {"a": (V1, ready(1)), "b": (V2, ready(2))}
 class Waiting(Bench):
     """Models over a pool, with a deployment that a test moves on."""
 
-    def __init__(self, waiting_max: int = 4, wait_seconds_max: float = 10.0) -> None:
-        super().__init__()
-        self.view, self.wake, self.traffic = View(), Wake(), Traffic(self.clock)
+    def __init__(self, waiting_max: int = 4, wait_seconds_max: float = 10.0, project_requests_max: int = 0) -> None:
+        super().__init__(idle_seconds=60)
+        self.view, self.wake, self.traffic = (
+            View(),
+            Wake(),
+            Traffic(self.clock, project_requests_max=project_requests_max),
+        )
         self.models = Models(
             self.pool,
             self.view,
@@ -111,14 +116,48 @@ async def test_a_drained_deployment_gives_its_lease_back_and_refuses() -> None:
     assert bench.pool.unload_base(bench.pool.bases()[0]), "no lease is left"
 
 
+async def test_a_call_for_a_base_is_its_own_projects_whoever_else_has_it_loaded() -> None:
+    bench = Waiting()
+    await asyncio.to_thread(bench.become_ready)
+    bench.show(deployment("theirs", project="other"))
+    granted = await bench.models.grant(BASE, seconds_left=5, caller=Caller("projects/other"))
+    assert (granted.deployment.project, granted.lease.call.tenant) == ("other", "other")
+    granted = await bench.models.grant(BASE, seconds_left=5, caller=Caller(PROJECT))
+    assert (granted.deployment.name, granted.lease.call.tenant) == (D, "default")
+    for caller, reason in ((Caller("projects/third"), "MODEL_NOT_LOADED"), (Caller(), "PROJECT_NEEDED")):
+        with pytest.raises(WrongState) as refused:
+            await bench.models.grant(BASE, seconds_left=5, caller=caller)
+        assert refused.value.reason == reason
+
+
+async def test_whether_a_model_is_ready_is_seen_without_a_place_a_lease_or_a_use() -> None:
+    bench = Waiting(project_requests_max=1)
+    key = await asyncio.to_thread(bench.load_base)
+    bench.show(deployment(on_demand=True, routes={"a": (V1, ready(1))}, weights={"a": 0}))
+    assert not await bench.models.is_ready(V1)
+    await asyncio.to_thread(bench.on_demand, key, 1)
+    taken = await bench.models.grant(D, seconds_left=5)
+    assert (await bench.refused(seconds_left=5)).reason == "PROJECT_LIMIT"
+    assert [await bench.models.is_ready(model) for model in (D, V1, BASE)] == [True] * 3
+    assert (await bench.models.at_once(D)).lease.engine is taken.lease.engine
+    with pytest.raises(NotFound):
+        await bench.models.is_ready("projects/default/deployments/no")
+    bench.clock.advance(3600)
+    await bench.models.is_ready(V1)
+    await asyncio.to_thread(bench.pool.tidy)
+    assert not await bench.models.is_ready(V1), "a look is no use: idle adapters go"
+    bench.traffic.drain(deployment(), 60)
+    assert not await bench.models.is_ready(D)
+
+
 async def test_only_calls_that_shares_decided_about_are_watched() -> None:
     bench = Waiting()
     key = await asyncio.to_thread(bench.load_base)
     for number in (1, 2):
         await asyncio.to_thread(bench.load_adapter, key, number)
     bench.show(deployment(routes=ROUTES))
-    by_share = await bench.models.grant(D, seconds_left=5, sticky="user 1")
-    again = await bench.models.grant(D, seconds_left=5, sticky="user 1")
+    by_share = await bench.models.grant(D, seconds_left=5, caller=Caller(sticky="user 1"))
+    again = await bench.models.grant(D, seconds_left=5, caller=Caller(sticky="user 1"))
     by_name = await bench.models.grant(V1, seconds_left=5)
     assert by_share.version == again.version
     assert (by_share.lease.call.watch is None, by_name.lease.call.watch is None) == (False, True)

@@ -15,7 +15,8 @@ from feinschliff.gateway.answers import Envelope, Shape, chunks, identity_header
 from feinschliff.gateway.bodies import read_json, reply
 from feinschliff.gateway.conversation import ChatBody, param_of
 from feinschliff.gateway.errors import SERVER, ApiError, answering, from_refusal, no_model
-from feinschliff.gateway.state import Here, Project, State
+from feinschliff.gateway.models import Target
+from feinschliff.gateway.state import Here, Project, State, refuse_skipping
 from feinschliff.gateway.streams import data_event, event_stream, while_connected
 from feinschliff.kit.errors import from_rpc_error
 from feinschliff.v1 import common_pb2
@@ -40,6 +41,7 @@ class Begun(NamedTuple):
 async def create(request: Request, here: Here, project: Project) -> Response:
     body = await read_json(request, ChatBody, bytes_max=here.settings.gateway_body_bytes_max)
     body.check_served()
+    refuse_skipping(request, body.skip_guards)
     envelope = Envelope(ids.new_completion_id(), int(here.clock.now().timestamp()), body.model)
     if body.stream:
         begun = await while_connected(request, _begin(here, project, body, envelope.id))
@@ -51,7 +53,7 @@ async def create(request: Request, here: Here, project: Project) -> Response:
 
 async def _answer(here: State, project: str, body: ChatBody, answer_id: str) -> pb.ChatResponse:
     target = await here.models.resolve(project, body.model)
-    asked = body.to_request(target.model, ids.completion_name(project, answer_id))
+    asked = _request(project, body, target, answer_id)
 
     async def ask() -> pb.ChatResponse:
         return await here.clients.inference.Chat(asked, timeout=here.settings.gateway_answer_seconds)
@@ -62,7 +64,7 @@ async def _answer(here: State, project: str, body: ChatBody, answer_id: str) -> 
 
 async def _begin(here: State, project: str, body: ChatBody, answer_id: str) -> Begun:
     target = await here.models.resolve(project, body.model)
-    asked = pb.ChatStreamRequest(chat=body.to_request(target.model, ids.completion_name(project, answer_id)))
+    asked = pb.ChatStreamRequest(chat=_request(project, body, target, answer_id))
 
     async def ask() -> Begun:
         call = here.clients.inference.ChatStream(asked, timeout=here.settings.gateway_answer_seconds)
@@ -70,6 +72,10 @@ async def _begin(here: State, project: str, body: ChatBody, answer_id: str) -> B
 
     with answering(missing=no_model(body.model), param_of=param_of):
         return await here.loader.served(project, target, ask)
+
+
+def _request(project: str, body: ChatBody, target: Target, answer_id: str) -> pb.ChatRequest:
+    return body.to_request(target.model, ids.project_name(project), ids.completion_name(project, answer_id))
 
 
 async def _first_token(call: StreamCall) -> Begun:

@@ -28,7 +28,7 @@ from feinschliff.gateway.completing import (
 from feinschliff.gateway.errors import SERVER, ApiError, answering, from_refusal, no_model
 from feinschliff.gateway.models import Target
 from feinschliff.gateway.routes.chat import broken
-from feinschliff.gateway.state import Here, Project, State
+from feinschliff.gateway.state import Here, Project, State, refuse_skipping
 from feinschliff.gateway.streams import data_event, event_stream, while_connected
 from feinschliff.kit.errors import from_rpc_error
 from feinschliff.v1 import common_pb2
@@ -61,19 +61,20 @@ class Piece(NamedTuple):
 async def create(request: Request, here: Here, project: Project) -> Response:
     body = await read_json(request, CompletionBody, bytes_max=here.settings.gateway_body_bytes_max)
     body.check_served()
+    refuse_skipping(request, body.skip_guards)
     envelope = TextEnvelope(ids.new_text_completion_id(), int(here.clock.now().timestamp()), body.model)
     if body.stream:
-        begun = await while_connected(request, _begin(here, project, body))
+        begun = await while_connected(request, _begin(here, project, body, envelope.id))
         events = _events(here, envelope, begun, body)
         return event_stream(events, headers=identity_headers(begun[0].identity))
-    answers = await while_connected(request, _answers(here, project, body))
+    answers = await while_connected(request, _answers(here, project, body, envelope.id))
     told = envelope.completion(answers, logprobs=body.logprobs is not None)
     return reply(told, headers=identity_headers(answers[0].identity))
 
 
-async def _answers(here: State, project: str, body: CompletionBody) -> list[pb.CompleteResponse]:
+async def _answers(here: State, project: str, body: CompletionBody, answer_id: str) -> list[pb.CompleteResponse]:
     target = await here.models.resolve(project, body.model)
-    asked, places = body.to_requests(target.model), asyncio.Semaphore(STREAMS_MAX)
+    asked, places = body.to_requests(target.model, ids.project_name(project), answer_id), asyncio.Semaphore(STREAMS_MAX)
 
     async def answer(place: int, wanted: pb.CompleteRequest) -> pb.CompleteResponse:
         async def ask() -> pb.CompleteResponse:
@@ -87,9 +88,9 @@ async def _answers(here: State, project: str, body: CompletionBody) -> list[pb.C
     return await together([answer(place, wanted) for place, wanted in enumerate(asked)])
 
 
-async def _begin(here: State, project: str, body: CompletionBody) -> list[Begun]:
+async def _begin(here: State, project: str, body: CompletionBody, answer_id: str) -> list[Begun]:
     target = await here.models.resolve(project, body.model)
-    asked, calls = body.to_requests(target.model), list[Begun]()
+    asked, calls = body.to_requests(target.model, ids.project_name(project), answer_id), list[Begun]()
 
     async def begin(place: int, wanted: pb.CompleteRequest) -> None:
         with answering(missing=no_model(body.model), param_of=param_of(place, len(asked))):

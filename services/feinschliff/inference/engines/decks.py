@@ -157,6 +157,7 @@ class Decks:
         home = self._homes.pop(digest, None)
         if home is None:
             return
+        self.prefixes.drop(digest)
         deck = self._decks[home.deck]
         deck.remove(digest)
         if home.deck != _BASE and not deck.adapters:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import NamedTuple
 
 from feinschliff.formats.records import Message
+from feinschliff.inference.callers import Caller
 from feinschliff.inference.engine import Delta, Done, Finish
 from feinschliff.inference.guards.findings import Finding, Findings
 from feinschliff.inference.guards.guard import Action, Guard, Model, Stage, Topics
@@ -21,6 +22,7 @@ from feinschliff.inference.guards.incoming import (
 )
 from feinschliff.inference.guards.judges import Judges
 from feinschliff.inference.guards.reading import Reading, read
+from feinschliff.inference.models import ANYONE
 from feinschliff.inference.proto import Asked, refuse_unserved
 from feinschliff.kit.errors import FieldViolation, Invalid, Unavailable
 from feinschliff.kit.metrics import Metrics
@@ -61,13 +63,23 @@ class Guards:
             on_hit: is told whenever one finds something.
         """
         running = [guard for guard in guards if not (skip and guard.may_be_skipped)]
-        return Guarded(running, self._judges, Findings(running, deployment, self._metrics, on_hit), seconds_left)
+        findings = Findings(running, deployment, self._metrics, on_hit)
+        owner = Caller(deployment.partition("/deployments/")[0])
+        return Guarded(running, self._judges, findings, seconds_left, owner)
 
 
 class Guarded:
     """One call under guards; without any, everything passes untouched."""
 
-    def __init__(self, guards: Sequence[Guard], judges: Judges, findings: Findings, seconds_left: float | None) -> None:
+    def __init__(
+        self,
+        guards: Sequence[Guard],
+        judges: Judges,
+        findings: Findings,
+        seconds_left: float | None,
+        owner: Caller = ANYONE,
+    ) -> None:
+        self._owner = owner
         self._guards = guards
         self._judges = judges
         self._findings = findings
@@ -208,7 +220,7 @@ class Guarded:
 
     async def _judge_texts(self, guard: Guard, texts: Sequence[str], findings: Sequence[Finding]) -> None:
         told = [place for place, text in enumerate(texts) if text]
-        scores = await self._judges.scores(guard, [texts[place] for place in told], seconds_left=self._seconds_left)
+        scores = await self._scores(guard, [texts[place] for place in told])
         for place, of_text in zip(told, scores, strict=True):
             assert isinstance(guard.of, Model)
             findings[place].scores.update(of_text)
@@ -216,13 +228,16 @@ class Guarded:
             if guard.action is Action.MASK:
                 findings[place].text = MASKED if findings[place].triggered else texts[place]
 
+    async def _scores(self, guard: Guard, texts: Sequence[str]) -> list[Mapping[str, float]]:
+        return await self._judges.scores(guard, texts, caller=self._owner, seconds_left=self._seconds_left)
+
     async def _judged(self, guard: Guard, stage: Stage, texts: Sequence[str]) -> list[list[str]]:
         """The labels that trigger, for each text; none where a guard that only notes cannot judge."""
         assert isinstance(guard.of, Model)
         if not texts:
             return []
         try:
-            scores = await self._judges.scores(guard, texts, seconds_left=self._seconds_left)
+            scores = await self._scores(guard, texts)
         except Unavailable as refusal:
             self._findings.failed(guard, stage, refusal)
             if guard.action is Action.LOG:

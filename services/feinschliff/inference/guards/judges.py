@@ -10,6 +10,7 @@ from feinschliff.formats.heads import HeadFacts
 from feinschliff.formats.records import Message
 from feinschliff.inference import judging
 from feinschliff.inference.answers import Answers
+from feinschliff.inference.callers import Caller
 from feinschliff.inference.engine import GenerationRequest
 from feinschliff.inference.guards.guard import Guard, Model
 from feinschliff.inference.models import Granted, Models
@@ -28,9 +29,12 @@ class Judges:
         self._answers = answers
 
     async def scores(
-        self, guard: Guard, texts: Sequence[str], *, seconds_left: float | None
+        self, guard: Guard, texts: Sequence[str], *, caller: Caller, seconds_left: float | None
     ) -> list[Mapping[str, float]]:
         """For each text, 0 to 1 for each of the guard's labels.
+
+        Args:
+            caller: whose guard it is; a base is answered by its project's deployment.
 
         Raises:
             Unavailable: GUARD_UNAVAILABLE, whatever the model was refused for.
@@ -38,12 +42,10 @@ class Judges:
         of = guard.of
         assert isinstance(of, Model)
         try:
-            with (
-                granted := await self._models.grant(of.model, seconds_left=seconds_left, is_within_call=True)
-            ).lease as lease:
+            with (granted := await self._granted(of, caller, seconds_left)).lease as lease:
                 if facts := lease.engine.head(lease.adapter_digest):
                     return await self._classified(granted, texts, of.labels, facts)
-            return [await self._asked(of, text, seconds_left) for text in texts]
+            return [await self._asked(of, text, caller, seconds_left) for text in texts]
         except Refusal as refusal:
             raise Unavailable(
                 "GUARD_UNAVAILABLE",
@@ -53,6 +55,9 @@ class Judges:
                 guard=guard.name,
                 cause=refusal.reason,
             ) from refusal
+
+    async def _granted(self, of: Model, caller: Caller, seconds_left: float | None) -> Granted:
+        return await self._models.grant(of.model, seconds_left=seconds_left, caller=caller, is_within_call=True)
 
     async def _classified(
         self, granted: Granted, texts: Sequence[str], labels: Sequence[str], facts: HeadFacts
@@ -72,10 +77,8 @@ class Judges:
         number = {name: place for place, name in enumerate(facts.classes)}
         return [{label: judged[place][number[label]] for label in labels} for place in range(len(rows))]
 
-    async def _asked(self, of: Model, text: str, seconds_left: float | None) -> Mapping[str, float]:
-        with (
-            granted := await self._models.grant(of.model, seconds_left=seconds_left, is_within_call=True)
-        ).lease as lease:
+    async def _asked(self, of: Model, text: str, caller: Caller, seconds_left: float | None) -> Mapping[str, float]:
+        with (granted := await self._granted(of, caller, seconds_left)).lease as lease:
             prompt_ids = await offload(lease.engine.encode_chat, [Message(role="user", content=text)])
             judging.refuse_lengths([len(prompt_ids)], granted.context_tokens - VERDICT_TOKENS_MAX)
             request = GenerationRequest(
