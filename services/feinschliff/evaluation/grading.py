@@ -31,6 +31,7 @@ class Grading:
 
     async def asked(
         self,
+        project: str,
         graders: Sequence[Grader],
         item: Item,
         sample: Sample,
@@ -38,7 +39,7 @@ class Grading:
         model: str = "",
         waiting: Waiting | None = None,
     ) -> Mapping[str, GradeGiven]:
-        """The grades of those that ask, all at the same time, by name; empty where none does.
+        """The grades of those that ask, on behalf of a project, all at the same time, by name; empty where none does.
 
         Raises:
             Halt: as `waiting` says.
@@ -46,7 +47,7 @@ class Grading:
         asking = [grader for grader in graders if isinstance(grader, Asking)]
         if not asking:
             return {}
-        outside = replace(self._outside, model=model, waiting=waiting)
+        outside = replace(self._outside, project=project, model=model, waiting=waiting)
         grades = await asyncio.gather(*(self._ask(grader, item, sample, outside) for grader in asking))
         return {grade.grader: grade for grade in grades}
 

@@ -21,19 +21,19 @@ class Measures:
         self._metrics = metrics
         self._timeout_seconds = timeout_seconds
 
-    async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
+    async def embed(self, project: str, model: str, texts: Sequence[str]) -> list[list[float]]:
         """One vector per text; raises what inference refuses with."""
-        request = inference_pb2.EmbedRequest(model=model, texts=texts)
+        request = inference_pb2.EmbedRequest(model=model, texts=texts, project=f"projects/{project}")
         try:
             response = await self._stub().Embed(request, timeout=self._timeout_seconds)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
         return [list(one.values) for one in response.embeddings]
 
-    async def likelihood(self, model: str, prompt: str, text: str) -> Likelihood:
+    async def likelihood(self, project: str, model: str, prompt: str, text: str) -> Likelihood:
         """Of the text after the prompt; raises what inference refuses with."""
         scored = inference_pb2.ScoreText(prompt=prompt, text=text)
-        request = inference_pb2.ScoreRequest(model=model, text=scored)
+        request = inference_pb2.ScoreRequest(model=model, text=scored, project=f"projects/{project}")
         try:
             response = await self._stub().Score(request, timeout=self._timeout_seconds)
         except grpc.RpcError as error:

@@ -70,7 +70,7 @@ class Paces:
 class RoomOutside:
     """The `Outside` of graders in this room.
 
-    `model` is the one that a run measures, empty outside of runs. With `waiting` an outage of inference is waited out,
+    Models are asked on behalf of `project`. `model` is the one that a run measures, empty outside of runs. With `waiting` an outage of inference is waited out,
     and ends the run where it lasts; without, a few tries must do.
     """
 
@@ -80,6 +80,7 @@ class RoomOutside:
     poster: Poster
     paces: Paces
     sandboxed: Sandboxed
+    project: str = ""
     model: str = ""
     waiting: Waiting | None = None
 
@@ -97,7 +98,7 @@ class RoomOutside:
         messages = [Message.model_validate(turn) for turn in question.turns]
 
         async def ask() -> Answer:
-            return await self.models.ask(question.model, messages, sampling_of(question))
+            return await self.models.ask(self.project, question.model, messages, sampling_of(question))
 
         answer = await self._patiently(ask, Fault.JUDGE, f"the judge {question.model}")
         return Reply(
@@ -112,7 +113,7 @@ class RoomOutside:
         named = model or self.installation.embedding_model
         if not named:
             raise CannotAsk(Fault.MODEL, "no embedding model is named, and the installation has no default one")
-        vectors = await self._patiently(partial(self.measures.embed, named, texts), Fault.MODEL, named)
+        vectors = await self._patiently(partial(self.measures.embed, self.project, named, texts), Fault.MODEL, named)
         if len(vectors) != len(texts):
             raise CannotAsk(Fault.MODEL, f"{named} gave {len(vectors)} vectors for {len(texts)} texts")
         return vectors
@@ -121,7 +122,7 @@ class RoomOutside:
         named = model or self.model
         if not named:
             raise CannotAsk(Fault.MODEL, "the grader names no model, and none is being measured")
-        asked = [partial(self.measures.likelihood, named, prompt, text) for text in texts]
+        asked = [partial(self.measures.likelihood, self.project, named, prompt, text) for text in texts]
         return await asyncio.gather(*(self._patiently(ask, Fault.MODEL, named) for ask in asked))
 
     async def post(self, call: Call) -> object:

@@ -183,7 +183,9 @@ class Worker:
         if isinstance(answer, Failure):
             return {}
         sample = _sample(answer)
-        return await self._grading.asked(plan.graders, item, sample, model=plan.run.model, waiting=patience)
+        return await self._grading.asked(
+            plan.run.project, plan.graders, item, sample, model=plan.run.model, waiting=patience
+        )
 
     async def _ask(self, plan: Plan, prompt: Sequence[Message], patience: Patience) -> Answer | Failure:
         attempt = 0

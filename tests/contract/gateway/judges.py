@@ -31,7 +31,9 @@ class Judges:
         self.result: object = 1
         self.asked: list[str] = []
 
-    async def ask(self, model: str, messages: Sequence[Message], sampling: Mapping[str, object]) -> Answer:
+    async def ask(
+        self, project: str, model: str, messages: Sequence[Message], sampling: Mapping[str, object]
+    ) -> Answer:
         self.asked.append(model)
         if model == GONE:
             raise NotFound("MODEL_NOT_FOUND", "It is not there.")
@@ -42,7 +44,7 @@ class Judges:
     def servicer(self) -> Servicer:
         installation = Installation("", {}, {}, Reach(private=False, public=False), Reach(False, False), 1, 1.0)
         models: Any = self
-        outside = RoomOutside(installation, models, measures=models, poster=Poster(), paces=Paces())
+        outside = RoomOutside(installation, models, measures=models, poster=Poster(), paces=Paces(), sandboxed=models)
         nothing: Any = None
         grading = Grading(outside, Metrics("evaluation"))
         service = EvaluationService(nothing, nothing, nothing, nothing, grading, nothing, nothing)
