@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from feinschliff.inference.call import Call
-from feinschliff.inference.engine import Delta, Done, Engine, Event, Finish, GenerationRequest, Started
+from feinschliff.inference.engine import (
+    Delta,
+    Done,
+    Engine,
+    Event,
+    Finish,
+    GenerationRequest,
+    Started,
+    engine_lost,
+)
 from feinschliff.kit.errors import Internal, Unavailable
 from feinschliff.kit.metrics import Metrics
 
@@ -44,7 +53,7 @@ class Answers:
         Raises:
             Exhausted: QUEUE_FULL.
             Internal: GENERATION_FAILED.
-            Unavailable: ENGINE_CLOSED, REPLICA_DRAINED.
+            Unavailable: ENGINE_CLOSED, ENGINE_LOST, REPLICA_DRAINED.
         """
         call = lease.call
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
@@ -114,6 +123,8 @@ class Answers:
 
 def refuse_broken(done: Done) -> None:
     """An answer that the engine could not finish is an error, not a short answer."""
+    if done.finish is Finish.FAILED and done.retry_after_seconds is not None:
+        raise engine_lost(done.error, done.retry_after_seconds)
     if done.finish is Finish.FAILED:
         message = f"The engine failed on the way: {done.error}."
         raise Internal("GENERATION_FAILED", message, error=done.error)
