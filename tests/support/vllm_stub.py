@@ -1,7 +1,7 @@
 """A small HTTP server that speaks the routes of vLLM 0.31 which we use, with its words for errors.
 
-It stands alone (no torch, nothing of ours), so that it starts at once as a process: `vllm_stub.py serve FOLDER ...`
-takes the options of `vllm serve`. What it says is a `Brain`'s; `Counting` needs no model.
+It stands alone (no torch, nothing of ours), so that it starts at once as a process: `python -P vllm_stub.py serve
+FOLDER ...` takes the options of `vllm serve`. What it says is a `Brain`'s; `Counting` needs no model.
 """
 
 from __future__ import annotations

@@ -44,13 +44,15 @@ def open_vllm(tiny_model: Path, folder: Path) -> Vllm:
     """As many requests at once as the server has places."""
     base = base_of(tiny_model)
     brain = ENGINES["transformers"](base, "fp32", EngineOptions(folder, rows_max=16, queue_max=200))
-    return open_counting(tiny_model, folder, Computing(brain))._replace(brain=brain)
+    return open_counting(tiny_model, folder, Computing(brain), queue_max=1000)._replace(brain=brain)
 
 
-def open_counting(tiny_model: Path, folder: Path, brain: Brain | None = None, **choices: Any) -> Vllm:
+def open_counting(
+    tiny_model: Path, folder: Path, brain: Brain | None = None, *, look_seconds: float = 0.1, **choices: Any
+) -> Vllm:
     """Args: choices: of EngineOptions."""
     server = Running(Stub(brain or Counting(), served_name(DIGEST, "fp32"), context=1024))
-    vllm = VllmOptions(urls=[server.url], folder=folder / "shared", look_seconds=0.1, start_seconds=30)
+    vllm = VllmOptions(urls=[server.url], folder=folder / "shared", look_seconds=look_seconds, start_seconds=30)
     options = EngineOptions(folder, **{"rows_max": 6, "queue_max": 100, "vllm": vllm, **choices})
     return Vllm(ENGINES["vllm"](base_of(tiny_model), "fp32", options), server)
 

@@ -131,21 +131,21 @@ class Keeper:
         """Looks at the server for as long as it is not cancelled."""
         pause_seconds = self._options.look_seconds
         while True:
-            if self.is_up:
-                pause_seconds = self._options.look_seconds
-                await self._wait()
-                await self._look()
-                continue
             try:
-                await self.bring_up()
+                if self.is_up:
+                    pause_seconds = self._options.look_seconds
+                    await self._wait()
+                    await self._look()
+                else:
+                    await self.bring_up()
+                continue
             except Refusal as refusal:
                 self.why = refusal.message
                 logger.warning("no vLLM server yet: %s", refusal.message)
-                await asyncio.sleep(pause_seconds)
-                pause_seconds = min(_LONGEST_PAUSE_SECONDS, 2 * pause_seconds)
             except Exception:
                 logger.exception("looking after a vLLM server failed")
-                await asyncio.sleep(pause_seconds)
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(_LONGEST_PAUSE_SECONDS, 2 * pause_seconds)
 
     async def _wait(self) -> None:
         try:
@@ -159,23 +159,27 @@ class Keeper:
 
     async def _look(self) -> None:
         self._doubt.clear()
-        if (why := self._server.ended()) or (why := await self._unhealthy()):
+        if not self.is_up or self._found is None:
+            return  # somebody noticed before us
+        client = self._found.client
+        if why := self._server.ended() or await self._unhealthy(client):
             self._lose(why, True)
             await self._server.end()
             return
         try:
-            wanted, listed = set(self._adapters), await self.client.models()
+            wanted, listed = set(self._adapters), await client.models()
             gone = {self._name, *(wanted & self._adapters.keys())} - listed.keys()
             if gone:
                 self._lose(f"it does not have {', '.join(sorted(gone)[:3])} any more", False)
                 return
-            self.load = await self.client.load()
+            self.load = await client.load()
         except Answers as error:
             logger.warning("a vLLM server did not answer a look: %s", error)
 
-    async def _unhealthy(self) -> str:
+    async def _unhealthy(self, client: Client) -> str:
+        """Why it can be of no more use; one bad moment is none."""
         for turn in range(_HEALTH_TRIES):
-            if await self.client.is_healthy():
+            if await client.is_healthy():
                 return ""
             if why := self._server.ended():
                 return why

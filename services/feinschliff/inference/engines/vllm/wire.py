@@ -149,7 +149,9 @@ def read_event(line: str) -> Piece | None:
             return Piece(cached_tokens=cached)
         (choice,) = said["choices"]
         token_ids = choice["token_ids"] or ()
-        scores: Sequence[TokenScore | None] = _scores(choice["logprobs"]) if choice.get("logprobs") else ()
+        scores = _scores(choice["logprobs"]) if choice.get("logprobs") else []
+        if scores and [score.token_id for score in scores] != list(token_ids):
+            raise ValueError("scores of other tokens")
         stop = choice.get("stop_reason")
         return Piece(
             token_ids,
