@@ -138,6 +138,7 @@ def rooms() -> dict[str, Schema]:
     }
     inference = {
         "gpu": fields(enabled=BOOL, count=whole(1, 64), resource=TEXT),
+        "vllm": fields(enabled=BOOL),
         "cache": fields(enabled=BOOL, existingClaim=NAME, storageClass=NAME, size=QUANTITY, keep=BOOL),
     }
     more = {"gateway": {"apiKeys": SECRET_KEY}, "training": training, "inference": inference}
@@ -187,6 +188,7 @@ def access() -> dict[str, Schema]:
             apiServer=fields(cidrs=listed(CIDR), ports=ports),
             hub=fields(cidrs=listed(CIDR), ports=ports),
             trackers=OBJECTS,
+            vllm=OBJECTS,
             external=fields(cidrs=listed(CIDR)),
             dnsPorts=ports,
             tracesPort=PORT,
@@ -214,6 +216,7 @@ def schema() -> Schema:
         pullSecrets=listed(NAME),
         control=IMAGE,
         trainer=IMAGE,
+        vllm=IMAGE,
         inference=IMAGE,
     )
     # A chart above this one may keep values of its own in `global`.
