@@ -201,7 +201,8 @@ class Stub:
     def _whole(self, body: dict[str, Any], adapter: str) -> dict[str, Any]:
         found = self.brain.score(body["prompt"], adapter, body["prompt_logprobs"])
         logprobs = [
-            place and {str(token): {"logprob": one, "rank": 1} for token, one in place.items()} for place in found
+            {str(token): {"logprob": one, "rank": 1} for token, one in place.items()} if place else None
+            for place in found
         ]
         choice = {"index": 0, "text": "", "finish_reason": "length", "prompt_logprobs": logprobs}
         return {"choices": [choice | {"prompt_token_ids": body["prompt"], "token_ids": [3]}], "usage": None}

@@ -60,7 +60,7 @@ async def test_a_version_is_answered_by_vllm_as_by_our_engine_and_by_its_name(
     assert answer.identity.adapter_digest == there.digest_of(version)
     asked = [body["model"] for path, body in server.stub.requests if path == "/v1/completions"]
     assert set(asked) == {there.digest_of(version)}
-    metadata = open_inference_pb2.ModelMetadataRequest(name="d")
+    metadata = open_inference_pb2.ModelMetadataRequest(name=D)
     stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(there._channel)
     found = await refusing(stub.ModelMetadata(metadata))
     assert (found.platform, [one.name for one in found.outputs]) == ("vllm", ["text"])
