@@ -61,6 +61,7 @@ async def test_a_version_is_answered_by_vllm_as_by_our_engine_and_by_its_name(
     asked = [body["model"] for path, body in server.stub.requests if path == "/v1/completions"]
     assert set(asked) == {there.digest_of(version)}
     metadata = open_inference_pb2.ModelMetadataRequest(name=D)
+    assert there._channel is not None
     stub = open_inference_pb2_grpc.GRPCInferenceServiceStub(there._channel)
     found = await refusing(stub.ModelMetadata(metadata))
     assert (found.platform, [one.name for one in found.outputs]) == ("vllm", ["text"])
