@@ -54,6 +54,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _RETRY_SECONDS = 1.0
+_END_SECONDS = 2.0  # for what was begun to end by itself
 
 
 class VllmEngine:
@@ -67,6 +68,7 @@ class VllmEngine:
         self._sizes: dict[str, int] = {}  # bytes of the loaded adapters
         self._lock = threading.Lock()  # of the batcher, the adapters and the end; never held while somebody is told
         self._is_closed = False
+        self._keeping: asyncio.Task[None] | None = None
         limits = Limits(options.rows_max, options.queue_max, sys.maxsize, sys.maxsize, is_cache_by_row=True)
         self._batcher: Batcher[Row] = Batcher(limits)
         name = served_name(base.files.digest, base.precision)
@@ -342,11 +344,13 @@ class VllmEngine:
         for row in rows:
             self._abort(row)
         self._answering.drop_scores(_closed())
+        if self._keeping is not None:
+            self._keeping.cancel()
         own = asyncio.current_task()
-        tasks = [task for task in asyncio.all_tasks() if task is not own]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        while others := [task for task in asyncio.all_tasks() if task is not own]:  # what is cancelled ends its own
+            _, late = await asyncio.wait(others, timeout=_END_SECONDS)
+            for task in late:
+                task.cancel()
         await self._keeper.close()
         for digest in self._sizes:
             shutil.rmtree(self._folder_of(digest), ignore_errors=True)
