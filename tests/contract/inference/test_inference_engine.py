@@ -127,7 +127,7 @@ def test_abort_while_waiting_never_starts(engine: Engine) -> None:
 def test_an_idle_engine_holds_no_cache(engine: Engine) -> None:
     generate(engine, mixed(8))
     eventually(lambda: engine.capacity().running == 0)
-    assert engine.capacity().kv_cache_bytes == 0
+    eventually(lambda: engine.capacity().kv_cache_bytes == 0)  # what a server holds is asked for now and then
 
 
 def test_a_listener_that_fails_ends_its_own_request_only(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
