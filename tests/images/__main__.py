@@ -22,7 +22,7 @@ from tests.images.services import check_services
 from tests.images.training import check_trainer
 
 MB = 1_000_000
-PACKAGES_MB_MAX = {"control": 250}
+PACKAGES_MB_MAX = {"control": 340}
 MODULES = {
     "control": ("fastapi", "kubernetes"),
     "trainer": ("torch", "transformers", "peft", "tensorboard", "typer", "rich"),  # transformers needs typer

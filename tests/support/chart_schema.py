@@ -141,7 +141,8 @@ def rooms() -> dict[str, Schema]:
         "vllm": fields(enabled=BOOL),
         "cache": fields(enabled=BOOL, existingClaim=NAME, storageClass=NAME, size=QUANTITY, keep=BOOL),
     }
-    more = {"gateway": {"apiKeys": SECRET_KEY}, "training": training, "inference": inference}
+    graders = {"graders": fields(existingSecret=NAME, judgesKey=TEXT, headersKey=TEXT)}
+    more = {"gateway": {"apiKeys": SECRET_KEY}, "training": training, "inference": inference, "evaluation": graders}
     return {**{name: room(name, **more.get(name, {})) for name in ROOMS}, "control": fields(**pod())}
 
 
@@ -189,6 +190,7 @@ def access() -> dict[str, Schema]:
             hub=fields(cidrs=listed(CIDR), ports=ports),
             trackers=OBJECTS,
             vllm=OBJECTS,
+            graders=OBJECTS,
             external=fields(cidrs=listed(CIDR)),
             dnsPorts=ports,
             tracesPort=PORT,

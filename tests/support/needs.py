@@ -23,6 +23,8 @@ PROGRAMS = {
         "feinschliff.evaluation.__main__",
         "feinschliff.registry.__main__",
         "feinschliff.gateway.__main__",
+        "feinschliff.sandbox.__main__",
+        "feinschliff.sandbox.mother",
     ),
     "trainer": ("feinschliff.trainer.__main__",),
     "inference": ("feinschliff.inference.__main__",),

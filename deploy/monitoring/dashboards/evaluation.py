@@ -54,6 +54,25 @@ EVALUATION = Dashboard(
                     (Query("sum(feinschliff_evaluation_items_in_flight)", "items"),),
                 ),
                 Panel(
+                    "Python grades",
+                    "Do functions of graders give numbers? `sandbox` is ours to mend, all others are theirs.",
+                    "per second",
+                    (Query(rate("feinschliff_evaluation_sandbox_runs_total", "outcome"), "{{outcome}}"),),
+                    stacked=True,
+                ),
+                Panel(
+                    "Python grades under way",
+                    "Do they stand in line? Then more workers help.",
+                    "count",
+                    (Query("sum(feinschliff_evaluation_sandbox_runs_in_flight)", "grades"),),
+                ),
+                Panel(
+                    "Processes of the sandbox started",
+                    "Do they die?",
+                    "per second",
+                    (Query(rate("feinschliff_evaluation_sandbox_starts_total"), "starts"),),
+                ),
+                Panel(
                     "Errors of the reconciler",
                     "Is there a run that it cannot handle?",
                     "per second",

@@ -23,7 +23,24 @@ BATCH = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)
 GRADER_SECONDS = (0.00001, 0.0001, 0.001, 0.01, 0.1, 1.0, 5.0, 30.0)
 
 CANARY_CAUSES = ("errors", "guard_hits", "first_token", "next_token")
-GRADERS = ("string_check", "text_similarity")
+GRADERS = (
+    "string_check",
+    "text_similarity",
+    "label_model",
+    "score_model",
+    "multi",
+    "json_schema",
+    "choice",
+    "numeric",
+    "endpoint",
+    "python",
+    "regex",
+    "json_path",
+    "tool_calls",
+    "length",
+    "text_check",
+    "classification",
+)
 SERVED = ("ingestion", "training", "evaluation", "registry", "inference")
 ALL = (*SERVED, "gateway")
 _CALL = ("grpc_type", "grpc_service", "grpc_method")
@@ -177,6 +194,20 @@ _EVALUATION = {
     "grader_seconds": _histogram("One grade, by type of grader.", GRADER_SECONDS, "grader", starts=GRADERS),
     "sampling_seconds": _histogram("One answer from inference.", FIRST_TOKEN_SECONDS),
     "sampled_tokens_total": _counter("Tokens of sampled answers."),
+    "sandbox_runs_total": _ended(
+        "Python grades",
+        "outcome",
+        "value",
+        "source",
+        "time",
+        "memory",
+        "output",
+        "crash",
+        "sandbox",
+        by="what came of them",
+    ),
+    "sandbox_runs_in_flight": _gauge("Python grades that run or stand in line."),
+    "sandbox_starts_total": _counter("Processes of the sandbox started: one per worker, and one for each that died."),
     "reconcile_seconds": _histogram("One turn of the reconciler over all runs.", CALL_SECONDS),
     "reconcile_errors_total": _counter("Runs that the reconciler could not handle in a turn, and runs that crashed."),
 }

@@ -11,7 +11,7 @@ from tests.contract.images.conftest import Installed
 from tests.images.sbom import write
 from tests.support.needs import PROGRAMS, reached
 
-PACKAGES_MB_MAX = 250
+PACKAGES_MB_MAX = 340
 ABSENT = ("torch", "transformers", "peft", "tensorboard", "typer", "rich", "pip", "setuptools", "grpc_tools", "pytest")
 
 pytestmark = pytest.mark.timeout(300)  # the steps are run once, by the first test

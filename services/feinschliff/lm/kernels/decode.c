@@ -229,6 +229,20 @@ static inline __attribute__((always_inline)) Numbers dot_bf16(Numbers sums, cons
 #endif
 }
 
+typedef uint16_t Halves __attribute__((vector_size(32)));
+
+static inline Numbers sixteen_bf16(const uint16_t *x) {
+    Halves halves;
+    memcpy(&halves, x, sizeof halves);
+    return (Numbers)(__builtin_convertvector(halves, Bits) << 16);
+}
+
+static inline Numbers sixteen_fp32(const float *x) {
+    Numbers numbers;
+    memcpy(&numbers, x, sizeof numbers);
+    return numbers;
+}
+
 static inline __attribute__((always_inline)) Numbers dot_chunk_bf16(Numbers sums, Bits one, Bits two) {
 #ifdef __AVX512BF16__
     return (Numbers)_mm512_dpbf16_ps((__m512)sums, (__m512bh)one, (__m512bh)two);
@@ -242,6 +256,7 @@ static inline __attribute__((always_inline)) Numbers dot_chunk_bf16(Numbers sums
 #define WIDEN(x) widen_bf16(x)
 #define NARROW(x) narrow_bf16(x)
 #define NAME(x) x##_bf16
+#define SIXTEEN(x) sixteen_bf16(x)
 #define TOGETHER 2
 #define DOT(sums, x, weights) sums = dot_bf16(sums, x, weights)
 #define CHUNK 32
@@ -262,11 +277,13 @@ static inline __attribute__((always_inline)) Numbers dot_chunk_bf16(Numbers sums
 #undef HALVES
 #undef DOT_CHUNK
 #undef WIDE
+#undef SIXTEEN
 
 #define REAL float
 #define WIDEN(x) (x)
 #define NARROW(x) (x)
 #define NAME(x) x##_fp32
+#define SIXTEEN(x) sixteen_fp32(x)
 #define TOGETHER 1
 #define DOT(sums, x, weights) sums += (weights) * *(x)
 #define CHUNK 16

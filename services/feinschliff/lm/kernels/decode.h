@@ -120,17 +120,29 @@ typedef struct {
 static void NAME(choose_row)(const void *arguments, int64_t row) {
     const NAME(Choice) *a = arguments;
     const REAL *logits = a->logits + row * a->vocabulary;
+    int64_t i = 0, whole = a->vocabulary - a->vocabulary % LANES;
+    Numbers mosts = (Numbers){0} - INFINITY;
+    Bits unknowns = {0};
+    for (; i < whole; i += LANES) {
+        Numbers x = SIXTEEN(logits + i);
+        Bits more = (Bits)(x > mosts);
+        mosts = (Numbers)(((Bits)x & more) | ((Bits)mosts & ~more));
+        unknowns |= (Bits)(x != x);
+    }
     float most = -INFINITY;
-    int32_t unknown = 0;
-#pragma omp simd reduction(max : most) reduction(+ : unknown)
-    for (int64_t i = 0; i < a->vocabulary; i++) {
+    uint32_t unknown = 0;
+    for (int64_t lane = 0; lane < LANES; lane++) {
+        most = mosts[lane] > most ? mosts[lane] : most;
+        unknown |= unknowns[lane];
+    }
+    for (; i < a->vocabulary; i++) {
         float x = WIDEN(logits[i]);
         most = x > most ? x : most;
-        unknown += x != x;
+        unknown |= x != x;
     }
     a->tokens[row] = -1;
     if (unknown || isinf(most)) return;
-    for (int64_t i = 0; i < a->vocabulary; i++)
+    for (i = 0; i < a->vocabulary; i++)
         if (WIDEN(logits[i]) == most) {
             a->tokens[row] = i;
             return;

@@ -1,0 +1,1 @@
+"""What runs inside a sandbox, beside the source that it runs; nothing outside imports it."""
