@@ -138,6 +138,7 @@ def rooms() -> dict[str, Schema]:
     }
     inference = {
         "gpu": fields(enabled=BOOL, count=whole(1, 64), resource=TEXT),
+        "vllm": fields(enabled=BOOL),
         "cache": fields(enabled=BOOL, existingClaim=NAME, storageClass=NAME, size=QUANTITY, keep=BOOL),
     }
     graders = {"graders": fields(existingSecret=NAME, judgesKey=TEXT, headersKey=TEXT)}
@@ -188,6 +189,7 @@ def access() -> dict[str, Schema]:
             apiServer=fields(cidrs=listed(CIDR), ports=ports),
             hub=fields(cidrs=listed(CIDR), ports=ports),
             trackers=OBJECTS,
+            vllm=OBJECTS,
             graders=OBJECTS,
             external=fields(cidrs=listed(CIDR)),
             dnsPorts=ports,
@@ -216,6 +218,7 @@ def schema() -> Schema:
         pullSecrets=listed(NAME),
         control=IMAGE,
         trainer=IMAGE,
+        vllm=IMAGE,
         inference=IMAGE,
     )
     # A chart above this one may keep values of its own in `global`.

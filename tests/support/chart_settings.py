@@ -64,6 +64,7 @@ WITHHELD: Mapping[str, str] = {
     "training_workloads": "below the home, the one folder that may be written",
     "inference_cache": "below the home, the one folder that may be written",
     "inference_replica_id": "the pod's name",
+    "inference_vllm_api_key": "a Secret holds it: value inference.extraEnv",
     "trainer_cache": "below the home, the one folder that may be written",
     "attempt": "of one attempt; the training service says it",
     "attempt_token": "of one attempt; the training service says it",

@@ -37,7 +37,7 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
 {{- end -}}
 
-{{/* (root, target, cuda): control, trainer or inference. */}}
+{{/* (root, target, cuda): control, trainer, inference or vllm. */}}
 {{- define "feinschliff.image" -}}
 {{- $image := .root.Values.image -}}
 {{- $own := index $image .target -}}

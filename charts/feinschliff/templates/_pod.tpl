@@ -172,7 +172,7 @@ readinessProbe:
 {{/* A GPU is asked for where the values say so: request and limit must be equal. */}}
 {{- define "feinschliff.resources" -}}
 {{- $resources := deepCopy .options.resources -}}
-{{- if .pod.cuda -}}
+{{- if .pod.gpu -}}
 {{- $gpu := dict .options.gpu.resource (toString .options.gpu.count) -}}
 {{- $resources = merge $resources (dict "limits" $gpu "requests" $gpu) -}}
 {{- end -}}

@@ -28,8 +28,9 @@ inference: {port: 50055, metrics: 9105, compact: false, database: true, s3: true
 {{- end -}}
 {{- $trains := and (has "training" $inside) (eq .root.Values.training.runner "process") -}}
 {{- $gpu := and (has "inference" $inside) .root.Values.inference.gpu.enabled -}}
-{{- $target := ternary "inference" (ternary "trainer" "control" $trains) (has "inference" $inside) -}}
-{{- dict "name" .name "rooms" $inside "calls" ($calls | uniq | sortAlpha) "needs" $needs "trains" $trains "target" $target "cuda" $gpu | toYaml -}}
+{{- $vllm := and (has "inference" $inside) .root.Values.inference.vllm.enabled -}}
+{{- $target := ternary (ternary "vllm" "inference" $vllm) (ternary "trainer" "control" $trains) (has "inference" $inside) -}}
+{{- dict "name" .name "rooms" $inside "calls" ($calls | uniq | sortAlpha) "needs" $needs "trains" $trains "target" $target "gpu" $gpu "cuda" (and $gpu (not $vllm)) | toYaml -}}
 {{- end -}}
 
 {{/* What the values say about a pod: its own block before `defaults`; lists of extras add up. (root, name) */}}

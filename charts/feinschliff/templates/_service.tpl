@@ -85,7 +85,7 @@ automountServiceAccountToken: false
 {{- $values := .root.Values -}}
 {{- $labels := include "feinschliff.labels" (dict "root" .root "component" .name) -}}
 {{- $selector := include "feinschliff.selector" (dict "root" .root "component" .name) -}}
-{{- $alone := or (.options.cache | default dict).enabled .pod.trains .pod.cuda -}}
+{{- $alone := or (.options.cache | default dict).enabled .pod.trains .pod.gpu -}}
 {{- $secrets := list $values.database.existingSecret $values.postgresql.existingSecret $values.s3.existingSecret $values.minio.existingSecret $values.gateway.apiKeys.existingSecret $values.s3.ca.existingSecret | compact }}
 ---
 apiVersion: apps/v1

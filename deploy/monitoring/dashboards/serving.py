@@ -148,6 +148,15 @@ SERVING = Dashboard(
                     ),
                 ),
                 Panel(
+                    "vLLM servers",
+                    "Are servers away that a base needs, and how often were they lost?",
+                    "count",
+                    (
+                        Query("sum(feinschliff_inference_servers_away)", "away"),
+                        Query("sum(feinschliff_inference_server_losses)", "lost so far"),
+                    ),
+                ),
+                Panel(
                     "GPU memory",
                     "How much of each GPU is in use, by whomever?",
                     "share",

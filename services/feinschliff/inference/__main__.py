@@ -14,8 +14,10 @@ from feinschliff.inference.completions import Completions
 from feinschliff.inference.deployment_service import DeploymentService
 from feinschliff.inference.deployments import Deployments
 from feinschliff.inference.engines import EngineOptions
+from feinschliff.inference.engines.vllm.options import VllmOptions, refuse_without_server
 from feinschliff.inference.guards.guarding import Guards
 from feinschliff.inference.guards.judges import Judges
+from feinschliff.inference.life import EngineName
 from feinschliff.inference.loader import ArtifactLoader
 from feinschliff.inference.memory import memory_of
 from feinschliff.inference.models import Models, Patience
@@ -74,7 +76,8 @@ def wire(settings: InferenceSettings, artifacts: Store | None = None) -> Room:
     ready = Readiness()
     memory, guards = memory_of(settings, metrics), Guards(Judges(models, answers), metrics)
     completions, check = Completions(models, answers, guards, memory.recorder), base_check(artifacts, settings)
-    deployments = Deployments(database, versions, check, view=view, clock=clock, wake=wake)
+    engines = engine_check(settings)
+    deployments = Deployments(database, versions, check, engines, view=view, clock=clock, wake=wake)
     replica = Replica(settings.inference_replica_id or os.uname().nodename, clock.now(), pool, traffic)
 
     return Room(
@@ -153,7 +156,34 @@ def engine_options(settings: InferenceSettings, answers: Answers) -> EngineOptio
         prefix_cache_bytes_max=settings.inference_prefix_cache_bytes_max,
         threads=settings.inference_threads,
         on_batch=answers.observe_batch,
+        vllm=vllm_options(settings),
     )
+
+
+def vllm_options(settings: InferenceSettings) -> VllmOptions:
+    return VllmOptions(
+        urls=[url for part in settings.inference_vllm_urls.split(",") if (url := part.strip())],
+        api_key=settings.inference_vllm_api_key.get_secret_value(),
+        command=settings.inference_vllm_command,
+        arguments=settings.inference_vllm_arguments,
+        start_seconds=settings.inference_vllm_start_seconds,
+        memory_share=settings.inference_vllm_memory_share,
+        lora_rank_max=settings.inference_vllm_lora_rank_max,
+        adapters_max=settings.inference_vllm_adapters_max,
+        folder=settings.vllm_dir,
+        folder_there=settings.inference_vllm_folder_there,
+    )
+
+
+def engine_check(settings: InferenceSettings) -> Callable[[EngineName], None]:
+    """Refuses an engine that this installation has no server for, before a deployment is made."""
+    options = vllm_options(settings)
+
+    def check(engine: EngineName) -> None:
+        if engine == "vllm":
+            refuse_without_server(options)
+
+    return check
 
 
 def base_check(artifacts: Store, settings: InferenceSettings) -> Callable[[str], None]:

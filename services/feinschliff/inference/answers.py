@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from feinschliff.inference.call import Call
-from feinschliff.inference.engine import Delta, Done, Engine, Event, Finish, GenerationRequest, Started
+from feinschliff.inference.engine import (
+    Delta,
+    Done,
+    Engine,
+    Event,
+    Finish,
+    GenerationRequest,
+    Started,
+    engine_lost,
+)
 from feinschliff.kit.errors import Exhausted, Internal, Refusal, Unavailable
 from feinschliff.kit.metrics import Metrics
 
@@ -46,7 +55,7 @@ class Answers:
         Raises:
             Exhausted: QUEUE_FULL.
             Internal: GENERATION_FAILED.
-            Unavailable: ENGINE_CLOSED, REPLICA_DRAINED.
+            Unavailable: ENGINE_CLOSED, ENGINE_LOST, REPLICA_DRAINED.
         """
         call = lease.call
         loop, events = asyncio.get_running_loop(), asyncio.Queue[Event]()
@@ -132,11 +141,13 @@ class Answers:
 
 def _is_stopped(refusal: Refusal) -> bool:
     """Whether an answer was ended from here, by a drain or because its model went; nothing failed."""
-    return isinstance(refusal, Unavailable) and refusal.reason != "GUARD_UNAVAILABLE"
+    return isinstance(refusal, Unavailable) and refusal.reason not in ("GUARD_UNAVAILABLE", "ENGINE_LOST")
 
 
 def refuse_broken(done: Done) -> None:
     """An answer that the engine could not finish is an error, not a short answer."""
+    if done.finish is Finish.FAILED and done.retry_after_seconds is not None:
+        raise engine_lost(done.error, done.retry_after_seconds)
     if done.finish is Finish.FAILED:
         message = f"The engine failed on the way: {done.error}."
         raise Internal("GENERATION_FAILED", message, error=done.error)

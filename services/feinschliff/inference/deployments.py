@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from feinschliff.inference import store
+from feinschliff.inference.abilities import refuse_unable
 from feinschliff.inference.canary import policy_violations
 from feinschliff.inference.guards.bounds import guard_violations
-from feinschliff.inference.life import NAME, PROJECT, Deployment, Route, Spec, State, Status
+from feinschliff.inference.life import NAME, PROJECT, Deployment, EngineName, Route, Spec, State, Status
 from feinschliff.inference.requests import sampling_violations
 from feinschliff.inference.shares import WEIGHT_MAX, refuse_long_reason, status_after, tell_change, with_weights
 from feinschliff.inference.versions import ALIAS, VERSION, Versions
@@ -49,6 +50,7 @@ class Deployments:
         database: Database,
         versions: Versions,
         check_base: Callable[[str], None],
+        check_engine: Callable[[EngineName], None] = lambda engine: None,
         *,
         view: View,
         clock: Clock,
@@ -58,6 +60,7 @@ class Deployments:
         self._database = database
         self._versions = versions
         self._check_base = check_base
+        self._check_engine = check_engine
         self._clock = clock
         self._wake = wake
 
@@ -70,11 +73,14 @@ class Deployments:
             Invalid: DEPLOYMENT_INVALID, BASE_URI_INVALID, REQUEST_ID_REUSED.
             NotFound: MODEL_UNKNOWN, BASE_NOT_FOUND, BASE_NOT_INSTALLED.
             AlreadyExists: DEPLOYMENT_EXISTS.
+            Unserved: ENGINE_UNSERVED.
             WrongState: VERSION_TAINTED, OFFLINE.
         """
         project = names.parse(PROJECT, parent, field="parent")["project"]
         name = f"{parent}/deployments/{deployment_id or names.new_id('d-')}"
         names.parse(NAME, name, field="deployment_id")
+        with _naming("deployment.engine"):
+            self._check_engine(spec.engine)
         self._check(spec, project, known=())
         now = self._clock.now()
         deployment = Deployment(name, spec, Status(), generation=1, version=1, created=now, updated=now)
@@ -188,7 +194,7 @@ class Deployments:
         for place, route in enumerate(spec.routes):
             if route.model_version not in served:
                 with _naming(f"deployment.routes[{place}].model_version"):
-                    self._versions.lookup_for_new(route.model_version)
+                    refuse_unable(spec.engine, self._versions.lookup_for_new(route.model_version))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from feinschliff.formats.heads import HeadFacts
 from feinschliff.formats.records import Message
 from feinschliff.inference.forms import Form
 from feinschliff.inference.scores import AnswerTokens, ScoringRequest, TokenScore
+from feinschliff.kit.errors import Unavailable
 from feinschliff.lm.gaps import Gap
 
 Tools = Sequence[Mapping[str, Any]]
@@ -100,7 +101,8 @@ class Done:
     """The last event of a generation, with the text that was still held back, and the score of the token that ended it.
 
     `completion_tokens` counts every generated token, the one that ended the turn included; `cached_tokens` those of
-    the prompt that were known from another one.
+    the prompt that were known from another one; `retry_after_seconds` is there where an answer FAILED for a reason that
+    passes, such as a server that is started again.
     """
 
     finish: Finish
@@ -109,6 +111,7 @@ class Done:
     error: str = ""
     cached_tokens: int = 0
     score: TokenScore | None = None
+    retry_after_seconds: float | None = None
 
 
 Event = Started | Delta | Done
@@ -141,7 +144,10 @@ class DeviceMemory(NamedTuple):
 
 @dataclass(frozen=True)
 class Capacity:
-    """How much runs and how much more could; no `device_memory` on a CPU."""
+    """How much runs and how much more could; no `device_memory` on a CPU.
+
+    Where a server computes, `is_up` says whether it does at present, and `losses` how often it was lost.
+    """
 
     rows_max: int
     running: int
@@ -151,6 +157,8 @@ class Capacity:
     kv_cache_bytes_max: int
     prefix_cache_bytes: int = 0
     device_memory: DeviceMemory | None = None
+    is_up: bool = True
+    losses: int = 0
 
 
 class Engine(Protocol):
@@ -211,6 +219,7 @@ class Engine(Protocol):
 
         Raises:
             WrongState: ADAPTER_UNSUPPORTED, ADAPTER_UNFIT, ADAPTER_CORRUPT.
+            Unavailable: ENGINE_LOST while a server that computes is away.
         """
         ...
 
@@ -268,18 +277,19 @@ class Engine(Protocol):
             WrongState: ADAPTER_NOT_LOADED.
             Internal: GENERATION_FAILED.
             Unavailable: ENGINE_CLOSED.
+            Unserved: ENGINE_UNSERVED where the engine has no vectors.
         """
         ...
 
     def score(self, request: ScoringRequest) -> Future[list[TokenScore]]:
         """Queues a text; its scores, in order. It is read in parts between steps; cancelling the future ends that.
 
-        What fails on the way is the future's: ADAPTER_NOT_LOADED, GENERATION_FAILED, ENGINE_CLOSED.
+        What fails on the way is the future's: ADAPTER_NOT_LOADED, GENERATION_FAILED, ENGINE_CLOSED, ENGINE_LOST.
 
         Raises:
             Exhausted: QUEUE_FULL.
             WrongState: ADAPTER_NOT_LOADED.
-            Unavailable: ENGINE_CLOSED.
+            Unavailable: ENGINE_CLOSED, ENGINE_LOST.
         """
         ...
 
@@ -299,7 +309,7 @@ class Engine(Protocol):
         Raises:
             Exhausted: QUEUE_FULL.
             WrongState: ADAPTER_NOT_LOADED.
-            Unavailable: ENGINE_CLOSED.
+            Unavailable: ENGINE_CLOSED, ENGINE_LOST.
         """
         ...
 
@@ -308,3 +318,9 @@ class Engine(Protocol):
     def close(self) -> None:
         """Ends what runs as CANCELLED and frees the memory."""
         ...
+
+
+def engine_lost(why: str, retry_after_seconds: float) -> Unavailable:
+    """A server that computes for an engine went away; it is started again, or waited for."""
+    message = f"The server that computes this model is away: {why}; try again in {retry_after_seconds:g} s."
+    return Unavailable("ENGINE_LOST", message, retry_after_seconds=retry_after_seconds, error=why)

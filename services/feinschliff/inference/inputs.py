@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from feinschliff.formats.records import Message
+from feinschliff.inference.abilities import no_vectors
 from feinschliff.inference.judging import TEXTS_MAX
 from feinschliff.inference.requests import refuse
 from feinschliff.inference.scores import AnswerTokens
@@ -119,11 +120,14 @@ def refuse_many_numbers(vectors: int, dimensions: int, path: str) -> None:
 def refuse_dimensions(dimensions: int, allowed: Sequence[int], model: str) -> None:
     """
     Args:
-        allowed: lengths that vectors of the model may have, the whole one last.
+        allowed: lengths that vectors of the model may have, the whole one last; none where its engine has no vectors.
 
     Raises:
         Invalid: DIMENSIONS_UNSUPPORTED.
+        Unserved: ENGINE_UNSERVED.
     """
+    if not allowed:
+        raise no_vectors(model)
     if dimensions and dimensions not in allowed:
         few = ", ".join(map(str, allowed[-8:]))
         message = f"Vectors of {model} have {allowed[-1]} numbers and cannot have {dimensions}; it allows {few}."

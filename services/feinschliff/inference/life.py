@@ -15,6 +15,7 @@ from feinschliff.inference.guards.guard import Guard
 from feinschliff.kit.errors import Refusal, Unavailable
 
 Precision = Literal["auto", "bf16", "fp32"]
+EngineName = Literal["transformers", "vllm"]
 NAME = "projects/{project}/deployments/{deployment}"
 PROJECT = "projects/{project}"
 
@@ -81,7 +82,10 @@ class Sampling(Stored):
 
 
 class Version(Stored):
-    """What serving must know of a registered model version; it never changes."""
+    """What serving must know of a registered model version; it never changes.
+
+    `adaptation` is the recipe's name of what made it, empty where that is not known (an import, an older record).
+    """
 
     name: str
     base_model: str
@@ -92,6 +96,8 @@ class Version(Stored):
     template_hash: str = ""
     stop_token_ids: tuple[int, ...] = ()
     defaults: Sampling = Sampling()
+    adaptation: str = ""
+    has_head: bool = False
 
 
 class Route(Stored):
@@ -112,6 +118,7 @@ class Spec(Stored):
 
     base_model: str
     routes: tuple[Route, ...] = ()
+    engine: EngineName = "transformers"
     precision: Precision = "auto"
     on_demand: bool = False
     on_demand_max: int = 8

@@ -33,10 +33,11 @@ class ArtifactLoader:
 
     def locate(self, source: Source) -> Located:
         files = bases.resolve(source.uri, self._store, self._options.cache_dir, offline=self._offline)
-        return Located(files, BaseKey(files.digest, resolve_precision(source.precision)))
+        precision = resolve_precision(source.precision, source.engine)
+        return Located(files, BaseKey(files.digest, precision, source.engine))
 
     def load(self, located: Located) -> Engine:
-        return ENGINES["transformers"](located.files, located.key.precision, self._options)
+        return ENGINES[located.key.engine](located.files, located.key.precision, self._options)
 
     @contextmanager
     def fetch(self, version: Version) -> Iterator[Path]:

@@ -14,6 +14,8 @@ _TOTALS: Mapping[str, Callable[[Capacity], float]] = {
     "feinschliff_inference_kv_cache_bytes": lambda capacity: capacity.kv_cache_bytes,
     "feinschliff_inference_prefix_cache_bytes": lambda capacity: capacity.prefix_cache_bytes,
     "feinschliff_inference_kv_cache_limit_bytes": lambda capacity: capacity.kv_cache_bytes_max,
+    "feinschliff_inference_servers_away": lambda capacity: not capacity.is_up,
+    "feinschliff_inference_server_losses": lambda capacity: capacity.losses,
 }
 
 

@@ -54,14 +54,14 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
         granted = await self._models.at_once(self._model(request.name, request.version))
         with granted.lease as lease:
-            facts, dimensions = lease.engine.head(lease.adapter_digest), lease.engine.facts.dimensions[-1]
-        vectors = tensors.metadata(EMBEDDING, [-1, dimensions])
+            facts, dimensions = lease.engine.head(lease.adapter_digest), lease.engine.facts.dimensions
+        vectors = [tensors.metadata(EMBEDDING, [-1, dimensions[-1]])] if dimensions else []
         return pb.ModelMetadataResponse(
             name=request.name,
             versions=versions_of(request.name, self._models.deployments()),
-            platform="transformers",
+            platform=granted.deployment.spec.engine,
             inputs=[tensors.metadata(TEXT, [-1])],
-            outputs=[*_outputs_of(facts), vectors],
+            outputs=[*_outputs_of(facts), *vectors],
         )
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:

@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 from feinschliff.artifacts.bases import BaseFiles
 from feinschliff.inference.call import Call
 from feinschliff.inference.engine import Capacity, Engine
-from feinschliff.inference.life import Look, Precision, Seen, Version
+from feinschliff.inference.life import EngineName, Look, Precision, Seen, Version
 from feinschliff.inference.shelf import Shelf
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.errors import Exhausted
@@ -32,6 +32,7 @@ class BaseKey(NamedTuple):
 
     digest: str
     precision: Precision
+    engine: EngineName = "transformers"
 
 
 class Source(NamedTuple):
@@ -39,6 +40,7 @@ class Source(NamedTuple):
 
     uri: str
     precision: Precision
+    engine: EngineName = "transformers"
 
 
 class Located(NamedTuple):

@@ -13,6 +13,7 @@ from feinschliff.inference.deployments import etag_of
 from feinschliff.inference.guards.proto import from_guard, to_guards
 from feinschliff.inference.life import (
     Deployment,
+    EngineName,
     Failure,
     Precision,
     Route,
@@ -32,6 +33,11 @@ _PRECISIONS: dict[int, Precision] = {
     inference_pb2.Deployment.PRECISION_AUTO: "auto",
     inference_pb2.Deployment.PRECISION_BF16: "bf16",
     inference_pb2.Deployment.PRECISION_FP32: "fp32",
+}
+_ENGINES: dict[int, EngineName] = {
+    inference_pb2.Deployment.ENGINE_UNSPECIFIED: "transformers",
+    inference_pb2.Deployment.ENGINE_TRANSFORMERS: "transformers",
+    inference_pb2.Deployment.ENGINE_VLLM: "vllm",
 }
 _ON_DEMAND_DEFAULT = 8
 _POLICY_CHOICES = (
@@ -83,11 +89,11 @@ def to_spec(message: inference_pb2.Deployment) -> Spec:
         Unserved: FIELD_UNSERVED.
     """
     precision = _PRECISIONS.get(message.precision)
-    builtin = (inference_pb2.Deployment.ENGINE_UNSPECIFIED, inference_pb2.Deployment.ENGINE_TRANSFORMERS)
+    engine = _ENGINES.get(message.engine)
     refuse_unserved(
         Asked(f"deployment.{field}", used)
         for field, used in (
-            ("engine", message.engine not in builtin),
+            ("engine", engine is None),
             ("precision", precision is None),
             ("replicas", message.replicas > 1),
             ("resources", message.HasField("resources") and message.resources != inference_pb2.Resources()),
@@ -96,6 +102,7 @@ def to_spec(message: inference_pb2.Deployment) -> Spec:
     return Spec(
         base_model=message.base_model,
         routes=tuple(_to_route(route) for route in message.routes),
+        engine=engine or "transformers",
         precision=precision or "auto",
         on_demand=message.on_demand,
         on_demand_max=message.on_demand_max or _ON_DEMAND_DEFAULT,
@@ -123,7 +130,7 @@ def from_deployment(deployment: Deployment) -> inference_pb2.Deployment:
         routes=[_from_route(route, status.routes.get(route.id, RouteStatus())) for route in spec.routes],
         on_demand=spec.on_demand,
         on_demand_max=spec.on_demand_max,
-        engine=inference_pb2.Deployment.ENGINE_TRANSFORMERS,
+        engine=inference_pb2.Deployment.Engine.Value(f"ENGINE_{spec.engine.upper()}"),
         precision=inference_pb2.Deployment.Precision.Value(f"PRECISION_{spec.precision.upper()}"),
         replicas=spec.replicas,
         defaults=from_sampling(spec.defaults),

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from feinschliff.inference import store
+from feinschliff.inference.abilities import refuse_unable
 from feinschliff.inference.life import (
     DECIDE,
     NOT_YET,
@@ -102,18 +103,20 @@ class Reconciler:
             return store.everything(session)
 
     def _see(self, deployment: Deployment) -> Sight:
-        source = Source(deployment.spec.base_model, deployment.spec.precision)
+        spec = deployment.spec
+        source = Source(spec.base_model, spec.precision, spec.engine)
         located = self._pool.locate(source)
         base = self._pool.look_at_base(located.key) if located else self._pool.look_at_source(source)
         if located is None and base.seen is Seen.HELD:
             base = NOT_YET
-        targets = {route.id: self._target(route, deployment, located) for route in deployment.spec.routes}
+        targets = {route.id: self._target(route, deployment, located) for route in spec.routes}
         return Sight(source, base, located, targets)
 
     def _target(self, route: Route, deployment: Deployment, located: Located | None) -> Target:
         before = deployment.status.routes.get(route.id, RouteStatus())
         try:
             version = self._versions.lookup(route.model_version)
+            refuse_unable(deployment.spec.engine, version)
             if located is not None:
                 self._refuse_other_base(version, located.key)
         except Unavailable as refusal:
@@ -221,7 +224,7 @@ class Reconciler:
         """Deletes the row once its base is unloaded or is another deployment's too."""
         status = deployment.status
         if status.base_digest:
-            key = BaseKey(status.base_digest, status.precision)
+            key = BaseKey(status.base_digest, status.precision, deployment.spec.engine)
             is_shared = any(sight.located is not None and sight.located.key == key for sight in sights.values())
             if not is_shared and self._pool.look_at_base(key).seen is not Seen.NOTHING:
                 return False

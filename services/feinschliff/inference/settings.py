@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 
 from feinschliff.kit.settings import Settings
+
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM 0.31 can be started with
 
 
 class InferenceSettings(Settings):
@@ -63,6 +65,34 @@ class InferenceSettings(Settings):
         120, gt=0, le=3600, description="A call waits this long, and never beyond its deadline, for a model to load."
     )
 
+    inference_vllm_urls: str = Field(
+        "", description="vLLM servers that run elsewhere, separated by commas; empty: one is started for each base."
+    )
+    inference_vllm_api_key: SecretStr = Field(SecretStr(""), description="Key of the vLLM servers that run elsewhere.")
+    inference_vllm_command: str = Field("vllm serve", description="Program and first arguments that start vLLM here.")
+    inference_vllm_arguments: str = Field(
+        "", description="Further arguments of vLLM servers that are started here, such as --max-model-len 8192."
+    )
+    inference_vllm_start_seconds: float = Field(
+        900, gt=0, le=7200, description="Until a vLLM server answers, loading the base included."
+    )
+    inference_vllm_memory_share: float = Field(
+        0.9, gt=0, le=1, description="Share of a GPU's memory for a vLLM server that is started here."
+    )
+    inference_vllm_lora_rank_max: int = Field(
+        64, description="Highest rank of adapters on vLLM: 8, 16, 32, 64, 128, 256, 320 or 512."
+    )
+    inference_vllm_adapters_max: int = Field(
+        8, ge=1, le=256, description="Adapters that vLLM computes in one step; more of them take turns."
+    )
+    inference_vllm_folder: Path = Field(
+        Path("{home}/vllm"),
+        description="Folder for adapters that vLLM servers elsewhere read too; {home} is filled in.",
+    )
+    inference_vllm_folder_there: str = Field(
+        "", description="That folder as those servers see it; empty: by the same name."
+    )
+
     inference_spool: Path = Field(
         Path("{home}/spool/completions"),
         description="Folder for exchanges on their way to the completion log; {home} is filled in."
@@ -74,6 +104,17 @@ class InferenceSettings(Settings):
     inference_spool_batch: int = Field(
         16, ge=1, le=256, description="Exchanges that are on their way to ingestion at once."
     )
+
+    @field_validator("inference_vllm_lora_rank_max")
+    @classmethod
+    def _known_rank(cls, rank: int) -> int:
+        if rank not in LORA_RANKS:
+            raise ValueError(f"vLLM takes one of {', '.join(map(str, LORA_RANKS))}")
+        return rank
+
+    @property
+    def vllm_dir(self) -> Path:
+        return Path(str(self.inference_vllm_folder).replace("{home}", str(self.home))).absolute()
 
     @property
     def spool_dir(self) -> Path:

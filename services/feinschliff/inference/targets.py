@@ -119,7 +119,7 @@ def is_host(deployment: Deployment, version: Version) -> bool:
 def key_of(deployment: Deployment) -> BaseKey | None:
     """The loaded base of a deployment, once it has been found."""
     status = deployment.status
-    return BaseKey(status.base_digest, status.precision) if status.base_digest else None
+    return BaseKey(status.base_digest, status.precision, deployment.spec.engine) if status.base_digest else None
 
 
 def pinned_on(key: BaseKey, deployments: Sequence[Deployment]) -> set[str]:

@@ -170,6 +170,8 @@ def _to_version(found: registry_pb2.ModelVersion) -> Version:
         template_hash=found.chat_template_hash,
         stop_token_ids=tuple(found.stop_token_ids),
         defaults=_defaults(found.generation_defaults),
+        adaptation=_adaptation(found) if found.HasField("recipe") else "",
+        has_head=found.kind == registry_pb2.ModelVersion.KIND_CLASSIFIER,
     )
 
 

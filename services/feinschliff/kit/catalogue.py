@@ -262,6 +262,8 @@ _INFERENCE = {
     "kv_cache_bytes": _gauge("Bytes held for attention keys and values."),
     "prefix_cache_bytes": _gauge("Bytes held for keys and values of what prompts begin with."),
     "kv_cache_limit_bytes": _gauge("Bytes that may be held for attention keys and values, over all loaded bases."),
+    "servers_away": _gauge("vLLM servers that a loaded base needs and that do not answer at present."),
+    "server_losses": _gauge("Times that the vLLM servers of the bases that are loaded went away."),
     "device_memory_bytes": _gauge("Memory in use on a GPU, by whomever.", "device"),
     "device_memory_limit_bytes": _gauge("Memory of a GPU.", "device"),
     "reconcile_seconds": _histogram("One turn of the reconciler over all deployments.", CALL_SECONDS),

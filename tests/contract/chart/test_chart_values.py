@@ -133,6 +133,7 @@ def test_a_bad_value_is_refused_by_its_path(values: dict[str, object], path: str
             "training.settings.training_warm_workers: needs training.runner process",
         ),
         ({"inference": {"cache": {"enabled": True}, "replicas": 2}}, "inference.cache.enabled: allows one replica"),
+        ({"inference": {"vllm": {"enabled": True}}}, "inference.vllm.enabled: needs inference.gpu.enabled"),
         ({"ingress": {"http": {"enabled": True}}}, "ingress.http.host: is needed"),
         ({"gatewayApi": {"grpc": {"enabled": True}}}, "gatewayApi.grpc.parentRefs: are needed"),
     ],
@@ -189,6 +190,18 @@ def test_every_image_comes_from_the_registry_that_is_named() -> None:
         len(set(images)) == 6
     )  # control, trainer-cuda twice the same, inference-cuda, PostgreSQL, MinIO, control's hook
     assert all(image.startswith("mirror.example/") for image in images)
+
+
+def test_inference_with_vllm_has_its_image_a_gpu_and_a_way_to_servers_elsewhere() -> None:
+    rule = {"to": [{"podSelector": {"matchLabels": {"app": "vllm"}}}], "ports": [{"port": 8000}]}
+    values = {"inference": {"vllm": {"enabled": True}}, "networkPolicy": {"enabled": True, "vllm": [rule]}}
+    manifests = render(values, name="gpu")
+    (container,) = find(manifests, "Deployment", "-inference")["spec"]["template"]["spec"]["containers"]
+    assert re.search(r"/feinschliff/vllm:[0-9.]+$", container["image"])
+    assert container["command"][-1] == "feinschliff.inference"
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert rule in find(manifests, "NetworkPolicy", "-inference")["spec"]["egress"]
+    assert rule not in find(manifests, "NetworkPolicy", "-registry")["spec"]["egress"]
 
 
 def test_a_long_release_name_still_gives_valid_names() -> None:

@@ -13,6 +13,7 @@ from feinschliff.inference.engine import Engine
 from feinschliff.inference.engines import ENGINES, EngineOptions
 from tests.contract.inference.adapters import Oracle, make_adapter
 from tests.contract.inference.site import Site, open_site
+from tests.contract.inference.vllm_place import Vllm, open_vllm, with_adapters
 
 NAMES = ("one", "two", "three")
 
@@ -39,11 +40,22 @@ def oracle(tiny_model: Path, adapters: dict[str, Path]) -> Oracle:
     return Oracle(tiny_model, adapters)
 
 
+@pytest.fixture(scope="session")
+def vllm(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vllm]:
+    """A vLLM stub that computes with the tiny model, and an engine over it, for all tests that ask."""
+    opened = open_vllm(tiny_model, tmp_path_factory.mktemp("vllm"))
+    yield opened
+    opened.close()
+
+
 @pytest.fixture(params=list(ENGINES))
 def engine(
     request: pytest.FixtureRequest, tiny_model: Path, adapters: dict[str, Path], tmp_path: Path
 ) -> Iterator[Engine]:
     """Every engine, in fp32, with the three adapters loaded under their names."""
+    if request.param == "vllm":
+        yield with_adapters(request.getfixturevalue("vllm").engine, adapters)
+        return
     base = BaseFiles(f"file:{tiny_model}", "sha256:tiny", "folder", tiny_model)
     options = EngineOptions(cache_dir=tmp_path, rows_max=6, queue_max=100, prefill_tokens_per_step=32)
     loaded = ENGINES[request.param](base, "fp32", options)

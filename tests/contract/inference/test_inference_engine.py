@@ -127,7 +127,7 @@ def test_abort_while_waiting_never_starts(engine: Engine) -> None:
 def test_an_idle_engine_holds_no_cache(engine: Engine) -> None:
     generate(engine, mixed(8))
     eventually(lambda: engine.capacity().running == 0)
-    assert engine.capacity().kv_cache_bytes == 0
+    eventually(lambda: engine.capacity().kv_cache_bytes == 0)  # what a server holds is asked for now and then
 
 
 def test_a_listener_that_fails_ends_its_own_request_only(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
@@ -209,8 +209,10 @@ def test_adapters_that_the_engine_would_apply_wrongly_are_refused(
     ],
 )
 def test_every_form_of_lora_is_applied_as_peft_does(
-    engine: Engine, tiny_model: Path, tmp_path: Path, settings: dict[str, Any]
+    engine: Engine, tiny_model: Path, tmp_path: Path, settings: dict[str, Any], request: pytest.FixtureRequest
 ) -> None:
+    if "use_dora" in settings and "vllm" in request.node.callspec.params.values():
+        pytest.skip("vLLM has no DoRA; that it is refused is tested with the other refusals of that engine")
     folder = make_adapter(tiny_model, tmp_path / "new", seed=5, **settings)
     engine.load_adapter("new", folder)
     oracle = Oracle(tiny_model, {"new": folder})

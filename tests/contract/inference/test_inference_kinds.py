@@ -36,7 +36,7 @@ def made(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return {name: Made(tiny_model, folder / name, name, seed=seed) for seed, name in enumerate(KINDS)}
 
 
-@pytest.fixture(scope="module", params=list(ENGINES))
+@pytest.fixture(scope="module", params=["transformers"])
 def engine(
     request: pytest.FixtureRequest, tiny_model: Path, made: dict[str, Made], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Engine]:

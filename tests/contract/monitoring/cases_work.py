@@ -160,6 +160,13 @@ WORK = (
         ({**cache("95x60"), **queue("0x60")}, {**cache("50x60"), **queue("4x60")}),
     ),
     Case(
+        "EngineServerAway",
+        "10m",
+        one("inference_servers_away", "1x60"),
+        "1 vLLM servers have been away for 5 minutes.",
+        (one("inference_servers_away", "0x60"), one("inference_servers_away", "1 1 1 0x60")),
+    ),
+    Case(
         "GpuMemoryFull",
         "15m",
         gpu("99x60"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from feinschliff.inference.engine import Capacity, DeviceMemory
 from feinschliff.inference.meters import show
 from feinschliff.kit.metrics import Metrics
@@ -38,6 +40,12 @@ def test_a_gpu_that_two_engines_share_counts_once() -> None:
     both = [capacity(device_memory=memory), capacity(device_memory=memory)]
     assert shown(both, "device_memory_bytes", device="cuda:0") == 60
     assert shown(both, "device_memory_limit_bytes", device="cuda:0") == 80
+
+
+def test_servers_that_are_away_are_counted() -> None:
+    away = replace(capacity(), is_up=False, losses=2)
+    assert shown([away, capacity()], "servers_away") == 1
+    assert shown([away, replace(away, is_up=True)], "server_losses") == 4
 
 
 def test_nothing_loaded_is_nothing_taken() -> None:

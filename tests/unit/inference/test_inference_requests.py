@@ -212,7 +212,7 @@ def test_images_are_not_served_and_say_so() -> None:
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ("engine", inference_pb2.Deployment(engine=inference_pb2.Deployment.ENGINE_VLLM)),
+        ("engine", inference_pb2.Deployment(engine=99)),  # type: ignore[arg-type]
         ("precision", inference_pb2.Deployment(precision=inference_pb2.Deployment.PRECISION_INT4)),
         ("replicas", inference_pb2.Deployment(replicas=2)),
         ("defaults.n", inference_pb2.Deployment(defaults=common_pb2.SamplingParams(n=2))),

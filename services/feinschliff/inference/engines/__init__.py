@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from feinschliff.artifacts.bases import BaseFiles
 from feinschliff.inference.engine import Engine
-from feinschliff.inference.life import Precision
+from feinschliff.inference.engines.vllm.options import VllmOptions
+from feinschliff.inference.life import EngineName, Precision
 from feinschliff.lm.threads import share_cores
 
 
@@ -23,7 +24,8 @@ class EngineOptions:
         prefix_cache_bytes_max: beside it, for those of what prompts begin with; 0 computes all anew.
         threads: CPU threads of the engine; 0 leaves the choice to torch.
         native: decode by the hand-written pass where the model has one; False takes the model's own always.
-        on_batch: told the number of rows of every decode step.
+        on_batch: told the number of rows of every decode step; where a server computes, of every change.
+        vllm: what is said of vLLM servers.
     """
 
     cache_dir: Path
@@ -35,10 +37,14 @@ class EngineOptions:
     threads: int = 0
     native: bool = True
     on_batch: Callable[[int], None] = lambda rows: None
+    vllm: VllmOptions = field(default_factory=VllmOptions)
 
 
-def resolve_precision(precision: Precision) -> Precision:
-    """What `auto` means on this machine; takes seconds the first time, because it asks torch."""
+def resolve_precision(precision: Precision, engine: EngineName = "transformers") -> Precision:
+    """What `auto` means on this machine; takes seconds the first time, because it asks torch. vLLM's machine is
+    another one, or its GPU: bf16 there."""
+    if engine == "vllm":
+        return "bf16" if precision == "auto" else precision
     share_cores()
     from feinschliff.lm.load import resolve_precision as resolve
 
@@ -55,4 +61,11 @@ def _transformers(base: BaseFiles, precision: Precision, options: EngineOptions)
     return TransformersEngine.load(base, precision, options)
 
 
-ENGINES: Mapping[str, Load] = {"transformers": _transformers}
+def _vllm(base: BaseFiles, precision: Precision, options: EngineOptions) -> Engine:
+    share_cores()
+    from feinschliff.inference.engines.vllm.engine import VllmEngine
+
+    return VllmEngine.load(base, precision, options)
+
+
+ENGINES: Mapping[EngineName, Load] = {"transformers": _transformers, "vllm": _vllm}

@@ -28,8 +28,9 @@ _DEPTH_MAX = 64  # schemas inside each other that are looked through for what is
 class Grammar:
     """A form made ready for one tokenizer; any number of answers can be written by it."""
 
-    def __init__(self, form: Form, matcher: LLMatcher, end_ids: Sequence[int]) -> None:
+    def __init__(self, form: Form, matcher: LLMatcher, end_ids: Sequence[int], text: str) -> None:
         self.form = form
+        self.text = text  # in llguidance's dialect of Lark, for this tokenizer
         self._matcher = matcher
         self._end_ids = frozenset(end_ids)
 
@@ -53,6 +54,12 @@ class Writing:
         found = np.unpackbits(bits, bitorder="little")[:vocabulary_tokens]
         allowed[: found.size] = found
         return allowed
+
+    def takes(self, token: int) -> bool:
+        """Whether it can come next."""
+        if token in self._end_ids:
+            return bool(self._matcher.is_accepting())
+        return bool(self._matcher.validate_tokens([token]) == 1)
 
     def accept(self, token: int) -> None:
         if token not in self._end_ids:
@@ -92,17 +99,17 @@ class Grammars:
             if form.grammar in self._kept:
                 self._kept.move_to_end(form.grammar)
                 return self._kept[form.grammar]
-        made = Grammar(form, self._matcher(form), self._end_ids)
+        text = self._marked(form)
+        made = Grammar(form, self._matcher(form, text), self._end_ids, text)
         with self._lock:
             self._kept[form.grammar] = made
             while len(self._kept) > _KEPT_MAX:
                 self._kept.popitem(last=False)
         return made
 
-    def _matcher(self, form: Form) -> LLMatcher:
+    def _matcher(self, form: Form, grammar: str) -> LLMatcher:
         from llguidance import LLMatcher
 
-        grammar = self._marked(form)
         matcher = LLMatcher(self._vocabulary, LLMatcher.grammar_from_lark(grammar), log_level=0)
         if matcher.is_error():
             raise _unsupported(form, str(matcher.get_error()))

@@ -71,12 +71,13 @@ def unfit(message: str, **metadata: Any) -> WrongState:
 
 
 def usable(tensor: Tensor, name: str, device: torch.device) -> Tensor:
-    """In fp32 beside the model; finite and small enough that zero times it is zero.
+    """In fp32 beside the model, in main memory where the model is its shapes alone; finite and small enough that zero
+    times it is zero.
 
     Raises:
         WrongState: ADAPTER_CORRUPT.
     """
-    moved = tensor.to(device, torch.float32).contiguous()
+    moved = tensor.to("cpu" if device.type == "meta" else device, torch.float32).contiguous()
     if not bool((moved.abs() <= _WEIGHT_MAX).all()):
         raise WrongState("ADAPTER_CORRUPT", f"The adapter's numbers at {name} are not usable.", module=name)
     return moved

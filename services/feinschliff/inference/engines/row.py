@@ -94,10 +94,19 @@ class Row:
     def is_done(self) -> bool:
         return self.done is not None
 
-    def finish(self, finish: Finish, text: str = "", *, error: str = "", score: TokenScore | None = None) -> None:
+    def finish(
+        self,
+        finish: Finish,
+        text: str = "",
+        *,
+        error: str = "",
+        score: TokenScore | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
         """Takes the row out of the running; `tell_done` follows once its place is free."""
         if self.done is None:
-            self.done = Done(finish, self.completion_tokens, text, error, self.cached_tokens, score)
+            tokens, cached = self.completion_tokens, self.cached_tokens
+            self.done = Done(finish, tokens, text, error, cached, score, retry_after_seconds)
 
     def tell_done(self) -> None:
         if self.done is not None:

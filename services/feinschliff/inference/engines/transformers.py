@@ -16,8 +16,7 @@ from torch import Tensor
 
 from feinschliff.artifacts.bases import BaseFiles
 from feinschliff.formats.heads import HeadFacts
-from feinschliff.formats.objectives import Classify, Pretrain, Regress
-from feinschliff.formats.records import Message, Record
+from feinschliff.formats.records import Message
 from feinschliff.inference.batcher import Batcher, Chunk, Limits
 from feinschliff.inference.engine import (
     Abort,
@@ -40,12 +39,12 @@ from feinschliff.inference.engines.row import Row
 from feinschliff.inference.engines.saying import say
 from feinschliff.inference.engines.sizes import give_back_memory, memory_of
 from feinschliff.inference.engines.texts import Scorings, dimensions_of, vectors
+from feinschliff.inference.engines.words import Words
 from feinschliff.inference.forms import Form
 from feinschliff.inference.life import Precision
 from feinschliff.inference.scores import AnswerTokens, ScoringRequest, TokenScore
 from feinschliff.kit.errors import Exhausted, Unavailable, WrongState
 from feinschliff.lm.chat import Chat
-from feinschliff.lm.encoding import RowEncoder
 from feinschliff.lm.gaps import gap_of
 from feinschliff.lm.kernels import load as load_kernels
 from feinschliff.lm.load import LoadedBase, load_base
@@ -64,6 +63,7 @@ class TransformersEngine:
         cells_max = options.kv_cache_bytes_max // kv_bytes_per_position(config, loaded.model.dtype)
         self._chat = Chat.of(loaded.tokenizer, generation_stop_ids=_stop_ids(loaded))
         self._tokenizer = loaded.tokenizer.backend_tokenizer
+        self._words = Words(self._chat, self._tokenizer)
         self.facts = EngineFacts(
             base_uri=loaded.uri,
             base_digest=loaded.digest,
@@ -126,30 +126,27 @@ class TransformersEngine:
     def encode_chat(
         self, messages: Sequence[Message], tools: Tools | None = None, add_generation_prompt: bool = True
     ) -> list[int]:
-        return self._chat.prompt_ids(messages, tools, opens_answer=add_generation_prompt)
+        return self._words.encode_chat(messages, tools, add_generation_prompt)
 
     def encode_answer(self, messages: Sequence[Message]) -> AnswerTokens:
-        (row,) = self._chat.encode([Record(messages=list(messages))], loss_on="last_assistant_turn")
-        first = row.is_answer.index(True) if any(row.is_answer) else len(row.token_ids)
-        return AnswerTokens(row.token_ids, first)
+        return self._words.encode_answer(messages)
 
     def encode_text(self, text: str) -> list[int]:
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+        return self._words.encode_text(text)
 
     def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
-        encoder = RowEncoder(self._chat, Pretrain())
-        return [encoder.text_ids(text) for text in texts]
+        return self._words.encode_plain(texts)
 
     def encode_pieces(self, pieces: Sequence[str]) -> list[list[int]]:
-        return self._chat.pieces_ids(pieces)
+        return self._words.encode_pieces(pieces)
 
     def render_chat(
         self, messages: Sequence[Message], tools: Tools | None = None, add_generation_prompt: bool = True
     ) -> str:
-        return self._chat.prompt_text(messages, tools, opens_answer=add_generation_prompt)
+        return self._words.render_chat(messages, tools, add_generation_prompt)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        return str(self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens))
+        return self._words.decode(token_ids, skip_special_tokens=skip_special_tokens)
 
     def load_adapter(self, digest: str, folder: Path) -> None:
         self._between_steps(self._decks.prepare(digest, folder), self._commands)
@@ -177,9 +174,7 @@ class TransformersEngine:
         return head.facts if head else None
 
     def encode_for_head(self, texts: Sequence[str], facts: HeadFacts) -> list[list[int]]:
-        objective = Regress() if facts.kind == "regress" else Classify(multi_label=facts.multi_label)
-        encoder = RowEncoder(self._chat, objective, facts)
-        return [encoder.text_ids(text) for text in texts]
+        return self._words.encode_for_head(texts, facts)
 
     def judge(self, rows: Sequence[Sequence[int]], digest: str) -> list[list[float]]:
         def act() -> list[list[float]]:
