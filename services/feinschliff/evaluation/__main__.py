@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import uuid
 
-from feinschliff.evaluation.clients import Datasets, Models
+from feinschliff.evaluation.clients import CompletionLog, Datasets, Models
 from feinschliff.evaluation.comparisons import Comparisons
 from feinschliff.evaluation.evaluations import Evaluations
+from feinschliff.evaluation.prompt_book import PromptBook
 from feinschliff.evaluation.reconciler import Pace, Reconciler
 from feinschliff.evaluation.runs import Runs
 from feinschliff.evaluation.service import EvaluationService
 from feinschliff.evaluation.settings import EvaluationSettings
+from feinschliff.evaluation.sources import Sources
 from feinschliff.evaluation.worker import Limits, Worker
 from feinschliff.kit import names
 from feinschliff.kit.clock import SystemClock
@@ -27,6 +29,7 @@ def wire(settings: EvaluationSettings) -> Room:
     database = Database(settings.database_url_for("evaluation"), "evaluation")
     database.upgrade()
     datasets = Datasets(settings.ingestion_address, metrics, settings.call_timeout_seconds)
+    completions = CompletionLog(settings.ingestion_address, metrics, settings.call_timeout_seconds)
     models = Models(settings.inference_address, metrics, settings.evaluation_answer_timeout_seconds)
     limits = Limits(settings.evaluation_concurrency, settings.evaluation_attempts, settings.evaluation_patience_seconds)
     pace = Pace(
@@ -36,9 +39,13 @@ def wire(settings: EvaluationSettings) -> Room:
     )
     owner = f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     evaluations = Evaluations(database, clock, names.new_id)
+    prompts = PromptBook(database, clock, names.new_id)
+    sources = Sources(datasets, completions, prompts)
     runs = Runs(database, evaluations, clock, wake, names.new_id)
     worker = Worker(database, datasets, models, metrics, clock, limits)
-    reconciler = Reconciler(database, evaluations, runs, worker, metrics, clock, wake, owner=owner, pace=pace)
+    reconciler = Reconciler(
+        database, evaluations, runs, worker, metrics, clock, wake, owner=owner, pace=pace, prompts=prompts
+    )
     comparisons = Comparisons(database, evaluations, runs)
     return Room(
         name="evaluation",
@@ -47,7 +54,7 @@ def wire(settings: EvaluationSettings) -> Room:
         servicers=[
             Servicer(
                 evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server,
-                EvaluationService(evaluations, runs, comparisons, datasets, clock, wake),
+                EvaluationService(evaluations, runs, comparisons, sources, prompts, clock, wake),
                 "feinschliff.v1.EvaluationService",
             )
         ],

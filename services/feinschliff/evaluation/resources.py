@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from feinschliff.evaluation.life import State
@@ -84,6 +85,8 @@ class GraderResult(NamedTuple):
     passed: int
     mean: float | None
     interval: Interval | None
+    pass_at: Mapping[int, float] = MappingProxyType({})
+    pass_all: Mapping[int, float] = MappingProxyType({})
 
     def to_json(self) -> Mapping[str, object]:
         return {**self._asdict(), "interval": list(self.interval) if self.interval else None}
@@ -91,7 +94,8 @@ class GraderResult(NamedTuple):
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> GraderResult:
         interval = stored["interval"]
-        return cls(**{**stored, "interval": Interval(*interval) if interval else None})
+        by_k = {name: {int(k): value for k, value in stored.get(name, {}).items()} for name in ("pass_at", "pass_all")}
+        return cls(**{**stored, "interval": Interval(*interval) if interval else None, **by_k})
 
 
 @dataclass(frozen=True)
@@ -112,14 +116,16 @@ class Eval:
     created: datetime
     updated: datetime
     version: int = 1
+    item_schema: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)
 class Run:
     """One model measured by one eval.
 
-    `total` is the number of rows that count, fixed when the run is made. `changes` rises with each change that a
-    watcher can see, `version` with each change of state.
+    `total` is the number of items, rows times `samples`, fixed when the run is made. `has_own_rows` says that the rows
+    are kept with the run; `dataset_version` is then empty. `examples` is a `FewShot` as JSON. `changes` rises with each
+    change that a watcher can see, `version` with each change of state.
     """
 
     name: str
@@ -149,6 +155,11 @@ class Run:
     finished: datetime | None = None
     changes: int = 1
     version: int = 1
+    samples: int = 1
+    has_own_rows: bool = False
+    tools: Sequence[Mapping[str, object]] | None = None
+    completions: Mapping[str, object] | None = None
+    examples: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +179,7 @@ class OutputItem:
     identity: Identity | None = None
     grades: Sequence[GradeGiven] = field(default_factory=tuple)
     error: Failure | None = None
+    sample_index: int = 0
 
     def but(self, **changes: Any) -> OutputItem:
         return replace(self, **changes)

@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator
 import grpc
 from google.protobuf import empty_pb2
 
-from feinschliff.evaluation.clients import Datasets
 from feinschliff.evaluation.comparisons import Comparisons
 from feinschliff.evaluation.evaluations import Evaluations, Listing
 from feinschliff.evaluation.grader_proto import from_grader, to_grade, to_grader
 from feinschliff.evaluation.messages import from_message, from_struct
+from feinschliff.evaluation.prompt_book import PromptBook
+from feinschliff.evaluation.prompt_proto import from_create_prompt, to_prompt_version
 from feinschliff.evaluation.prompts import item_of
 from feinschliff.evaluation.proto import (
     from_create_eval,
@@ -22,9 +23,10 @@ from feinschliff.evaluation.proto import (
     to_item,
     to_run,
 )
-from feinschliff.evaluation.resources import DATASET_VERSION, PROJECT, RUN, DatasetFacts, Eval
+from feinschliff.evaluation.resources import PROJECT, RUN, Eval
 from feinschliff.evaluation.results import give_grade
 from feinschliff.evaluation.runs import Runs
+from feinschliff.evaluation.sources import Sources
 from feinschliff.evaluation.statistics import CONFIDENCE
 from feinschliff.graders.grade import Sample
 from feinschliff.graders.grader import parse, parse_all
@@ -45,14 +47,16 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
         evaluations: Evaluations,
         runs: Runs,
         comparisons: Comparisons,
-        datasets: Datasets,
+        sources: Sources,
+        prompts: PromptBook,
         clock: Clock,
         wake: Wake,
     ) -> None:
         self._evaluations = evaluations
         self._runs = runs
         self._comparisons = comparisons
-        self._datasets = datasets
+        self._sources = sources
+        self._prompts = prompts
         self._clock = clock
         self._wake = wake
 
@@ -71,7 +75,9 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
 
     async def CreateEval(self, request: pb.CreateEvalRequest, context: Context) -> pb.Eval:
         draft, once = from_create_eval(request)
-        dataset = await self._facts(draft.dataset_version, "eval.dataset_version")
+        dataset = await self._sources.facts(draft.dataset_version, "eval.dataset_version")
+        if draft.prompt is not None and "prompt" in draft.prompt:
+            await offload(self._prompts.get, str(draft.prompt["prompt"]))
         create = self._evaluations.create
         return _eval(await offload(create, draft, dataset, once, validate_only=request.validate_only))
 
@@ -104,16 +110,10 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
     async def CreateEvalRun(self, request: pb.CreateEvalRunRequest, context: Context) -> pb.EvalRun:
         draft, once = from_create_run(request)
         eval_ = await offload(self._evaluations.get, request.parent)
-        version = draft.dataset_version or eval_.dataset_version
-        dataset = await self._facts(version, "eval_run.dataset_version")
-        view = await offload(self._runs.create, draft, dataset, once, validate_only=request.validate_only)
+        dataset, brought = await self._sources.brought(draft, eval_)
+        create = self._runs.create
+        view = await offload(create, draft, dataset, once, brought=brought, validate_only=request.validate_only)
         return to_run(view, self._clock.now())
-
-    async def _facts(self, version: str, field: str) -> DatasetFacts | None:
-        if not version:
-            return None
-        names.parse(DATASET_VERSION, version, field=field)
-        return await self._datasets.facts(version)
 
     async def GetEvalRun(self, request: pb.GetEvalRunRequest, context: Context) -> pb.EvalRun:
         return to_run(await offload(self._runs.get, request.name), self._clock.now())
@@ -158,12 +158,22 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
             await offload(compare, request.baseline, request.candidate, request.grader, level, request.seed)
         )
 
+    async def CreatePrompt(self, request: pb.CreatePromptRequest, context: Context) -> pb.Prompt:
+        return to_prompt_version(await offload(self._prompts.create, *from_create_prompt(request)))
+
+    async def GetPrompt(self, request: pb.GetPromptRequest, context: Context) -> pb.Prompt:
+        return to_prompt_version(await offload(self._prompts.get, request.name))
+
+    async def ListPrompts(self, request: pb.ListPromptsRequest, context: Context) -> pb.ListPromptsResponse:
+        prompts, token, total = await offload(self._prompts.list, _listing(request))
+        return pb.ListPromptsResponse(prompts=map(to_prompt_version, prompts), next_page_token=token, total_size=total)
+
 
 def _eval(eval_: Eval) -> pb.Eval:
     return to_eval(eval_, parse_all(eval_.graders, path="graders"))
 
 
 def _listing(
-    request: pb.ListEvalsRequest | pb.ListEvalRunsRequest | pb.ListOutputItemsRequest,
+    request: pb.ListEvalsRequest | pb.ListEvalRunsRequest | pb.ListOutputItemsRequest | pb.ListPromptsRequest,
 ) -> Listing:
     return Listing(request.parent, request.page_size, request.page_token, request.filter, request.order_by)
