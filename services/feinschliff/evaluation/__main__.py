@@ -10,6 +10,7 @@ from feinschliff.evaluation.comparisons import Comparisons
 from feinschliff.evaluation.evaluations import Evaluations
 from feinschliff.evaluation.prompt_book import PromptBook
 from feinschliff.evaluation.reconciler import Pace, Reconciler
+from feinschliff.evaluation.reports import Reports
 from feinschliff.evaluation.runs import Runs
 from feinschliff.evaluation.service import EvaluationService
 from feinschliff.evaluation.settings import EvaluationSettings
@@ -47,6 +48,7 @@ def wire(settings: EvaluationSettings) -> Room:
         database, evaluations, runs, worker, metrics, clock, wake, owner=owner, pace=pace, prompts=prompts
     )
     comparisons = Comparisons(database, evaluations, runs)
+    reports = Reports(evaluations, runs, comparisons)
     return Room(
         name="evaluation",
         port=settings.evaluation_port,
@@ -54,7 +56,7 @@ def wire(settings: EvaluationSettings) -> Room:
         servicers=[
             Servicer(
                 evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server,
-                EvaluationService(evaluations, runs, comparisons, sources, prompts, clock, wake),
+                EvaluationService(evaluations, runs, comparisons, sources, prompts, reports, clock, wake),
                 "feinschliff.v1.EvaluationService",
             )
         ],

@@ -23,6 +23,7 @@ from feinschliff.evaluation.proto import (
     to_item,
     to_run,
 )
+from feinschliff.evaluation.reports import Form, Reports
 from feinschliff.evaluation.resources import PROJECT, RUN, Eval
 from feinschliff.evaluation.results import give_grade
 from feinschliff.evaluation.runs import Runs
@@ -38,6 +39,7 @@ from feinschliff.kit.watch import Wake, follow
 from feinschliff.v1 import evaluation_pb2 as pb
 from feinschliff.v1 import evaluation_pb2_grpc
 
+FORMS = {pb.RenderReportRequest.FORMAT_HTML: Form.HTML, pb.RenderReportRequest.FORMAT_CSV: Form.CSV}
 Context = grpc.aio.ServicerContext[object, object]
 
 
@@ -49,6 +51,7 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
         comparisons: Comparisons,
         sources: Sources,
         prompts: PromptBook,
+        reports: Reports,
         clock: Clock,
         wake: Wake,
     ) -> None:
@@ -57,6 +60,7 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
         self._comparisons = comparisons
         self._sources = sources
         self._prompts = prompts
+        self._reports = reports
         self._clock = clock
         self._wake = wake
 
@@ -167,6 +171,10 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
     async def ListPrompts(self, request: pb.ListPromptsRequest, context: Context) -> pb.ListPromptsResponse:
         prompts, token, total = await offload(self._prompts.list, _listing(request))
         return pb.ListPromptsResponse(prompts=map(to_prompt_version, prompts), next_page_token=token, total_size=total)
+
+    async def RenderReport(self, request: pb.RenderReportRequest, context: Context) -> pb.RenderReportResponse:
+        report = await offload(self._reports.render, list(request.runs), FORMS.get(request.format, Form.MARKDOWN))
+        return pb.RenderReportResponse(text=report.text, media_type=report.media_type)
 
 
 def _eval(eval_: Eval) -> pb.Eval:
