@@ -10,7 +10,7 @@ import typer
 from rich.console import Group
 
 from feinschliff.artifacts.bases import DEFAULT_BASE
-from feinschliff.cli import trackers
+from feinschliff.cli import baseline, trackers
 from feinschliff.cli.errors import REFUSED
 from feinschliff.cli.jobs_view import doing, watch_on
 from feinschliff.cli.names import expand, short
@@ -106,6 +106,9 @@ def train(
     check: Annotated[bool, typer.Option("--check", help="Check everything and store nothing.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what it would do, and start nothing.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Stay until the job is over.")] = False,
+    eval_: Annotated[
+        str, typer.Option("--eval", help="Measure the base, then the result, and say whether it is better; waits.")
+    ] = "",
     project: Project = "default",
     as_json: Json = False,
 ) -> None:
@@ -126,12 +129,27 @@ def train(
     if plan:
         show_plan(session, recipe)
         return
+    if eval_ and not check:
+        _train_and_measure(session, recipe, expand(eval_, "evals", project), job_id)
+        return
     job = create(session.services, session.names.parent, recipe, job_id=job_id, validate_only=check)
     if watch and not check:
         session.output.note(f"{short(job.name)} is queued")
         _until_over(session, job.name)
         return
     session.output.show(job, lambda: described(job))
+
+
+def _train_and_measure(session: Session, recipe: pb.TrainingRecipe, evaluation: str, job_id: str) -> None:
+    """The base is measured before anything is trained: without a baseline nobody can say better."""
+    measured = baseline.baseline_run(session, evaluation, baseline.base_named_by(recipe))
+    made = create(session.services, session.names.parent, recipe, job_id=job_id)
+    job = watch_on(session.output, session.services, made.name, title=short(made.name), is_silent=True)
+    if job.state != pb.TrainingJob.STATE_SUCCEEDED or not job.model_version:
+        session.output.show(job, lambda: described(job))
+        raise typer.Exit(REFUSED)
+    comparison = baseline.verdict(session, evaluation, measured, job.model_version)
+    session.output.show(comparison, lambda: Group(described(job), baseline.shown(comparison)))
 
 
 def watch(
