@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Group
 
 from feinschliff.cli import eval_export, eval_files, evals, serving, uploads
 from feinschliff.cli.errors import REFUSED
+from feinschliff.cli.following import follow
 from feinschliff.cli.names import expand, run_name, short
-from feinschliff.cli.output import table
+from feinschliff.cli.output import facts, table
 from feinschliff.cli.pages import every
+from feinschliff.cli.progress import ProgressView
 from feinschliff.cli.services import refusals
 from feinschliff.cli.session import Json, Project, Session, open_session
-from feinschliff.cli.words import moment
+from feinschliff.cli.words import failure, moment, state
 from feinschliff.v1 import common_pb2
 from feinschliff.v1 import evaluation_pb2 as pb
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="`EVAL/RUN`, or a whole name.")]
 EvalName = Annotated[str, typer.Argument(metavar="EVAL", help="The last part of its name, or a whole name.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", exists=True, dir_okay=False, readable=True)]
+SEARCH_OVER = {
+    pb.PromptOptimization.STATE_SUCCEEDED,
+    pb.PromptOptimization.STATE_FAILED,
+    pb.PromptOptimization.STATE_CANCELLED,
+}
 FORMS = {
     ".md": pb.RenderReportRequest.FORMAT_MARKDOWN,
     ".html": pb.RenderReportRequest.FORMAT_HTML,
@@ -169,6 +178,68 @@ def list_(
     query = pb.ListPromptsRequest(parent=parent)
     found = every(session.services.evaluation.ListPrompts, query, lambda page: page.prompts)
     session.output.show(found, lambda: _prompts(found))
+
+
+@prompts.command()
+def optimize(
+    eval_: EvalName,
+    model: Annotated[str, typer.Option(help="Who answers: a model, version, alias, deployment or base URI.")],
+    start: Annotated[str, typer.Option(help="`route/2` or `route`. Default: the eval's own prompt.")] = "",
+    proposer: Annotated[str, typer.Option(help="Who writes proposals. Default: who answers.")] = "",
+    candidates: Annotated[int, typer.Option(help="Prompts tried at most, 2 to 1000.")] = 32,
+    examples: Annotated[int, typer.Option(help="Rows shown as examples at most, 0 to 64.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed goes another way.")] = 0,
+    project: Project = "default",
+    as_json: Json = False,
+) -> None:
+    """Search for a better prompt on train rows; the best is judged on rows that the search did not see."""
+    session = open_session(project, as_json)
+    wanted = pb.PromptOptimization(
+        eval=expand(eval_, "evals", project),
+        model=session.names.servable(model),
+        proposer_model=session.names.servable(proposer) if proposer else "",
+        start_prompt=prompt_version(session, start) if start else "",
+        candidates_max=candidates,
+        examples_max=examples,
+        seed=seed,
+    )
+    with refusals():
+        request = pb.OptimizePromptRequest(parent=session.names.parent, prompt_optimization=wanted)
+        made = session.services.evaluation.OptimizePrompt(request)
+    found = _searched(session, made.name)
+    session.output.show(found, lambda: _found(found))
+    if found.state != pb.PromptOptimization.STATE_SUCCEEDED:
+        raise typer.Exit(REFUSED)
+
+
+def _searched(session: Session, name: str) -> pb.PromptOptimization:
+    """Shows a search until it is over."""
+    service = session.services.evaluation
+
+    def open_stream(at: int) -> Iterator[pb.WatchPromptOptimizationResponse]:
+        return service.WatchPromptOptimization(pb.WatchPromptOptimizationRequest(name=name, cursor=at))
+
+    def is_over(one: pb.WatchPromptOptimizationResponse) -> bool:
+        return one.prompt_optimization.state in SEARCH_OVER
+
+    with ProgressView(session.output.err, short(name), is_silent=session.output.as_json) as view:
+        for response in follow(open_stream, is_over):
+            seen = response.prompt_optimization
+            view.at(seen.progress.done, seen.progress.total, short(seen.best_prompt))
+            if seen.state in SEARCH_OVER:
+                return seen
+    raise AssertionError("following ends with a final state")
+
+
+def _found(seen: pb.PromptOptimization) -> Group:
+    about = {
+        "search": short(seen.name),
+        "state": state(pb.PromptOptimization.State.Name, seen.state),
+        "best prompt": short(seen.best_prompt),
+        "tokens": f"{seen.usage.prompt_tokens} prompt, {seen.usage.completion_tokens} answer",
+        "failure": failure(seen.failure),
+    }
+    return Group(facts(about), evals.compared(seen.comparison)) if seen.HasField("comparison") else Group(facts(about))
 
 
 def prompt_version(session: Session, text: str) -> str:

@@ -8,7 +8,12 @@ import uuid
 from feinschliff.evaluation.clients import CompletionLog, Datasets, Models
 from feinschliff.evaluation.comparisons import Comparisons
 from feinschliff.evaluation.evaluations import Evaluations
+from feinschliff.evaluation.leases import Keeper, Kind
+from feinschliff.evaluation.optimization_store import OPTIMIZATIONS, UNFINISHED
+from feinschliff.evaluation.optimizations import Optimizations
+from feinschliff.evaluation.optimizer import Optimizer
 from feinschliff.evaluation.prompt_book import PromptBook
+from feinschliff.evaluation.prompt_service import Prompting
 from feinschliff.evaluation.reconciler import Pace, Reconciler
 from feinschliff.evaluation.reports import Reports
 from feinschliff.evaluation.runs import Runs
@@ -48,6 +53,11 @@ def wire(settings: EvaluationSettings) -> Room:
         database, evaluations, runs, worker, metrics, clock, wake, owner=owner, pace=pace, prompts=prompts
     )
     comparisons = Comparisons(database, evaluations, runs)
+    optimizations = Optimizations(database, evaluations, prompts, comparisons, clock, wake, names.new_id)
+    prompting = Prompting(prompts, optimizations, evaluations, sources, wake)
+    optimizer = Optimizer(database, optimizations, evaluations, runs, prompts, datasets, models, clock, wake)
+    kind = Kind("prompt optimization", OPTIMIZATIONS, UNFINISHED, optimizer.work, optimizer.give_up)
+    keeper = Keeper(database, kind, clock, wake, owner=owner, pace=pace)
     reports = Reports(evaluations, runs, comparisons)
     return Room(
         name="evaluation",
@@ -56,11 +66,11 @@ def wire(settings: EvaluationSettings) -> Room:
         servicers=[
             Servicer(
                 evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server,
-                EvaluationService(evaluations, runs, comparisons, sources, prompts, reports, clock, wake),
+                EvaluationService(evaluations, runs, comparisons, prompting, reports, clock, wake),
                 "feinschliff.v1.EvaluationService",
             )
         ],
-        loops=[Loop("reconcile", reconciler.run)],
+        loops=[Loop("reconcile", reconciler.run), Loop("optimize", keeper.run)],
         checks={"database": database.check},
         close=[database.close],
         metrics=metrics,

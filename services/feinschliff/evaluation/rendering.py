@@ -95,7 +95,7 @@ def html(report: Report) -> str:
 
 
 def csv_of(items: Iterable[OutputItem]) -> str:
-    """One line per item and grader; an item without an answer has one line with its error. Reads no more than it takes."""
+    """One line per item and grader, or per item with its error; reads no more than it takes."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)

@@ -12,8 +12,7 @@ from feinschliff.evaluation.comparisons import Comparisons
 from feinschliff.evaluation.evaluations import Evaluations, Listing
 from feinschliff.evaluation.grader_proto import from_grader, to_grade, to_grader
 from feinschliff.evaluation.messages import from_message, from_struct
-from feinschliff.evaluation.prompt_book import PromptBook
-from feinschliff.evaluation.prompt_proto import from_create_prompt, to_prompt_version
+from feinschliff.evaluation.prompt_service import PromptCalls, Prompting
 from feinschliff.evaluation.prompts import item_of
 from feinschliff.evaluation.proto import (
     from_create_eval,
@@ -27,7 +26,6 @@ from feinschliff.evaluation.reports import Form, Reports
 from feinschliff.evaluation.resources import PROJECT, RUN, Eval
 from feinschliff.evaluation.results import give_grade
 from feinschliff.evaluation.runs import Runs
-from feinschliff.evaluation.sources import Sources
 from feinschliff.evaluation.statistics import CONFIDENCE
 from feinschliff.graders.grade import Sample
 from feinschliff.graders.grader import parse, parse_all
@@ -37,20 +35,18 @@ from feinschliff.kit.masks import merged
 from feinschliff.kit.threads import offload
 from feinschliff.kit.watch import Wake, follow
 from feinschliff.v1 import evaluation_pb2 as pb
-from feinschliff.v1 import evaluation_pb2_grpc
 
 FORMS = {pb.RenderReportRequest.FORMAT_HTML: Form.HTML, pb.RenderReportRequest.FORMAT_CSV: Form.CSV}
 Context = grpc.aio.ServicerContext[object, object]
 
 
-class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
+class EvaluationService(PromptCalls):
     def __init__(
         self,
         evaluations: Evaluations,
         runs: Runs,
         comparisons: Comparisons,
-        sources: Sources,
-        prompts: PromptBook,
+        prompting: Prompting,
         reports: Reports,
         clock: Clock,
         wake: Wake,
@@ -58,8 +54,8 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
         self._evaluations = evaluations
         self._runs = runs
         self._comparisons = comparisons
-        self._sources = sources
-        self._prompts = prompts
+        self._prompting = prompting
+        self._sources, self._prompts = prompting.sources, prompting.prompts
         self._reports = reports
         self._clock = clock
         self._wake = wake
@@ -162,16 +158,6 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
             await offload(compare, request.baseline, request.candidate, request.grader, level, request.seed)
         )
 
-    async def CreatePrompt(self, request: pb.CreatePromptRequest, context: Context) -> pb.Prompt:
-        return to_prompt_version(await offload(self._prompts.create, *from_create_prompt(request)))
-
-    async def GetPrompt(self, request: pb.GetPromptRequest, context: Context) -> pb.Prompt:
-        return to_prompt_version(await offload(self._prompts.get, request.name))
-
-    async def ListPrompts(self, request: pb.ListPromptsRequest, context: Context) -> pb.ListPromptsResponse:
-        prompts, token, total = await offload(self._prompts.list, _listing(request))
-        return pb.ListPromptsResponse(prompts=map(to_prompt_version, prompts), next_page_token=token, total_size=total)
-
     async def RenderReport(self, request: pb.RenderReportRequest, context: Context) -> pb.RenderReportResponse:
         report = await offload(self._reports.render, list(request.runs), FORMS.get(request.format, Form.MARKDOWN))
         return pb.RenderReportResponse(text=report.text, media_type=report.media_type)
@@ -182,6 +168,6 @@ def _eval(eval_: Eval) -> pb.Eval:
 
 
 def _listing(
-    request: pb.ListEvalsRequest | pb.ListEvalRunsRequest | pb.ListOutputItemsRequest | pb.ListPromptsRequest,
+    request: pb.ListEvalsRequest | pb.ListEvalRunsRequest | pb.ListOutputItemsRequest,
 ) -> Listing:
     return Listing(request.parent, request.page_size, request.page_token, request.filter, request.order_by)

@@ -12,7 +12,7 @@ COMMANDS = (
     ("up",), ("down",), ("status",), ("dataset", "push"), ("dataset", "show"), ("dataset", "list"), ("train",),
     ("plan",), ("watch",), ("jobs",), ("cancel",), ("pause",), ("resume",), ("retry",), ("logs",), ("eval", "run"),
     ("eval", "show"), ("eval", "list"), ("eval", "import"), ("eval", "export"), ("eval", "report"), ("eval", "matrix"),
-    ("eval", "cancel"), ("prompt", "push"), ("prompt", "list"), ("compare",), ("deploy",),
+    ("eval", "cancel"), ("prompt", "push"), ("prompt", "list"), ("prompt", "optimize"), ("compare",), ("deploy",),
     ("deployments",), ("chat",), ("classify",), ("models",), ("models", "list"), ("models", "show"),
     ("models", "lineage"), ("models", "alias"), ("models", "combine"), ("demo",),
 )  # fmt: skip

@@ -5,7 +5,7 @@ from alembic import op
 
 from feinschliff.kit.db import Json, UtcDateTime
 
-revision = "0002"
+revision = "0004"
 down_revision = "0001"
 
 
