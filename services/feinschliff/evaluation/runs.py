@@ -107,27 +107,29 @@ class Runs:
         return self.get(name)
 
     def get(self, name: str) -> RunView:
+        """The run as it is now; while it works, as it was a moment ago.
+
+        Intervals of thousands of items cost time that the run itself needs, so all who look at a run that works see
+        what one of them has worked out.
+        """
         names.parse(RUN, name)
-        with self._database.reading() as session:
-            return _view(session, found(store.get_run(session, name), "RUN_NOT_FOUND", name))
+        return self._seen(name)
 
     def after(self, name: str, cursor: int) -> builtins.list[RunView]:
-        """The run, where it has changed since `cursor`; else nothing.
+        """The run, where it has changed since `cursor`; else nothing."""
+        view = self._seen(name)
+        return [view] if view.run.changes > cursor else []
 
-        While it works, all watchers see what one of them has worked out a moment ago: intervals of thousands of items
-        cost time that the run itself needs.
-        """
+    def _seen(self, name: str) -> RunView:
         now = self._clock.monotonic()
         with self._database.reading() as session:
             run = found(store.get_run(session, name), "RUN_NOT_FOUND", name)
             glance = self._glances.get(name)
-            if run.state is State.RUNNING and glance is not None and now < glance.until:
-                return [glance.view] if glance.view.run.changes > cursor else []
-            if run.changes <= cursor:
-                return []
+            if glance is not None and _is_good(glance, run, now):
+                return glance.view
             view = _view(session, run)
         self._remember(view, took_seconds=self._clock.monotonic() - now)
-        return [view]
+        return view
 
     def _remember(self, view: RunView, took_seconds: float) -> None:
         if view.run.state in UNFINISHED:
@@ -237,6 +239,12 @@ def run_results(session: Session, run: Run) -> Sequence[GraderResult]:
         return []
     eval_ = found(store.get_eval(session, run.eval), "EVAL_NOT_FOUND", run.eval)
     return results_of(parse_all(eval_.graders, path="graders"), item_store.graded_lines(session, run.name))
+
+
+def _is_good(glance: Glance, run: Run, now: float) -> bool:
+    if glance.view.run.version != run.version:
+        return False
+    return glance.view.run.changes == run.changes or (run.state is State.RUNNING and now < glance.until)
 
 
 def _view(session: Session, run: Run) -> RunView:
