@@ -42,6 +42,16 @@ DEFAULT_ADAPTATION = "lora"
 TaskAdapters = Annotated[
     str, typer.Option(help=f"One adapter for all tasks, or one for each: {', '.join(TASK_ADAPTERS)}. Default shared.")
 ]
+AdaptationName = Annotated[
+    str, typer.Option(help=f"What learns: {', '.join(ADAPTATIONS)}. Default lora, or what --from-version has.")
+]
+Auto = Annotated[
+    list[str] | None,
+    typer.Option(help="A number that the service chooses: optimisation.epochs, or '*' for all; repeatable."),
+]
+EvalName = Annotated[
+    str, typer.Option("--eval", help="Measure the base, then the result, and say whether it is better; waits.")
+]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="`ftjob-...`, or a whole name.")]
 
 
@@ -81,17 +91,12 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Rows per step. Default 8.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Highest rate. Default: by what learns.")] = None,
     objective: Annotated[str, typer.Option(help=f"What is learned; one of {', '.join(OBJECTIVES)}.")] = "sft",
-    adaptation: Annotated[
-        str, typer.Option(help=f"What learns: {', '.join(ADAPTATIONS)}. Default lora, or what --from-version has.")
-    ] = "",
+    adaptation: AdaptationName = "",
     rank: Annotated[int | None, typer.Option(help="Rank of a lora or dora adapter. Default 16.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Scale of a lora or dora adapter. Default 32.")] = None,
     layers: Annotated[int | None, typer.Option(help="With last_layers: how many, from the top. Default 2.")] = None,
     max_row_tokens: Annotated[int | None, typer.Option(help="Tokens of a row at most. Default 2048.")] = None,
-    auto: Annotated[
-        list[str] | None,
-        typer.Option(help="A number that the service chooses: optimisation.epochs, or '*' for all; repeatable."),
-    ] = None,
+    auto: Auto = None,
     tracker: Annotated[list[str] | None, typer.Option(help=trackers.HELP)] = None,
     patience: Annotated[int, typer.Option(help="Validations without gain before stopping; 0: never.")] = 0,
     precision: Annotated[str, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")] = "auto",
@@ -106,9 +111,7 @@ def train(
     check: Annotated[bool, typer.Option("--check", help="Check everything and store nothing.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what it would do, and start nothing.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Stay until the job is over.")] = False,
-    eval_: Annotated[
-        str, typer.Option("--eval", help="Measure the base, then the result, and say whether it is better; waits.")
-    ] = "",
+    eval_: EvalName = "",
     project: Project = "default",
     as_json: Json = False,
 ) -> None:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from feinschliff.evaluation.examples import Examples
 from feinschliff.evaluation.item_schema import ItemSchema
-from feinschliff.evaluation.prompt_book import StoredPrompt
+from feinschliff.evaluation.prompt_store import StoredPrompt
 from feinschliff.evaluation.prompts import Prompt, item_of
 from feinschliff.evaluation.resources import Eval, Run, Sampling
 from feinschliff.formats.records import Message

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from feinschliff.evaluation.drafts import Once
 from feinschliff.evaluation.messages import from_sampling, from_tool, to_sampling, to_tool
-from feinschliff.evaluation.prompt_book import PromptDraft, StoredPrompt
+from feinschliff.evaluation.prompt_book import PromptDraft
+from feinschliff.evaluation.prompt_store import StoredPrompt
 from feinschliff.evaluation.proto import from_turns, to_time, to_turns
 from feinschliff.kit.idempotency import digest_of
 from feinschliff.v1 import evaluation_pb2 as pb

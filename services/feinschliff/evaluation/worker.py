@@ -17,7 +17,7 @@ from feinschliff.evaluation.clients import Answer, Datasets, Models, Row
 from feinschliff.evaluation.failures import Fate, failure_of, fate_of, pause_seconds
 from feinschliff.evaluation.patience import Halt, Patience
 from feinschliff.evaluation.plan import Plan
-from feinschliff.evaluation.prompt_book import StoredPrompt
+from feinschliff.evaluation.prompt_store import StoredPrompt
 from feinschliff.evaluation.resources import Eval, GradeGiven, OutputItem, Run
 from feinschliff.evaluation.results import give_grade
 from feinschliff.formats.records import Message
