@@ -21,7 +21,8 @@ def baseline_run(session: Session, evaluation: str, base: str) -> pb.EvalRun:
         WrongState: BASELINE_INCOMPLETE where the base cannot be measured.
     """
     query = pb.ListEvalRunsRequest(parent=evaluation, filter='state = "COMPLETED"')
-    for run in every(session.services.evaluation.ListEvalRuns, query, lambda page: page.eval_runs):
+    found: list[pb.EvalRun] = every(session.services.evaluation.ListEvalRuns, query, lambda page: page.eval_runs)
+    for run in found:
         if run.model == base and _is_plain(run):
             return run
     serving.require(session, base, make=True)

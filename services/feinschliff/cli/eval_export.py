@@ -26,7 +26,7 @@ def items_of(services: Services, run: str) -> Iterator[dict[str, Any]]:
             page = services.evaluation.ListOutputItems(query)
         for item in page.output_items:
             values = {one.grader: one.value if one.HasField("value") else None for one in item.grades}
-            yield {**plain(item), "values": values}
+            yield {**dict(plain(item)), "values": values}
         if not page.next_page_token:
             return
         query.page_token = page.next_page_token
@@ -64,6 +64,7 @@ def _parquet(items: Iterator[dict[str, Any]], file: Path) -> int:
 
 
 def _flat(item: dict[str, Any]) -> dict[str, Any]:
+    values: dict[str, float | None] = item["values"]
     row = {name: json.dumps(value, ensure_ascii=False) if name in _NESTED else value for name, value in item.items()}
-    values = row.pop("values")
+    del row["values"]
     return {**row, **{f"value.{name}": value for name, value in values.items()}}

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Group
+from rich.table import Table
 
 from feinschliff.cli import eval_export, eval_files, evals, serving, uploads
 from feinschliff.cli.errors import REFUSED
@@ -265,6 +266,6 @@ def _cell(run: pb.EvalRun) -> str:
     return f"{evals.mean(run.overall)} {evals.interval(run.overall)}"
 
 
-def _prompts(found: list[pb.Prompt]) -> object:
+def _prompts(found: list[pb.Prompt]) -> Table:
     rows = ((short(one.name), one.messages[-1].text[:60], one.sha256[:12], moment(one.create_time)) for one in found)
     return table(("PROMPT", "TEXT", "SHA256", "CREATED"), rows)

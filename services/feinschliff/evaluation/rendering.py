@@ -116,7 +116,7 @@ def cut(text: str, last: str) -> str:
 
 
 def run_rows(report: Report) -> list[Row]:
-    rows = []
+    rows: list[Row] = []
     for view in report.views:
         run = view.run
         for result in sorted(view.results, key=lambda one: one.grader != OVERALL):

@@ -107,25 +107,24 @@ class Runs:
         return self.get(name)
 
     def get(self, name: str) -> RunView:
-        """The run as it is now; while it works, as it was a moment ago.
-
-        Intervals of thousands of items cost time that the run itself needs, so all who look at a run that works see
-        what one of them has worked out.
-        """
         names.parse(RUN, name)
-        return self._seen(name)
+        return self._seen(name, is_patient=False)
 
     def after(self, name: str, cursor: int) -> builtins.list[RunView]:
-        """The run, where it has changed since `cursor`; else nothing."""
-        view = self._seen(name)
+        """The run, where it has changed since `cursor`; else nothing.
+
+        While it works, all watchers see what one of them has worked out a moment ago: intervals of thousands of items
+        cost time that the run itself needs.
+        """
+        view = self._seen(name, is_patient=True)
         return [view] if view.run.changes > cursor else []
 
-    def _seen(self, name: str) -> RunView:
+    def _seen(self, name: str, *, is_patient: bool) -> RunView:
         now = self._clock.monotonic()
         with self._database.reading() as session:
             run = found(store.get_run(session, name), "RUN_NOT_FOUND", name)
             glance = self._glances.get(name)
-            if glance is not None and _is_good(glance, run, now):
+            if is_patient and glance is not None and _is_good(glance, run, now):
                 return glance.view
             view = _view(session, run)
         self._remember(view, took_seconds=self._clock.monotonic() - now)

@@ -17,7 +17,6 @@ from feinschliff.kit.server import start
 from feinschliff.v1 import common_pb2 as common
 from feinschliff.v1 import evaluation_pb2 as pb
 from feinschliff.v1 import evaluation_pb2_grpc, inference_pb2, inference_pb2_grpc, ingestion_pb2, ingestion_pb2_grpc
-from tests.support.waiting import eventually_async
 
 ROWS, AT_ONCE, ANSWER_SECONDS = 2000, 32, 0.25
 SHARE_MAX = 0.05
@@ -97,21 +96,19 @@ async def _measure() -> tuple[float, float]:
 
 
 async def _run(stub: evaluation_pb2_grpc.EvaluationServiceAsyncStub) -> pb.EvalRun:
-    texts = {"input": "{{ sample.output_text }}", "reference": "{{ item.completion }}"}
-    exact = pb.StringCheckGrader(**texts, operation=pb.StringCheckGrader.OPERATION_EQ)
-    near = pb.TextSimilarityGrader(**texts, evaluation_metric=pb.TextSimilarityGrader.METRIC_FUZZY_MATCH)
+    answer, right = "{{ sample.output_text }}", "{{ item.completion }}"
+    exact = pb.StringCheckGrader(input=answer, reference=right, operation=pb.StringCheckGrader.OPERATION_EQ)
+    near = pb.TextSimilarityGrader(
+        input=answer, reference=right, evaluation_metric=pb.TextSimilarityGrader.METRIC_FUZZY_MATCH
+    )
     graders = [pb.Grader(name="exact", string_check=exact), pb.Grader(name="near", text_similarity=near)]
     wanted = pb.Eval(dataset_version=VERSION, graders=graders)
     made = await stub.CreateEval(pb.CreateEvalRequest(parent="projects/bench", eval=wanted))
     run = pb.EvalRun(model="m", concurrency=AT_ONCE)
     name = (await stub.CreateEvalRun(pb.CreateEvalRunRequest(parent=made.name, eval_run=run))).name
-
-    async def over() -> pb.EvalRun | None:
-        seen = await stub.GetEvalRun(pb.GetEvalRunRequest(name=name))
-        return seen if seen.state == pb.EvalRun.STATE_COMPLETED else None
-
-    ended = await eventually_async(over, 600, "the end of the run")
-    assert ended is not None
+    ended = pb.EvalRun()
+    async for response in stub.WatchEvalRun(pb.WatchEvalRunRequest(name=name)):
+        ended = response.eval_run
     return ended
 
 
