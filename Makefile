@@ -21,7 +21,7 @@ FLAVOUR ?= cpu
 IMAGE_PREFIX ?= ghcr.io/feinschliff
 IMAGE_TAG ?= $(VERSION)$(if $(filter cuda,$(FLAVOUR)),-cuda)
 
-.PHONY: chart help demo test up down status setup setup-dev tools fmt lint types protos monitoring unit contract e2e chaos gpu bench bench-training bench-inference bench-ingestion bench-platform bench-sandbox images images-check sbom clean
+.PHONY: chart help demo test up down status setup setup-dev tools fmt lint types protos monitoring unit contract e2e chaos gpu bench bench-training bench-inference bench-ingestion bench-platform bench-sandbox bench-evaluation images images-check sbom clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')"
@@ -100,7 +100,7 @@ chaos: setup-dev ## kill, cut and delay while work runs (long)
 gpu: setup-dev ## what needs an NVIDIA GPU
 	$(BIN)/pytest tests/gpu -m gpu
 
-bench: bench-ingestion bench-training bench-inference bench-platform bench-sandbox ## every benchmark
+bench: bench-ingestion bench-training bench-inference bench-platform bench-sandbox bench-evaluation ## every benchmark
 
 bench-ingestion: setup-dev ## a 2 GB upload and the service's memory
 	$(BIN)/python -m tests.bench.ingestion.upload_2gb
@@ -117,6 +117,9 @@ bench-platform: setup-dev ## time to ready and memory of the platform at rest
 
 bench-sandbox: setup-dev ## Python grades in fresh interpreters: one, and a thousand
 	$(BIN)/python -m tests.bench.evaluation.sandbox
+
+bench-evaluation: setup-dev ## evals beside lm-eval; BENCH="--rows 20 --rounds 1", or "--only overhead"
+	$(BIN)/python -m tests.bench.evaluation.speed $(BENCH)
 
 images: ## build the images by docker buildx; TARGETS, FLAVOUR=cpu|cuda, IMAGE_PREFIX, IMAGE_ARGUMENTS
 	for target in $(TARGETS); do \

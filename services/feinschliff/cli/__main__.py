@@ -7,7 +7,7 @@ import sys
 import grpc
 import typer
 
-from feinschliff.cli import classify, dataset, demo, deploy, errors, evaluate, models, plan, platform, train
+from feinschliff.cli import classify, dataset, demo, deploy, errors, eval_more, evaluate, models, plan, platform, train
 from feinschliff.cli.services import refusal_of
 from feinschliff.kit.errors import Refusal, StartError
 
@@ -38,6 +38,7 @@ def app() -> typer.Typer:
     made.command()(train.retry)
     made.command()(train.logs)
     made.add_typer(evaluate.app, name="eval")
+    made.add_typer(eval_more.prompts, name="prompt")
     made.command()(evaluate.compare)
     made.command()(deploy.deploy)
     made.command()(deploy.deployments)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from feinschliff.cli import evals, serving
+from feinschliff.cli import eval_more, evals, serving
 from feinschliff.cli.errors import REFUSED
 from feinschliff.cli.names import expand, run_name, short
 from feinschliff.cli.output import table
@@ -17,6 +17,9 @@ from feinschliff.cli.words import moment, state
 from feinschliff.v1 import evaluation_pb2 as pb
 
 app = typer.Typer(no_args_is_help=True, help="Measure models on the rows of a dataset.")
+app.command("import")(eval_more.import_)
+for more in (eval_more.export, eval_more.report, eval_more.matrix, eval_more.cancel):
+    app.command()(more)
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="`EVAL/RUN`, or a whole name.")]
 
 

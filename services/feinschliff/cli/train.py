@@ -10,7 +10,7 @@ import typer
 from rich.console import Group
 
 from feinschliff.artifacts.bases import DEFAULT_BASE
-from feinschliff.cli import trackers
+from feinschliff.cli import baseline, trackers
 from feinschliff.cli.errors import REFUSED
 from feinschliff.cli.jobs_view import doing, watch_on
 from feinschliff.cli.names import expand, short
@@ -41,6 +41,16 @@ ADAPTATIONS = [field.name for field in pb.TrainingRecipe.DESCRIPTOR.oneofs_by_na
 DEFAULT_ADAPTATION = "lora"
 TaskAdapters = Annotated[
     str, typer.Option(help=f"One adapter for all tasks, or one for each: {', '.join(TASK_ADAPTERS)}. Default shared.")
+]
+AdaptationName = Annotated[
+    str, typer.Option(help=f"What learns: {', '.join(ADAPTATIONS)}. Default lora, or what --from-version has.")
+]
+Auto = Annotated[
+    list[str] | None,
+    typer.Option(help="A number that the service chooses: optimisation.epochs, or '*' for all; repeatable."),
+]
+EvalName = Annotated[
+    str, typer.Option("--eval", help="Measure the base, then the result, and say whether it is better; waits.")
 ]
 JobName = Annotated[str, typer.Argument(metavar="JOB", help="`ftjob-...`, or a whole name.")]
 
@@ -81,17 +91,12 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Rows per step. Default 8.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Highest rate. Default: by what learns.")] = None,
     objective: Annotated[str, typer.Option(help=f"What is learned; one of {', '.join(OBJECTIVES)}.")] = "sft",
-    adaptation: Annotated[
-        str, typer.Option(help=f"What learns: {', '.join(ADAPTATIONS)}. Default lora, or what --from-version has.")
-    ] = "",
+    adaptation: AdaptationName = "",
     rank: Annotated[int | None, typer.Option(help="Rank of a lora or dora adapter. Default 16.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Scale of a lora or dora adapter. Default 32.")] = None,
     layers: Annotated[int | None, typer.Option(help="With last_layers: how many, from the top. Default 2.")] = None,
     max_row_tokens: Annotated[int | None, typer.Option(help="Tokens of a row at most. Default 2048.")] = None,
-    auto: Annotated[
-        list[str] | None,
-        typer.Option(help="A number that the service chooses: optimisation.epochs, or '*' for all; repeatable."),
-    ] = None,
+    auto: Auto = None,
     tracker: Annotated[list[str] | None, typer.Option(help=trackers.HELP)] = None,
     patience: Annotated[int, typer.Option(help="Validations without gain before stopping; 0: never.")] = 0,
     precision: Annotated[str, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")] = "auto",
@@ -106,6 +111,7 @@ def train(
     check: Annotated[bool, typer.Option("--check", help="Check everything and store nothing.")] = False,
     plan: Annotated[bool, typer.Option("--plan", help="Say what it would do, and start nothing.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Stay until the job is over.")] = False,
+    eval_: EvalName = "",
     project: Project = "default",
     as_json: Json = False,
 ) -> None:
@@ -126,12 +132,27 @@ def train(
     if plan:
         show_plan(session, recipe)
         return
+    if eval_ and not check:
+        _train_and_measure(session, recipe, expand(eval_, "evals", project), job_id)
+        return
     job = create(session.services, session.names.parent, recipe, job_id=job_id, validate_only=check)
     if watch and not check:
         session.output.note(f"{short(job.name)} is queued")
         _until_over(session, job.name)
         return
     session.output.show(job, lambda: described(job))
+
+
+def _train_and_measure(session: Session, recipe: pb.TrainingRecipe, evaluation: str, job_id: str) -> None:
+    """The base is measured before anything is trained: without a baseline nobody can say better."""
+    measured = baseline.baseline_run(session, evaluation, baseline.base_named_by(recipe))
+    made = create(session.services, session.names.parent, recipe, job_id=job_id)
+    job = watch_on(session.output, session.services, made.name, title=short(made.name), is_silent=True)
+    if job.state != pb.TrainingJob.STATE_SUCCEEDED or not job.model_version:
+        session.output.show(job, lambda: described(job))
+        raise typer.Exit(REFUSED)
+    comparison = baseline.verdict(session, evaluation, measured, job.model_version)
+    session.output.show(comparison, lambda: Group(described(job), baseline.shown(comparison)))
 
 
 def watch(

@@ -5,18 +5,26 @@ from __future__ import annotations
 import os
 import uuid
 
-from feinschliff.evaluation.clients import Datasets, Models
+from feinschliff.evaluation.clients import CompletionLog, Datasets, Models
 from feinschliff.evaluation.comparisons import Comparisons
 from feinschliff.evaluation.evaluations import Evaluations
 from feinschliff.evaluation.grading import Grading
+from feinschliff.evaluation.leases import Keeper, Kind
 from feinschliff.evaluation.measures import Measures
+from feinschliff.evaluation.optimization_store import OPTIMIZATIONS, UNFINISHED
+from feinschliff.evaluation.optimizations import Optimizations
+from feinschliff.evaluation.optimizer import Optimizer
 from feinschliff.evaluation.outside import Installation, Paces, RoomOutside
 from feinschliff.evaluation.posting import Poster, Reach
+from feinschliff.evaluation.prompt_book import PromptBook
+from feinschliff.evaluation.prompt_service import Prompting
 from feinschliff.evaluation.reconciler import Pace, Reconciler
+from feinschliff.evaluation.reports import Reports
 from feinschliff.evaluation.runs import Runs
 from feinschliff.evaluation.sandboxed import Sandboxed, sandbox_of
 from feinschliff.evaluation.service import EvaluationService
 from feinschliff.evaluation.settings import EvaluationSettings
+from feinschliff.evaluation.sources import Sources
 from feinschliff.evaluation.worker import Limits, Worker
 from feinschliff.kit import names
 from feinschliff.kit.clock import SystemClock
@@ -32,6 +40,7 @@ def wire(settings: EvaluationSettings) -> Room:
     database = Database(settings.database_url_for("evaluation"), "evaluation")
     database.upgrade()
     datasets = Datasets(settings.ingestion_address, metrics, settings.call_timeout_seconds)
+    completions = CompletionLog(settings.ingestion_address, metrics, settings.call_timeout_seconds)
     models = Models(settings.inference_address, metrics, settings.evaluation_answer_timeout_seconds)
     limits = Limits(settings.evaluation_concurrency, settings.evaluation_attempts, settings.evaluation_patience_seconds)
     pace = Pace(
@@ -43,10 +52,20 @@ def wire(settings: EvaluationSettings) -> Room:
     grading = _grading(settings, models, metrics, poster := Poster(), sandboxed)
     owner = f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     evaluations = Evaluations(database, clock, names.new_id)
+    prompts = PromptBook(database, clock, names.new_id)
+    sources = Sources(datasets, completions, prompts)
     runs = Runs(database, evaluations, clock, wake, names.new_id)
     worker = Worker(database, datasets, models, grading, metrics, clock, limits)
-    reconciler = Reconciler(database, evaluations, runs, worker, metrics, clock, wake, owner=owner, pace=pace)
+    reconciler = Reconciler(
+        database, evaluations, runs, worker, metrics, clock, wake, owner=owner, pace=pace, prompts=prompts
+    )
     comparisons = Comparisons(database, evaluations, runs)
+    optimizations = Optimizations(database, evaluations, prompts, comparisons, clock, wake, names.new_id)
+    prompting = Prompting(prompts, optimizations, evaluations, sources, wake)
+    optimizer = Optimizer(database, optimizations, evaluations, runs, prompts, datasets, models, clock, wake)
+    kind = Kind("prompt optimization", OPTIMIZATIONS, UNFINISHED, optimizer.work, optimizer.give_up)
+    keeper = Keeper(database, kind, clock, wake, owner=owner, pace=pace)
+    reports = Reports(evaluations, runs, comparisons)
     return Room(
         name="evaluation",
         port=settings.evaluation_port,
@@ -54,11 +73,11 @@ def wire(settings: EvaluationSettings) -> Room:
         servicers=[
             Servicer(
                 evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server,
-                EvaluationService(evaluations, runs, comparisons, datasets, grading, clock, wake),
+                EvaluationService(evaluations, runs, comparisons, prompting, reports, grading, clock, wake),
                 "feinschliff.v1.EvaluationService",
             )
         ],
-        loops=[Loop("reconcile", reconciler.run)],
+        loops=[Loop("reconcile", reconciler.run), Loop("optimize", keeper.run)],
         checks={"database": database.check},
         close=[sandboxed.close, poster.close, database.close],
         metrics=metrics,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from feinschliff.evaluation.resources import Sampling
 from feinschliff.graders.spec import refused
@@ -14,6 +15,9 @@ ANNOTATION_CHARACTERS_MAX = 4096
 DISPLAY_NAME_CHARACTERS_MAX = 256
 DESCRIPTION_CHARACTERS_MAX = 4096
 CONCURRENCY_MAX = 256
+SAMPLES_MAX = 128
+TOOLS_MAX = 128
+_TOOL_NAME = re.compile("[A-Za-z0-9_-]{1,64}")
 
 
 def check_text(value: str, field: str, characters_max: int) -> None:
@@ -44,14 +48,32 @@ def check_words(
     check_labels(annotations, f"{field}.annotations", ANNOTATION_CHARACTERS_MAX)
 
 
-def check_sampling(sampling: Sampling, field: str) -> None:
+def check_sampling(sampling: Sampling, field: str, *, samples_max: int = SAMPLES_MAX) -> None:
     """Refuses what no model takes, so that not every item of a run fails by it."""
     _within(sampling, "temperature", field, 0, 2)
     _within(sampling, "top_p", field, 0, 1, is_low_open=True)
     _within(sampling, "max_tokens", field, 1, 2**31 - 1)
-    if sampling.get("n", 1) != 1:
-        message = "A run takes one answer per row; leave n out."
-        raise refused("SAMPLING_INVALID", f"{field}.n", message, n=sampling["n"])
+    _within(sampling, "n", field, 1, samples_max)
+
+
+def samples_of(sampling: Sampling, field: str) -> int:
+    """Answers per row; several need chance, or all of them are the same answer."""
+    samples = int(str(sampling.get("n", 1)))
+    if samples > 1 and not sampling.get("temperature"):
+        message = f"{samples} answers per row at temperature 0 are one answer; set a temperature above 0, or n to 1."
+        raise refused("SAMPLING_INVALID", f"{field}.n", message, n=samples)
+    return samples
+
+
+def check_tools(tools: Sequence[Mapping[str, object]], field: str) -> None:
+    if len(tools) > TOOLS_MAX:
+        message = f"At most {TOOLS_MAX} tools are offered; these are {len(tools)}."
+        raise refused("TOOLS_INVALID", field, message, count=len(tools))
+    names = [str(tool.get("name", "")) for tool in tools]
+    for index, name in enumerate(names):
+        if not _TOOL_NAME.fullmatch(name) or name in names[:index]:
+            message = f"{name[:80]!r} must be 1 to 64 letters, digits, _ and -, and unique."
+            raise refused("TOOLS_INVALID", f"{field}[{index}].name", message, name=name[:80])
 
 
 def check_size(limit: int, concurrency: int) -> None:

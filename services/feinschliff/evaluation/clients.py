@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import grpc
 
-from feinschliff.evaluation.messages import from_message, from_struct, to_message, to_sampling
+from feinschliff.evaluation.messages import from_message, from_struct, to_message, to_sampling, to_tool
 from feinschliff.evaluation.resources import DatasetFacts, Identity, Sampling, Split, Usage
 from feinschliff.formats.records import Message
 from feinschliff.graders.grade import Item
@@ -32,6 +32,8 @@ FINISH_REASONS: Mapping[int, str] = {
     common.FINISH_REASON_CANCELLED: "cancelled",
     common.FINISH_REASON_ERROR: "error",
 }
+
+COMPLETIONS_AT_ONCE = 200
 
 
 class Row(NamedTuple):
@@ -81,6 +83,15 @@ class Datasets:
         finally:
             call.cancel()
 
+    async def sample(self, name: str, split: Split, *, count: int, seed: int) -> list[Row]:
+        """Rows drawn without replacement; raises what ingestion refuses with."""
+        request = ingestion_pb2.SampleRowsRequest(name=name, split=SPLITS[split], count=count, seed=seed)
+        try:
+            response = await self._stub().SampleRows(request)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        return [Row(row.line, from_struct(row.data)) for row in response.rows]
+
     def _stub(self) -> ingestion_pb2_grpc.DatasetServiceAsyncStub:
         channel = client.channel(
             self._address,
@@ -92,6 +103,55 @@ class Datasets:
         return ingestion_pb2_grpc.DatasetServiceStub(channel)
 
 
+class CompletionLog:
+    """Stored completions, from ingestion."""
+
+    def __init__(self, address: str, metrics: Metrics, timeout_seconds: float) -> None:
+        self._address = address
+        self._metrics = metrics
+        self._timeout_seconds = timeout_seconds
+
+    async def rows(self, project: str, filter: str, limit: int) -> list[Item]:
+        """The newest exchanges that have an answer as rows, the oldest first; raises what ingestion refuses with."""
+        query = ingestion_pb2.ListCompletionsRequest(parent=project, filter=filter, order_by="create_time desc")
+        rows: list[Item] = []
+        while len(rows) < limit:
+            query.page_size = min(COMPLETIONS_AT_ONCE, limit)
+            try:
+                page = await self._stub().ListCompletions(query)
+            except grpc.RpcError as error:
+                raise from_rpc_error(error) from error
+            rows += [completion_row(one) for one in page.completions if one.HasField("response")]
+            query.page_token = page.next_page_token
+            if not page.next_page_token:
+                break
+        return rows[:limit][::-1]
+
+    def _stub(self) -> ingestion_pb2_grpc.CompletionLogServiceAsyncStub:
+        channel = client.channel(
+            self._address,
+            name="ingestion",
+            services=[ingestion_pb2.DESCRIPTOR.services_by_name["CompletionLogService"].full_name],
+            metrics=self._metrics,
+            timeout_seconds=self._timeout_seconds,
+        )
+        return ingestion_pb2_grpc.CompletionLogServiceStub(channel)
+
+
+def completion_row(completion: ingestion_pb2.Completion) -> Item:
+    """An exchange as graders and prompts see it."""
+    turns = [from_message(turn).model_dump(mode="json", exclude_none=True) for turn in completion.messages]
+    answer = from_message(completion.response)
+    return {
+        "prompt": turns,
+        "completion": answer.content or "",
+        "answer": answer.model_dump(mode="json", exclude_none=True),
+        "model": completion.model,
+        "metadata": dict(completion.metadata),
+        "name": completion.name,
+    }
+
+
 class Models:
     """Models that answer, from inference."""
 
@@ -100,14 +160,22 @@ class Models:
         self._metrics = metrics
         self._timeout_seconds = timeout_seconds
 
-    async def ask(self, project: str, model: str, messages: Sequence[Message], sampling: Sampling) -> Answer:
-        """One answer, for a project; raises what inference refuses with. Nothing is stored in the completion log."""
+    async def ask(
+        self,
+        project: str,
+        model: str,
+        messages: Sequence[Message],
+        sampling: Sampling,
+        tools: Sequence[Mapping[str, object]] = (),
+    ) -> Answer:
+        """One answer, for `projects/{project}`; raises what inference refuses with. Nothing is stored in the log."""
         request = inference_pb2.ChatRequest(
             model=model,
             messages=map(to_message, messages),
             sampling=to_sampling(sampling),
+            tools=map(to_tool, tools),
             store=False,
-            project=f"projects/{project}",
+            project=project,
         )
         try:
             response = await self._stub().Chat(request, timeout=self._timeout_seconds)

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from feinschliff.evaluation import checks, item_store
+from feinschliff.evaluation import checks, item_store, row_store
+from feinschliff.evaluation.drafts import COMPLETIONS_MAX
 from feinschliff.evaluation.evaluations import Evaluations
 from feinschliff.evaluation.life import State
 from feinschliff.evaluation.resources import Eval, Run
 from feinschliff.evaluation.results import OVERALL, compare_lines
 from feinschliff.evaluation.runs import Runs
 from feinschliff.evaluation.statistics import Comparison
+from feinschliff.graders.grade import Item
 from feinschliff.graders.grader import parse_all
 from feinschliff.graders.spec import refused
 from feinschliff.kit.db import Database
 from feinschliff.kit.errors import Invalid, WrongState
+
+_SHARED = ("prompt", "sampling", "split", "limit", "tools", "examples")
 
 
 class RunComparison(NamedTuple):
@@ -65,7 +69,7 @@ class Comparisons:
             right = item_store.graded_lines(session, candidate)
         numbers, left_out = compare_lines(name, _is_binary(eval_, name), left, right, level, seed)
         changed = [view.run.name for view in (first, second) if len(view.identities) > 1]
-        differing = [what for what in ("prompt", "sampling", "split", "limit") if _differ(first.run, second.run, what)]
+        differing = [what for what in _SHARED if _differ(first.run, second.run, what)]
         return RunComparison(baseline, candidate, name, level, numbers, left_out, changed, differing)
 
     def _common_eval(self, first: Run, second: Run) -> Eval:
@@ -78,10 +82,17 @@ class Comparisons:
             raise Invalid(
                 "COMPARISON_DATASETS_DIFFER", message, first=first.dataset_version, second=second.dataset_version
             )
+        if first.has_own_rows and self._own_rows(first) != self._own_rows(second):
+            message = f"The runs brought different rows: {first.name} and {second.name}."
+            raise Invalid("COMPARISON_DATASETS_DIFFER", message, first=first.name, second=second.name)
         if first.eval != second.eval:
             message = f"The runs belong to different evals: {first.eval} and {second.eval}."
             raise Invalid("COMPARISON_EVALS_DIFFER", message, first=first.eval, second=second.eval)
         return self._evaluations.get(first.eval)
+
+    def _own_rows(self, run: Run) -> list[tuple[int, Item]]:
+        with self._database.reading() as session:
+            return row_store.read_rows(session, run.name, after=0, limit=COMPLETIONS_MAX)
 
 
 def _is_binary(eval_: Eval, name: str) -> bool:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, func, select
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 
 from feinschliff.evaluation.life import State
 from feinschliff.evaluation.resources import GradedLine, GradeGiven, Identity, OutputItem, Usage
-from feinschliff.evaluation.store import GRADES, ITEMS, RUNS, list_rows, storable, touched
+from feinschliff.evaluation.store import GRADES, ITEMS, RUNS, list_rows, storable
 from feinschliff.formats.records import Message
 from feinschliff.formats.report import Failure
 from feinschliff.graders.grade import Judgement
-from feinschliff.kit.db import Session, insert_ignore, select_one
+from feinschliff.kit.db import Session, select_one
 from feinschliff.kit.errors import WrongState
 from feinschliff.kit.filters import Order
 from feinschliff.kit.paging import Page
@@ -41,20 +41,54 @@ def done_positions(session: Session, run: str) -> set[int]:
 
 
 def insert_item(session: Session, item: OutputItem) -> bool:
-    """Stores an item with its grades and counts it; False, and nothing changes, where its position is stored already.
+    """As `insert_items`, of one."""
+    return bool(insert_items(session, [item]))
+
+
+def insert_items(session: Session, items: Sequence[OutputItem]) -> list[OutputItem]:
+    """Stores items of one run with their grades and counts them; those whose place is taken change nothing.
+
+    Returns:
+        The items that are new.
 
     Raises:
         WrongState: RUN_OVER where the run is final, so that its results stay what they were.
     """
-    if not insert_ignore(session, ITEMS, [_item_columns(item)]):
-        return False
-    if item.grades:
-        session.execute(GRADES.insert(), [_grade_columns(item, k, grade) for k, grade in enumerate(item.grades)])
-    working = (RUNS.c.name == item.run) & RUNS.c.state.in_([State.RUNNING.value, State.CANCELLING.value])
-    counted = RUNS.update().where(working).values(done=RUNS.c.done + 1, changes=RUNS.c.changes + 1)
-    if touched(session, counted) != 1:
-        raise WrongState("RUN_OVER", "The run is over; its items no longer change.", run=item.run)
-    return True
+    run = items[0].run
+    _hold(session, run)
+    taken = _taken(session, run, items)
+    new = []
+    for item in items:
+        places: set[int | tuple[int, int]] = {item.position, (item.line, item.sample_index)}
+        if not taken & places:
+            new.append(item)
+            taken |= places
+    if not new:
+        return new
+    session.execute(ITEMS.insert(), [_item_columns(item) for item in new])
+    grades = [_grade_columns(item, k, grade) for item in new for k, grade in enumerate(item.grades)]
+    if grades:
+        session.execute(GRADES.insert(), grades)
+    counted = RUNS.update().where(RUNS.c.name == run)
+    session.execute(counted.values(done=RUNS.c.done + len(new), changes=RUNS.c.changes + 1))
+    return new
+
+
+def _hold(session: Session, run: str) -> None:
+    """Until the transaction ends nobody else stores items of the run or ends it."""
+    state = session.scalar(select(RUNS.c.state).where(RUNS.c.name == run).with_for_update())
+    if state not in (State.RUNNING.value, State.CANCELLING.value):
+        raise WrongState("RUN_OVER", "The run is over; its items no longer change.", run=run)
+
+
+def _taken(session: Session, run: str, items: Sequence[OutputItem]) -> set[int | tuple[int, int]]:
+    """Positions, and lines with their samples, that are stored already."""
+    near = or_(ITEMS.c.position.in_([item.position for item in items]), ITEMS.c.line.in_([item.line for item in items]))
+    query = select(ITEMS.c.position, ITEMS.c.line, ITEMS.c.sample_index).where(ITEMS.c.run == run, near)
+    taken: set[int | tuple[int, int]] = set()
+    for position, line, sample_index in session.execute(query):
+        taken |= {position, (line, sample_index)}
+    return taken
 
 
 def get_item(session: Session, run: str, position: int) -> OutputItem | None:
@@ -141,12 +175,24 @@ def _item(row: Mapping[str, Any], grades: Sequence[GradeGiven]) -> OutputItem:
         identity=identity,
         grades=grades,
         error=None if row["error"] is None else Failure.model_validate(row["error"]),
+        sample_index=row["sample_index"],
     )
 
 
 def _item_columns(item: OutputItem) -> dict[str, object]:
     identity = item.identity._asdict() if item.identity is not None else dict.fromkeys(Identity._fields)
-    plain = ("run", "position", "line", "item", "message", "finish_reason", "latency_seconds", "error", "created")
+    plain = (
+        "run",
+        "position",
+        "line",
+        "sample_index",
+        "item",
+        "message",
+        "finish_reason",
+        "latency_seconds",
+        "error",
+        "created",
+    )
     return storable(
         {
             **{name: getattr(item, name) for name in plain},

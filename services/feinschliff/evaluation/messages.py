@@ -84,6 +84,17 @@ def to_sampling(sampling: Sampling) -> common.SamplingParams:
     return ParseDict(dict(sampling), common.SamplingParams())
 
 
+def from_tool(tool: common.Tool) -> dict[str, Any]:
+    values: dict[str, Any] = MessageToDict(tool, preserving_proto_field_name=True)
+    if tool.HasField("parameters"):
+        values["parameters"] = from_struct(tool.parameters)
+    return values
+
+
+def to_tool(tool: Mapping[str, object]) -> common.Tool:
+    return ParseDict(dict(tool), common.Tool())
+
+
 def _to_tool_call(call: Mapping[str, Any]) -> common.ToolCall:
     function = call.get("function") or {}
     made = common.ToolCall(id=str(call.get("id", "")), name=str(function.get("name", "")))

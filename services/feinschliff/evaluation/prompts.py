@@ -13,15 +13,17 @@ from feinschliff.graders import template
 from feinschliff.graders.grade import Item
 from feinschliff.graders.spec import refused
 from feinschliff.graders.template import Path, Template, Unresolved
-from feinschliff.kit.errors import FieldViolation, Unserved
+from feinschliff.kit import names
 
 TURNS_MAX = 64
 TURN_CHARACTERS_MAX = 100_000
 DEFAULT_REFERENCE = "item.prompt"
 DEFAULT_ANSWER = "item.completion"
 
+STORED_PROMPT = "projects/{project}/prompts/{prompt}/versions/{version}"
+
 PromptSpec = Mapping[str, object]
-"""`{"messages": [{"role", "text"}]}` or `{"item_reference": "item.x"}`; as stored."""
+"""`{"messages": [{"role", "text"}]}`, `{"item_reference": "item.x"}` or `{"prompt": "projects/..."}`; as kept."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,10 @@ class Turn:
 
 @dataclass(frozen=True)
 class Prompt:
-    """Turns with placeholders, or the path of messages that the row has; a checked `PromptSpec`."""
+    """Turns with placeholders, or the path of messages that the row has; a checked `PromptSpec`.
+
+    One that names a stored prompt has neither; it is looked up before it is rendered.
+    """
 
     turns: tuple[Turn, ...] = ()
     reference: Path | None = None
@@ -42,16 +47,15 @@ class Prompt:
         """Check a prompt when it is defined.
 
         Raises:
-            Invalid: PROMPT_MISSING, PROMPT_TOO_LONG, PROMPT_ROLE_UNKNOWN, TEMPLATE_SYNTAX or TEMPLATE_NAMESPACE.
-            Unserved: PROMPT_REFERENCE_UNSERVED for stored prompts.
+            Invalid: PROMPT_MISSING, PROMPT_TOO_LONG, PROMPT_ROLE_UNKNOWN, TEMPLATE_SYNTAX, TEMPLATE_NAMESPACE, or what
+                is wrong with the name of a stored prompt.
         """
         if "item_reference" in spec:
             source = str(spec["item_reference"])
             return cls(reference=template.parse_path(source, field=f"{field}.item_reference"))
         if "prompt" in spec:
-            message = "Stored prompts are not served; put the messages into the eval or the run."
-            violation = FieldViolation(f"{field}.prompt", message, "PROMPT_REFERENCE_UNSERVED")
-            raise Unserved("PROMPT_REFERENCE_UNSERVED", message, fields=[violation], field=violation.field)
+            names.parse(STORED_PROMPT, str(spec["prompt"]), field=f"{field}.prompt")
+            return cls()
         return cls(turns=_turns(spec.get("messages"), f"{field}.messages.messages"))
 
     def render(self, item: Item) -> list[Message]:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from feinschliff.evaluation.clients import FINISH_REASONS, SPLITS
 from feinschliff.evaluation.comparisons import RunComparison
-from feinschliff.evaluation.drafts import EvalDraft, Once, RunDraft
+from feinschliff.evaluation.drafts import CompletionsDraft, EvalDraft, Once, RunDraft
+from feinschliff.evaluation.examples import ExamplesDraft
 from feinschliff.evaluation.grader_proto import from_grader, to_grade, to_grader
 from feinschliff.evaluation.life import State
 from feinschliff.evaluation.messages import (
     from_sampling,
+    from_struct,
+    from_tool,
     role_name,
     role_number,
     to_message,
     to_sampling,
     to_struct,
+    to_tool,
 )
 from feinschliff.evaluation.prompts import PromptSpec
 from feinschliff.evaluation.resources import (
@@ -35,7 +40,6 @@ from feinschliff.evaluation.runs import RunView
 from feinschliff.evaluation.statistics import CONFIDENCE, Interval, Method, Verdict
 from feinschliff.formats.report import Failure
 from feinschliff.graders.protocol import Grader
-from feinschliff.kit.errors import FieldViolation, Unserved
 from feinschliff.kit.idempotency import digest_of
 from feinschliff.v1 import common_pb2 as common
 from feinschliff.v1 import evaluation_pb2 as pb
@@ -64,20 +68,19 @@ _ROWS_MAX = 1000
 
 def from_create_eval(request: pb.CreateEvalRequest) -> tuple[EvalDraft, Once]:
     wanted = request.eval
-    if wanted.HasField("item_schema"):
-        raise _unserved("eval.item_schema", "Schemas of items are not served; leave item_schema out.")
     draft = EvalDraft(
         parent=request.parent,
         eval_id=request.eval_id,
         display_name=wanted.display_name,
         description=wanted.description,
         dataset_version=wanted.dataset_version,
-        prompt=_from_prompt(wanted.prompt) if wanted.HasField("prompt") else None,
+        prompt=from_prompt(wanted.prompt) if wanted.HasField("prompt") else None,
         graders=[from_grader(grader) for grader in wanted.graders],
         sampling=from_sampling(wanted.sampling),
         split=_SPLIT_NAMES.get(wanted.split, ""),
         labels=dict(wanted.labels),
         annotations=dict(wanted.annotations),
+        item_schema=from_struct(wanted.item_schema) if wanted.HasField("item_schema") else None,
     )
     return draft, Once(request.request_id, digest_of(request))
 
@@ -88,22 +91,21 @@ def to_eval(eval_: Eval, graders: list[Grader]) -> pb.Eval:
         display_name=eval_.display_name,
         description=eval_.description,
         dataset_version=eval_.dataset_version,
-        prompt=_to_prompt(eval_.prompt),
+        prompt=to_prompt(eval_.prompt),
         graders=map(to_grader, graders),
+        item_schema=None if eval_.item_schema is None else to_struct(eval_.item_schema),
         sampling=to_sampling(eval_.sampling),
         split=SPLITS[eval_.split],
         labels=eval_.labels,
         annotations=eval_.annotations,
-        create_time=_time(eval_.created),
-        update_time=_time(eval_.updated),
+        create_time=to_time(eval_.created),
+        update_time=to_time(eval_.updated),
         etag=str(eval_.version),
     )
 
 
 def from_create_run(request: pb.CreateEvalRunRequest) -> tuple[RunDraft, Once]:
     wanted = request.eval_run
-    if wanted.tools:
-        raise _unserved("eval_run.tools", "Tools in runs are not served; leave tools out.")
     draft = RunDraft(
         parent=request.parent,
         run_id=request.eval_run_id,
@@ -111,13 +113,17 @@ def from_create_run(request: pb.CreateEvalRunRequest) -> tuple[RunDraft, Once]:
         model=wanted.model,
         dataset_version=wanted.dataset_version,
         sampling=from_sampling(wanted.sampling),
-        prompt=_from_prompt(wanted.prompt) if wanted.HasField("prompt") else None,
+        prompt=from_prompt(wanted.prompt) if wanted.HasField("prompt") else None,
         split=_SPLIT_NAMES.get(wanted.split, ""),
         limit=wanted.limit,
         concurrency=wanted.concurrency,
         answer_path=wanted.answer_path,
         labels=dict(wanted.labels),
         annotations=dict(wanted.annotations),
+        rows=[from_struct(row) for row in wanted.rows],
+        completions=_from_completions(wanted.completions) if wanted.HasField("completions") else None,
+        tools=[from_tool(tool) for tool in wanted.tools],
+        examples=_from_examples(wanted.examples) if wanted.HasField("examples") else None,
     )
     return draft, Once(request.request_id, digest_of(request))
 
@@ -130,24 +136,27 @@ def to_run(view: RunView, now: datetime) -> pb.EvalRun:
         model=run.model,
         state=STATES[run.state],
         sampling=to_sampling(run.sampling),
-        prompt=None if run.prompt is None else _to_prompt(run.prompt),
+        prompt=None if run.prompt is None else to_prompt(run.prompt),
         dataset_version=run.dataset_version,
         split=SPLITS[run.split],
         limit=run.limit,
         concurrency=run.concurrency,
+        tools=map(to_tool, run.tools or ()),
+        completions=None if run.completions is None else pb.CompletionRows(**run.completions),  # type: ignore[arg-type]
+        examples=None if run.examples is None else _to_examples(run.examples),
         answer_path=run.answer_path,
         progress=_progress(run, now),
-        failure=_to_failure(run.failure),
+        failure=to_failure(run.failure),
         results=[_to_result(result) for result in view.results if result.grader != OVERALL],
         overall=next((_to_result(result) for result in view.results if result.grader == OVERALL), None),
-        usage=_to_usage(view.usage),
+        usage=to_usage(view.usage),
         identity=_to_identity(view.identities[0]) if view.identities else None,
         other_identities=[_to_identity(identity) for identity in view.identities[1:]],
         labels=run.labels,
         annotations=run.annotations,
-        create_time=_time(run.created),
-        start_time=_time(run.started),
-        finish_time=_time(run.finished),
+        create_time=to_time(run.created),
+        start_time=to_time(run.started),
+        finish_time=to_time(run.finished),
         etag=str(run.version),
     )
 
@@ -161,13 +170,14 @@ def to_item(item: OutputItem) -> pb.OutputItem:
         sample=item.sample,
         message=None if item.message is None else to_message(item.message),
         finish_reason=_FINISH_NUMBERS.get(item.finish_reason, 0),  # type: ignore[arg-type]
-        usage=_to_usage(item.usage),
+        usage=to_usage(item.usage),
         latency_seconds=item.latency_seconds,
         identity=None if item.identity is None else _to_identity(item.identity),
         grades=map(to_grade, item.grades),
         passed=item.passed is True,
-        error=_to_failure(item.error),
-        create_time=_time(item.created),
+        error=to_failure(item.error),
+        create_time=to_time(item.created),
+        sample_index=item.sample_index,
     )
 
 
@@ -214,27 +224,49 @@ def _warning(code: str, count: int, message: str, *, rows: Sequence[int] = (), f
     )
 
 
-def _unserved(field: str, message: str) -> Unserved:
-    violation = FieldViolation(field, message, "EVAL_FIELD_UNSERVED")
-    return Unserved("EVAL_FIELD_UNSERVED", message, fields=[violation], field=field)
+def _from_completions(wanted: pb.CompletionRows) -> CompletionsDraft:
+    return CompletionsDraft(wanted.filter, wanted.limit)
 
 
-def _from_prompt(prompt: pb.PromptTemplate) -> PromptSpec:
+def _from_examples(wanted: pb.FewShot) -> ExamplesDraft:
+    split: Split = _SPLIT_NAMES.get(wanted.split, "") or "train"
+    return ExamplesDraft(wanted.dataset_version, split, wanted.count, wanted.seed, wanted.answer)
+
+
+def _to_examples(stored: Mapping[str, Any]) -> pb.FewShot:
+    return pb.FewShot(
+        dataset_version=stored["dataset_version"],
+        split=SPLITS[stored["split"]],
+        count=stored["count"],
+        seed=stored["seed"],
+        answer=stored["answer"],
+    )
+
+
+def from_prompt(prompt: pb.PromptTemplate) -> PromptSpec:
     source = prompt.WhichOneof("source")
     if source == "item_reference":
         return {"item_reference": prompt.item_reference}
     if source == "prompt":
         return {"prompt": prompt.prompt}
-    turns = [{"role": role_name(turn.role), "text": turn.text} for turn in prompt.messages.messages]
-    return {"messages": turns}
+    return {"messages": from_turns(prompt.messages.messages)}
 
 
-def _to_prompt(spec: PromptSpec) -> pb.PromptTemplate:
+def from_turns(turns: Iterable[pb.TemplateMessage]) -> list[dict[str, object]]:
+    return [{"role": role_name(turn.role), "text": turn.text} for turn in turns]
+
+
+def to_turns(turns: Iterable[Mapping[str, Any]]) -> list[pb.TemplateMessage]:
+    return [pb.TemplateMessage(role=role_number(turn["role"]), text=turn["text"]) for turn in turns]
+
+
+def to_prompt(spec: PromptSpec) -> pb.PromptTemplate:
+    if "prompt" in spec:
+        return pb.PromptTemplate(prompt=str(spec["prompt"]))
     messages = spec.get("messages")
     if not isinstance(messages, list):
         return pb.PromptTemplate(item_reference=str(spec["item_reference"]))
-    turns = [pb.TemplateMessage(role=role_number(turn["role"]), text=turn["text"]) for turn in messages]
-    return pb.PromptTemplate(messages=pb.TemplateMessages(messages=turns))
+    return pb.PromptTemplate(messages=pb.TemplateMessages(messages=to_turns(messages)))
 
 
 def _progress(run: Run, now: datetime) -> common.Progress:
@@ -255,6 +287,8 @@ def _to_result(result: GraderResult) -> pb.GraderResult:
         passed=result.passed,
         mean=result.mean,
         interval=_to_interval(result.interval, CONFIDENCE),
+        pass_at=result.pass_at,
+        pass_all=result.pass_all,
     )
 
 
@@ -262,7 +296,7 @@ def _to_interval(interval: Interval | None, level: float) -> common.Interval | N
     return None if interval is None else common.Interval(low=interval.low, high=interval.high, level=level)
 
 
-def _to_usage(usage: Usage) -> common.TokenUsage:
+def to_usage(usage: Usage) -> common.TokenUsage:
     return common.TokenUsage(**usage._asdict(), total_tokens=usage.prompt_tokens + usage.completion_tokens)
 
 
@@ -270,7 +304,7 @@ def _to_identity(identity: Identity) -> common.Identity:
     return common.Identity(**identity._asdict())
 
 
-def _to_failure(failure: Failure | None) -> common.Failure | None:
+def to_failure(failure: Failure | None) -> common.Failure | None:
     if failure is None:
         return None
     return common.Failure(
@@ -278,7 +312,7 @@ def _to_failure(failure: Failure | None) -> common.Failure | None:
     )
 
 
-def _time(moment: datetime | None) -> Timestamp | None:
+def to_time(moment: datetime | None) -> Timestamp | None:
     if moment is None:
         return None
     made = Timestamp()

@@ -12,6 +12,8 @@ from feinschliff.evaluation import store
 from feinschliff.evaluation.evaluations import Evaluations
 from feinschliff.evaluation.failures import PAUSE_FIRST_SECONDS, Fate, fate_of
 from feinschliff.evaluation.life import Act, Seen, State, decide
+from feinschliff.evaluation.plan import prompt_named_by
+from feinschliff.evaluation.prompt_book import PromptBook
 from feinschliff.evaluation.resources import Run
 from feinschliff.evaluation.runs import Runs
 from feinschliff.evaluation.worker import Worker
@@ -53,11 +55,13 @@ class Reconciler:
         *,
         owner: str,
         pace: Pace,
+        prompts: PromptBook,
     ) -> None:
         self._database = database
         self._evaluations = evaluations
         self._runs = runs
         self._worker = worker
+        self._prompts = prompts
         self._clock = clock
         self._wake = wake
         self._owner = owner
@@ -134,7 +138,9 @@ class Reconciler:
             try:
                 log.info("run starts", extra={"done": run.done, "total": run.total})
                 eval_ = await offload(self._evaluations.get, run.eval)
-                failure = await self._worker.execute(run, eval_)
+                named = prompt_named_by(run, eval_)
+                stored = await offload(self._prompts.get, named) if named else None
+                failure = await self._worker.execute(run, eval_, stored)
                 self._ending.add(run.name)
                 await offload(fail, "evaluation.before_finish")
                 await self._finish(run.name, failure)

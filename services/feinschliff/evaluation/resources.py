@@ -92,6 +92,8 @@ class GraderResult(NamedTuple):
     passed: int
     mean: float | None
     interval: Interval | None
+    pass_at: Mapping[int, float] = MappingProxyType({})
+    pass_all: Mapping[int, float] = MappingProxyType({})
 
     def to_json(self) -> Mapping[str, object]:
         return {**self._asdict(), "interval": list(self.interval) if self.interval else None}
@@ -99,7 +101,8 @@ class GraderResult(NamedTuple):
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> GraderResult:
         interval = stored["interval"]
-        return cls(**{**stored, "interval": Interval(*interval) if interval else None})
+        by_k = {name: {int(k): value for k, value in stored.get(name, {}).items()} for name in ("pass_at", "pass_all")}
+        return cls(**{**stored, "interval": Interval(*interval) if interval else None, **by_k})
 
 
 @dataclass(frozen=True)
@@ -120,14 +123,16 @@ class Eval:
     created: datetime
     updated: datetime
     version: int = 1
+    item_schema: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)
 class Run:
     """One model measured by one eval.
 
-    `total` is the number of rows that count, fixed when the run is made. `changes` rises with each change that a
-    watcher can see, `version` with each change of state.
+    `total` is the number of items, rows times `samples`, fixed when the run is made. `has_own_rows` says that the rows
+    are kept with the run; `dataset_version` is then empty. `examples` is a `FewShot` as JSON. `changes` rises with each
+    change that a watcher can see, `version` with each change of state.
     """
 
     name: str
@@ -157,6 +162,11 @@ class Run:
     finished: datetime | None = None
     changes: int = 1
     version: int = 1
+    samples: int = 1
+    has_own_rows: bool = False
+    tools: Sequence[Mapping[str, object]] | None = None
+    completions: Mapping[str, object] | None = None
+    examples: Mapping[str, object] | None = None
 
 
 @dataclass(frozen=True)
@@ -176,6 +186,7 @@ class OutputItem:
     identity: Identity | None = None
     grades: Sequence[GradeGiven] = field(default_factory=tuple)
     error: Failure | None = None
+    sample_index: int = 0
 
     def but(self, **changes: Any) -> OutputItem:
         return replace(self, **changes)

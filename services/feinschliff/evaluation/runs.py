@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from feinschliff.evaluation import item_store, store
-from feinschliff.evaluation.drafts import Once, RunDraft, run_of
+from feinschliff.evaluation import item_store, row_store, store
+from feinschliff.evaluation.drafts import NOTHING, Brought, Once, RunDraft, run_of
 from feinschliff.evaluation.evaluations import NEWEST_FIRST, Evaluations, Listing, check_etag, found
 from feinschliff.evaluation.life import UNFINISHED, State, move
 from feinschliff.evaluation.resources import (
@@ -35,6 +35,9 @@ from feinschliff.kit.errors import AlreadyExists, WrongState
 from feinschliff.kit.filters import Order, conditions, parse_order
 from feinschliff.kit.watch import Wake
 
+GLANCE_SECONDS = 0.1
+GLANCE_SHARE = 20  # a watch takes at most this part of the time
+
 
 class RunView(NamedTuple):
     """A run and what its stored items say by now; `results` ends with `overall`."""
@@ -43,6 +46,13 @@ class RunView(NamedTuple):
     results: Sequence[GraderResult]
     usage: Usage
     identities: Sequence[Identity]
+
+
+class Glance(NamedTuple):
+    """A view of a run that works, good enough for watchers until then."""
+
+    view: RunView
+    until: float
 
 
 class Runs:
@@ -56,11 +66,22 @@ class Runs:
         self._clock = clock
         self._wake = wake
         self._new_id = new_id
+        self._glances: dict[str, Glance] = {}
 
     def create(
-        self, draft: RunDraft, dataset: DatasetFacts | None, once: Once, *, validate_only: bool = False
+        self,
+        draft: RunDraft,
+        dataset: DatasetFacts | None,
+        once: Once,
+        *,
+        brought: Brought = NOTHING,
+        validate_only: bool = False,
     ) -> RunView:
         """Queues a run, or checks whether it could be (then without a name).
+
+        Args:
+            dataset: the facts of the rows; of those it brings, where it brings some.
+            brought: what was fetched for the run.
 
         Raises:
             NotFound: EVAL_NOT_FOUND.
@@ -68,13 +89,15 @@ class Runs:
             AlreadyExists: RUN_EXISTS.
         """
         eval_ = self._evaluations.get(draft.parent)
-        wanted = run_of(draft, eval_, dataset, self._new_id("run-"), current_request_id(), self._clock.now())
+        new_id, now = self._new_id("run-"), self._clock.now()
+        wanted = run_of(draft, eval_, dataset, new_id, current_request_id(), now, brought)
         if validate_only:
             return RunView(replace(wanted, name=""), [], NO_USAGE, [])
 
         def make() -> str:
             if not store.insert_run(session, wanted):
                 raise AlreadyExists("RUN_EXISTS", f"{wanted.name} exists.", name=wanted.name)
+            row_store.insert_rows(session, wanted.name, brought.rows)
             return wanted.name
 
         with self._database.transaction() as session:
@@ -85,14 +108,34 @@ class Runs:
 
     def get(self, name: str) -> RunView:
         names.parse(RUN, name)
-        with self._database.reading() as session:
-            return _view(session, found(store.get_run(session, name), "RUN_NOT_FOUND", name))
+        return self._seen(name, is_patient=False)
 
     def after(self, name: str, cursor: int) -> builtins.list[RunView]:
-        """The run, where it has changed since `cursor`; else nothing."""
+        """The run, where it has changed since `cursor`; else nothing.
+
+        While it works, all watchers see what one of them has worked out a moment ago: intervals of thousands of items
+        cost time that the run itself needs.
+        """
+        view = self._seen(name, is_patient=True)
+        return [view] if view.run.changes > cursor else []
+
+    def _seen(self, name: str, *, is_patient: bool) -> RunView:
+        now = self._clock.monotonic()
         with self._database.reading() as session:
             run = found(store.get_run(session, name), "RUN_NOT_FOUND", name)
-            return [_view(session, run)] if run.changes > cursor else []
+            glance = self._glances.get(name)
+            if is_patient and glance is not None and _is_good(glance, run, now):
+                return glance.view
+            view = _view(session, run)
+        self._remember(view, took_seconds=self._clock.monotonic() - now)
+        return view
+
+    def _remember(self, view: RunView, took_seconds: float) -> None:
+        if view.run.state in UNFINISHED:
+            rest = max(GLANCE_SECONDS, took_seconds * GLANCE_SHARE)
+            self._glances[view.run.name] = Glance(view, self._clock.monotonic() + rest)
+        else:
+            self._glances.pop(view.run.name, None)
 
     def is_over(self, name: str) -> bool:
         with self._database.reading() as session:
@@ -195,6 +238,12 @@ def run_results(session: Session, run: Run) -> Sequence[GraderResult]:
         return []
     eval_ = found(store.get_eval(session, run.eval), "EVAL_NOT_FOUND", run.eval)
     return results_of(parse_all(eval_.graders, path="graders"), item_store.graded_lines(session, run.name))
+
+
+def _is_good(glance: Glance, run: Run, now: float) -> bool:
+    if glance.view.run.version != run.version:
+        return False
+    return glance.view.run.changes == run.changes or (run.state is State.RUNNING and now < glance.until)
 
 
 def _view(session: Session, run: Run) -> RunView:

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator
 import grpc
 from google.protobuf import empty_pb2
 
-from feinschliff.evaluation.clients import Datasets
 from feinschliff.evaluation.comparisons import Comparisons
 from feinschliff.evaluation.evaluations import Evaluations, Listing
 from feinschliff.evaluation.grader_proto import from_grader, to_grader, to_trial
 from feinschliff.evaluation.grading import Grading
 from feinschliff.evaluation.messages import from_message, from_struct
+from feinschliff.evaluation.prompt_service import PromptCalls, Prompting
 from feinschliff.evaluation.prompts import item_of
 from feinschliff.evaluation.proto import (
     from_create_eval,
@@ -23,7 +23,8 @@ from feinschliff.evaluation.proto import (
     to_item,
     to_run,
 )
-from feinschliff.evaluation.resources import DATASET_VERSION, PROJECT, RUN, DatasetFacts, Eval
+from feinschliff.evaluation.reports import Form, Reports
+from feinschliff.evaluation.resources import PROJECT, RUN, Eval
 from feinschliff.evaluation.runs import Runs
 from feinschliff.evaluation.statistics import CONFIDENCE
 from feinschliff.graders.grade import Sample
@@ -35,18 +36,19 @@ from feinschliff.kit.masks import merged
 from feinschliff.kit.threads import offload
 from feinschliff.kit.watch import Wake, follow
 from feinschliff.v1 import evaluation_pb2 as pb
-from feinschliff.v1 import evaluation_pb2_grpc
 
+FORMS = {pb.RenderReportRequest.FORMAT_HTML: Form.HTML, pb.RenderReportRequest.FORMAT_CSV: Form.CSV}
 Context = grpc.aio.ServicerContext[object, object]
 
 
-class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
+class EvaluationService(PromptCalls):
     def __init__(
         self,
         evaluations: Evaluations,
         runs: Runs,
         comparisons: Comparisons,
-        datasets: Datasets,
+        prompting: Prompting,
+        reports: Reports,
         grading: Grading,
         clock: Clock,
         wake: Wake,
@@ -54,7 +56,9 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
         self._evaluations = evaluations
         self._runs = runs
         self._comparisons = comparisons
-        self._datasets = datasets
+        self._prompting = prompting
+        self._sources, self._prompts = prompting.sources, prompting.prompts
+        self._reports = reports
         self._grading = grading
         self._clock = clock
         self._wake = wake
@@ -69,13 +73,13 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
         return grader
 
     async def RunGrader(self, request: pb.RunGraderRequest, context: Context) -> pb.RunGraderResponse:
-        project = names.parse(PROJECT, request.parent, field="parent")["project"]
+        names.parse(PROJECT, request.parent, field="parent")
         graders = [self._grader(request.grader)]
         message = from_message(request.sample)
         sample = Sample(message.content or "", message.tool_calls or ())
         item = item_of(from_struct(request.item))
         begun = time.perf_counter()
-        asked = await self._grading.asked(project, graders, item, sample)
+        asked = await self._grading.asked(request.parent, graders, item, sample)
         (grade,) = await offload(self._grading.all, graders, item, sample, asked)
         return to_trial(grade, time.perf_counter() - begun)
 
@@ -83,7 +87,9 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
         draft, once = from_create_eval(request)
         for index, grader in enumerate(parse_all(draft.graders, path="eval.graders", nested=True)):
             self._grading.check(grader, f"eval.graders[{index}]")
-        dataset = await self._facts(draft.dataset_version, "eval.dataset_version")
+        dataset = await self._sources.facts(draft.dataset_version, "eval.dataset_version")
+        if draft.prompt is not None and "prompt" in draft.prompt:
+            await offload(self._prompts.get, str(draft.prompt["prompt"]))
         create = self._evaluations.create
         return _eval(await offload(create, draft, dataset, once, validate_only=request.validate_only))
 
@@ -116,16 +122,10 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
     async def CreateEvalRun(self, request: pb.CreateEvalRunRequest, context: Context) -> pb.EvalRun:
         draft, once = from_create_run(request)
         eval_ = await offload(self._evaluations.get, request.parent)
-        version = draft.dataset_version or eval_.dataset_version
-        dataset = await self._facts(version, "eval_run.dataset_version")
-        view = await offload(self._runs.create, draft, dataset, once, validate_only=request.validate_only)
+        dataset, brought = await self._sources.brought(draft, eval_)
+        create = self._runs.create
+        view = await offload(create, draft, dataset, once, brought=brought, validate_only=request.validate_only)
         return to_run(view, self._clock.now())
-
-    async def _facts(self, version: str, field: str) -> DatasetFacts | None:
-        if not version:
-            return None
-        names.parse(DATASET_VERSION, version, field=field)
-        return await self._datasets.facts(version)
 
     async def GetEvalRun(self, request: pb.GetEvalRunRequest, context: Context) -> pb.EvalRun:
         return to_run(await offload(self._runs.get, request.name), self._clock.now())
@@ -169,6 +169,10 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
         return to_comparison(
             await offload(compare, request.baseline, request.candidate, request.grader, level, request.seed)
         )
+
+    async def RenderReport(self, request: pb.RenderReportRequest, context: Context) -> pb.RenderReportResponse:
+        report = await offload(self._reports.render, list(request.runs), FORMS.get(request.format, Form.MARKDOWN))
+        return pb.RenderReportResponse(text=report.text, media_type=report.media_type)
 
 
 def _eval(eval_: Eval) -> pb.Eval:

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     and_,
+    false,
     func,
     or_,
     select,
@@ -67,6 +68,7 @@ EVALS = Table(
     Column("created", UtcDateTime, nullable=False),
     Column("updated", UtcDateTime, nullable=False),
     Column("version", Integer, nullable=False),
+    Column("item_schema", Json),
 )
 
 RUNS = Table(
@@ -99,6 +101,11 @@ RUNS = Table(
     Column("finished", UtcDateTime),
     Column("changes", Integer, nullable=False),
     Column("version", Integer, nullable=False),
+    Column("samples", Integer, nullable=False, server_default="1"),
+    Column("has_own_rows", Boolean, nullable=False, server_default=false()),
+    Column("tools", Json),
+    Column("completions", Json),
+    Column("examples", Json),
 )
 
 ITEMS = Table(
@@ -124,7 +131,8 @@ ITEMS = Table(
     Column("errored", Boolean, nullable=False),
     Column("error", Json),
     Column("created", UtcDateTime, nullable=False),
-    UniqueConstraint("run", "line"),
+    Column("sample_index", Integer, nullable=False, server_default="0"),
+    UniqueConstraint("run", "line", "sample_index"),
 )
 
 GRADES = Table(

@@ -1,26 +1,30 @@
-"""Works on one run: reads rows, asks the model, grades, and stores each item at once."""
+"""Works on one run: reads rows, asks the model, grades, and stores, each in a stage of its own.
+
+The stages overlap: whoever asks the model takes the next row at once, and items are stored many to a transaction, so a
+run lasts about as long as the model takes to answer.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, Mapping, Sequence, Set
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
 
-from feinschliff.evaluation import item_store
+from feinschliff.evaluation import item_store, row_store
 from feinschliff.evaluation.clients import Answer, Datasets, Models, Row
-from feinschliff.evaluation.failures import Fate, failure_of, fate_of, patience_with, pause_seconds
+from feinschliff.evaluation.failures import Fate, failure_of, fate_of, pause_seconds
 from feinschliff.evaluation.grading import Grading
-from feinschliff.evaluation.prompts import Prompt, item_of
-from feinschliff.evaluation.resources import Eval, GradeGiven, OutputItem, Run, Sampling
+from feinschliff.evaluation.patience import Halt, Patience
+from feinschliff.evaluation.plan import Plan
+from feinschliff.evaluation.prompt_store import StoredPrompt
+from feinschliff.evaluation.resources import Eval, GradeGiven, OutputItem, Run
 from feinschliff.formats.records import Message
 from feinschliff.formats.report import Failure
-from feinschliff.graders import template
 from feinschliff.graders.grade import Item, Sample
-from feinschliff.graders.grader import parse_all
-from feinschliff.graders.protocol import Grader
-from feinschliff.graders.template import Path, Unresolved
+from feinschliff.graders.protocol import Asking
+from feinschliff.graders.template import Unresolved
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.db import Database
 from feinschliff.kit.errors import Refusal
@@ -28,7 +32,10 @@ from feinschliff.kit.failpoints import fail
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.threads import offload
 
-DEFAULT_SAMPLING: Sampling = {"temperature": 0.0, "max_tokens": 64}
+T = TypeVar("T")
+OWN_ROWS_AT_ONCE = 500
+STORED_AT_ONCE = 256
+WAITING_PER_PLACE = 8  # answers per grading place that wait for it before nothing more is asked
 
 
 class Limits(NamedTuple):
@@ -39,52 +46,44 @@ class Limits(NamedTuple):
     patience_seconds: float
 
 
-@dataclass(frozen=True)
-class Plan:
-    """A run with everything about it parsed; `answer` is read from the row where no model is asked."""
+class Place(NamedTuple):
+    """One answer to be had: of which row, and which of several."""
 
-    run: Run
-    prompt: Prompt
-    graders: Sequence[Grader]
-    sampling: Sampling
-    answer: Path
-
-    @classmethod
-    def of(cls, run: Run, eval_: Eval) -> Plan:
-        return cls(
-            run=run,
-            prompt=Prompt.from_spec(run.prompt or eval_.prompt, field="prompt"),
-            graders=parse_all(eval_.graders, path="graders"),
-            sampling={**DEFAULT_SAMPLING, **eval_.sampling, **run.sampling},
-            answer=template.parse_path(run.answer_path, field="answer_path"),
-        )
+    position: int
+    row: Row
+    sample_index: int
 
 
-class Halt(Exception):
-    """The run cannot go on; the items that are stored stay."""
+class Answered(NamedTuple):
+    """A row with what came of it."""
 
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
+    place: Place
+    item: Item
+    prompt: Sequence[Message]
+    answer: Answer | Message | Failure
 
 
-class Patience:
-    """Counts from the first failure in a row, so that a long calm stretch uses none of it."""
+class Asked(NamedTuple):
+    """An answer with the grades of those that ask, by name."""
 
-    def __init__(self, clock: Clock, seconds: float) -> None:
-        self._clock = clock
-        self._seconds = seconds
-        self._failing_since: float | None = None
+    answered: Answered
+    grades: Mapping[str, GradeGiven]
 
-    def succeeded(self) -> None:
-        self._failing_since = None
 
-    def failed(self, refusal: Refusal) -> None:
-        """Raises Halt once failures in a row have lasted too long."""
-        now = self._clock.monotonic()
-        self._failing_since = now if self._failing_since is None else self._failing_since
-        if now - self._failing_since >= patience_with(refusal, self._seconds):
-            raise Halt(failure_of(refusal).model_copy(update={"retryable": True}))
+@dataclass
+class Line:
+    """What lies between the stages of one run."""
+
+    width: int
+    patience: Patience
+    places: asyncio.Queue[Place | None] = field(init=False)
+    answered: asyncio.Queue[Answered | None] = field(init=False)
+    graded: asyncio.Queue[OutputItem | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.places = asyncio.Queue(2 * self.width)
+        self.answered = asyncio.Queue(WAITING_PER_PLACE * self.width)
+        self.graded = asyncio.Queue(2 * STORED_AT_ONCE)
 
 
 class Worker:
@@ -111,37 +110,57 @@ class Worker:
         self._sampling_seconds = metrics.histogram("feinschliff_evaluation_sampling_seconds")
         self._tokens = metrics.counter("feinschliff_evaluation_sampled_tokens_total")
 
-    async def execute(self, run: Run, eval_: Eval) -> Failure | None:
+    async def execute(self, run: Run, eval_: Eval, stored: StoredPrompt | None = None) -> Failure | None:
         """Answers and grades every row that is not stored yet; says why the run cannot go on, or None once all are."""
-        plan = Plan.of(run, eval_)
+        plan = Plan.of(run, eval_, stored)
         done = await offload(self._done, run.name)
         width = run.concurrency or self._limits.concurrency
-        queue: asyncio.Queue[tuple[int, Row] | None] = asyncio.Queue(width)
-        patience = Patience(self._clock, self._limits.patience_seconds)
+        line = Line(width, Patience(self._clock, self._limits.patience_seconds))
         failure = None
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._feed(plan, done, queue, width))
-                for _ in range(width):
-                    group.create_task(self._consume(plan, queue, patience))
+                group.create_task(self._feed(plan, done, line))
+                asking = [group.create_task(self._answer_all(plan, line)) for _ in range(width)]
+                group.create_task(_when_over(asking, line.answered, width))
+                grading = [group.create_task(self._grade_all(plan, line)) for _ in range(width)]
+                group.create_task(_when_over(grading, line.graded, 1))
+                group.create_task(self._store_all(line))
         except* Halt as halts:
             failure = next(halt.failure for halt in halts.exceptions if isinstance(halt, Halt))
+            await self._keep_rest(plan, line)
         return failure
 
-    async def _feed(self, plan: Plan, done: Set[int], queue: asyncio.Queue[tuple[int, Row] | None], width: int) -> None:
-        """Puts every row whose position is not done; a broken stream is taken up where it broke."""
-        position, total = 0, plan.run.total
+    async def _keep_rest(self, plan: Plan, line: Line) -> None:
+        """Stores what had its answer when the run could not go on, save where a grader cannot be asked by now."""
+        waiting, items = _left_in(line.answered), _left_in(line.graded)
+        share = [one for one in await asyncio.gather(*(self._reached(plan, one, line) for one in waiting)) if one]
+        items += await offload(self._graded, plan, share)
+        if items:
+            await offload(self._store, items)
+
+    async def _reached(self, plan: Plan, answered: Answered, line: Line) -> Asked | None:
+        try:
+            return await self._asked(plan, answered, line)
+        except Halt:
+            return None
+
+    async def _feed(self, plan: Plan, done: Set[int], line: Line) -> None:
+        """Puts every place that is not done; a broken stream is taken up where it broke."""
+        read, samples = 0, plan.run.samples
+        total = plan.run.total // samples
         patience, attempt = Patience(self._clock, self._limits.patience_seconds), 0
-        while position < total:
-            rows = self._datasets.read(plan.run.dataset_version, plan.run.split, start=position, limit=total - position)
+        while read < total:
+            rows = self._rows(plan.run, read, total - read)
             try:
                 async with aclosing(rows):
                     async for row in rows:
-                        position += 1
                         patience.succeeded()
                         attempt = 0
-                        if position not in done:
-                            await queue.put((position, row))
+                        for k in range(samples):
+                            position = read * samples + k + 1
+                            if position not in done:
+                                await line.places.put(Place(position, row, k))
+                        read += 1
             except Refusal as refusal:
                 if fate_of(refusal) is Fate.GIVE_UP:
                     raise Halt(failure_of(refusal)) from refusal
@@ -149,50 +168,58 @@ class Worker:
                 await asyncio.sleep(pause_seconds(refusal, attempt))
                 attempt += 1
             else:
-                if position < total:
-                    raise Halt(_rows_missing(plan, position))
-        for _ in range(width):
-            await queue.put(None)
+                if read < total:
+                    raise Halt(_rows_missing(plan, read))
+        for _ in range(line.width):
+            await line.places.put(None)
 
-    async def _consume(self, plan: Plan, queue: asyncio.Queue[tuple[int, Row] | None], patience: Patience) -> None:
-        while (work := await queue.get()) is not None:
+    async def _rows(self, run: Run, start: int, limit: int) -> AsyncGenerator[Row]:
+        if not run.has_own_rows:
+            async with aclosing(self._datasets.read(run.dataset_version, run.split, start=start, limit=limit)) as rows:
+                async for row in rows:
+                    yield row
+            return
+        end = start + limit
+        while start < end:
+            page = await offload(self._own_rows, run.name, start, min(OWN_ROWS_AT_ONCE, end - start))
+            for start, data in page:
+                yield Row(start, data)
+            if not page:
+                return
+
+    async def _answer_all(self, plan: Plan, line: Line) -> None:
+        while (place := await line.places.get()) is not None:
             with self._in_flight.track_inprogress():
-                await self._do(plan, *work, patience)
+                answered = await self._answered(plan, place, line.patience)
+            await line.answered.put(answered)
 
-    async def _do(self, plan: Plan, position: int, row: Row, patience: Patience) -> None:
+    async def _answered(self, plan: Plan, place: Place, patience: Patience) -> Answered:
         await offload(fail, "evaluation.before_item")
-        item = item_of({"line": row.line, **row.data})
+        item = plan.item(place.row.line, place.row.data)
+        fault = plan.schema.fault(place.row.data) if plan.schema is not None else ""
+        if fault:
+            return Answered(place, item, (), Failure(reason="ROW_INVALID", message=fault))
         prompt: Sequence[Message] = ()
         answer: Answer | Message | Failure
         try:
             if plan.run.model:
-                prompt = plan.prompt.render(item)
-                answer = await self._ask(plan, prompt, patience)
+                prompt = plan.question(place.row.line, item)
+                answer = await self._ask(plan, prompt, place.sample_index, patience)
             else:
-                answer = Message(role="assistant", content=template.text_of(plan.answer.value({"item": item})))
+                answer = plan.answer_in(item)
         except Unresolved as error:
             reason = "PROMPT_UNRESOLVED" if plan.run.model else "ANSWER_UNRESOLVED"
             answer = Failure(reason=reason, message=str(error))
-        asked = await self._ask_graders(plan, item, answer, patience)
-        await offload(self._grade_and_store, plan, position, row.line, item, prompt, answer, asked)
+        return Answered(place, item, prompt, answer)
 
-    async def _ask_graders(
-        self, plan: Plan, item: Item, answer: Answer | Message | Failure, patience: Patience
-    ) -> Mapping[str, GradeGiven]:
-        """The grades that need a model or a server; an outage of inference is waited out as for answers."""
-        if isinstance(answer, Failure):
-            return {}
-        sample = _sample(answer)
-        return await self._grading.asked(
-            plan.run.project, plan.graders, item, sample, model=plan.run.model, waiting=patience
-        )
-
-    async def _ask(self, plan: Plan, prompt: Sequence[Message], patience: Patience) -> Answer | Failure:
-        attempt = 0
+    async def _ask(
+        self, plan: Plan, prompt: Sequence[Message], sample_index: int, patience: Patience
+    ) -> Answer | Failure:
+        attempt, sampling = 0, plan.sampling_for(sample_index)
         while True:
             try:
                 with self._sampling_seconds.time():
-                    answer = await self._models.ask(plan.run.project, plan.run.model, prompt, plan.sampling)
+                    answer = await self._models.ask(plan.run.project, plan.run.model, prompt, sampling, plan.tools)
             except Refusal as refusal:
                 fate = fate_of(refusal)
                 attempt += 1
@@ -206,36 +233,81 @@ class Worker:
                 self._tokens.inc(answer.usage.completion_tokens)
                 return answer
 
+    async def _grade_all(self, plan: Plan, line: Line) -> None:
+        """Takes its share of what waits in one go, since a hop to a thread costs as much as a grade.
+
+        One at a time where a grader asks: that lasts longer, and no more is asked at once than the run may.
+        """
+        is_asking = any(isinstance(grader, Asking) for grader in plan.graders)
+        while (first := await line.answered.get()) is not None:
+            share = [first]
+            while not is_asking and len(share) <= line.answered.qsize() // line.width:
+                another = line.answered.get_nowait()
+                if another is None:  # the signal for one of the others, or for the next turn of this one
+                    line.answered.put_nowait(None)
+                    break
+                share.append(another)
+            asked = [await self._asked(plan, answered, line) for answered in share]
+            for item in await offload(self._graded, plan, asked):
+                await line.graded.put(item)
+
+    async def _asked(self, plan: Plan, answered: Answered, line: Line) -> Asked:
+        """With the grades that need a model or a server; an outage of inference is waited out as for answers."""
+        if isinstance(answered.answer, Failure):
+            return Asked(answered, {})
+        run, sample = plan.run, _sample(_message(answered.answer))
+        grades = await self._grading.asked(
+            run.project, plan.graders, answered.item, sample, model=run.model, waiting=line.patience
+        )
+        return Asked(answered, grades)
+
+    def _graded(self, plan: Plan, share: Sequence[Asked]) -> list[OutputItem]:
+        return [self._item(plan, *asked) for asked in share]
+
+    async def _store_all(self, line: Line) -> None:
+        """Stores whatever is there by now in one transaction; more gathers meanwhile."""
+        is_over = False
+        while not is_over:
+            items = [await line.graded.get()]
+            while len(items) < STORED_AT_ONCE and not line.graded.empty():
+                items.append(line.graded.get_nowait())
+            is_over = items[-1] is None
+            made = [item for item in items if item is not None]
+            if made:
+                await offload(self._store, made)
+
+    def _store(self, items: Sequence[OutputItem]) -> None:
+        for _ in items:
+            fail("evaluation.after_item")
+        with self._database.transaction() as session:
+            new = item_store.insert_items(session, items)
+        for item in new:
+            self._items.labels(_outcome(item)).inc()
+
     def _done(self, run: str) -> set[int]:
         with self._database.reading() as session:
             return item_store.done_positions(session, run)
 
-    def _grade_and_store(
-        self,
-        plan: Plan,
-        position: int,
-        line: int,
-        item: Item,
-        prompt: Sequence[Message],
-        answer: Answer | Message | Failure,
-        asked: Mapping[str, GradeGiven],
-    ) -> None:
-        made = OutputItem(plan.run.name, position, line, item, self._clock.now(), prompt=prompt)
-        made = self._with_answer(plan, made, answer, asked)
-        fail("evaluation.after_item")
-        with self._database.transaction() as session:
-            is_new = item_store.insert_item(session, made)
-        if is_new:
-            self._items.labels(_outcome(made)).inc()
+    def _own_rows(self, run: str, after: int, limit: int) -> list[tuple[int, Item]]:
+        with self._database.reading() as session:
+            return row_store.read_rows(session, run, after=after, limit=limit)
 
-    def _with_answer(
-        self, plan: Plan, item: OutputItem, answer: Answer | Message | Failure, asked: Mapping[str, GradeGiven]
-    ) -> OutputItem:
+    def _item(self, plan: Plan, answered: Answered, asked: Mapping[str, GradeGiven]) -> OutputItem:
+        place, answer = answered.place, answered.answer
+        made = OutputItem(
+            run=plan.run.name,
+            position=place.position,
+            line=place.row.line,
+            item=answered.item,
+            created=self._clock.now(),
+            prompt=answered.prompt,
+            sample_index=place.sample_index,
+        )
         if isinstance(answer, Failure):
-            return item.but(error=answer)
-        message = answer if isinstance(answer, Message) else answer.message
-        grades = self._grading.all(plan.graders, item.item, _sample(answer), asked)
-        graded = item.but(message=message, grades=grades)
+            return made.but(error=answer)
+        message = _message(answer)
+        grades = self._grading.all(plan.graders, made.item, _sample(message), asked)
+        graded = made.but(message=message, grades=grades)
         if isinstance(answer, Message):
             return graded
         return graded.but(
@@ -246,9 +318,28 @@ class Worker:
         )
 
 
-def _sample(answer: Answer | Message) -> Sample:
-    message = answer if isinstance(answer, Message) else answer.message
+def _message(answer: Answer | Message) -> Message:
+    return answer if isinstance(answer, Message) else answer.message
+
+
+def _sample(message: Message) -> Sample:
     return Sample(message.content or "", message.tool_calls or ())
+
+
+async def _when_over(
+    stage: Sequence[asyncio.Task[None]],
+    behind: asyncio.Queue[Answered | None] | asyncio.Queue[OutputItem | None],
+    signals: int,
+) -> None:
+    """Tells the stage behind that nothing more comes, once for each of its places."""
+    await asyncio.gather(*stage)
+    for _ in range(signals):
+        await behind.put(None)
+
+
+def _left_in(queue: asyncio.Queue[T | None]) -> list[T]:
+    left = [queue.get_nowait() for _ in range(queue.qsize())]
+    return [one for one in left if one is not None]
 
 
 def _outcome(item: OutputItem) -> str:
@@ -257,8 +348,6 @@ def _outcome(item: OutputItem) -> str:
     return {True: "passed", False: "failed", None: "ungraded"}[item.passed]
 
 
-def _rows_missing(plan: Plan, position: int) -> Failure:
-    return Failure(
-        reason="DATASET_ROWS_MISSING",
-        message=f"{plan.run.dataset_version} gave {position} rows; {plan.run.total} were announced.",
-    )
+def _rows_missing(plan: Plan, rows: int) -> Failure:
+    where, announced = plan.run.dataset_version or plan.run.name, plan.run.total // plan.run.samples
+    return Failure(reason="DATASET_ROWS_MISSING", message=f"{where} gave {rows} rows; {announced} were announced.")

@@ -97,6 +97,17 @@ class Ingestion(ingestion_pb2_grpc.DatasetServiceServicer):
             rows_by_split={name: len(rows) for name, rows in splits.items() if rows},
         )
 
+    def SampleRows(
+        self, request: ingestion_pb2.SampleRowsRequest, context: grpc.ServicerContext
+    ) -> ingestion_pb2.SampleRowsResponse:
+        """The first rows of the split, whatever the seed."""
+        name = common.Split.Name(request.split).removeprefix("SPLIT_").lower()
+        sampled = ingestion_pb2.SampleRowsResponse()
+        for row in self.versions[request.name].get(name, [])[: request.count]:
+            message = sampled.rows.add(line=int(str(row["line"])))
+            message.data.update(dict(row))  # type: ignore[arg-type]
+        return sampled
+
     def ReadRows(
         self, request: ingestion_pb2.ReadRowsRequest, context: grpc.ServicerContext
     ) -> Iterator[ingestion_pb2.ReadRowsResponse]:
@@ -112,6 +123,24 @@ class Ingestion(ingestion_pb2_grpc.DatasetServiceServicer):
             message = ingestion_pb2.Row(line=int(str(row["line"])))
             message.data.update(dict(row))  # type: ignore[arg-type]
             yield ingestion_pb2.ReadRowsResponse(rows=[message])
+
+
+@dataclass
+class CompletionLog(ingestion_pb2_grpc.CompletionLogServiceServicer):
+    """The log as it is, the newest last; filters are remembered and not applied."""
+
+    completions: list[ingestion_pb2.Completion] = field(default_factory=list)
+    filters: list[str] = field(default_factory=list)
+
+    def ListCompletions(
+        self, request: ingestion_pb2.ListCompletionsRequest, context: grpc.ServicerContext
+    ) -> ingestion_pb2.ListCompletionsResponse:
+        self.filters.append(request.filter)
+        start = int(request.page_token or 0)
+        newest = self.completions[::-1]
+        end = start + min(request.page_size, 2)
+        token = str(end) if end < len(newest) else ""
+        return ingestion_pb2.ListCompletionsResponse(completions=newest[start:end], next_page_token=token)
 
 
 @dataclass
@@ -179,6 +208,7 @@ class Peers:
 
     def __init__(self) -> None:
         self.ingestion = Ingestion()
+        self.log = CompletionLog()
         self.inference = Inference()
         self.ingestion_port, self.inference_port = free_port(), free_port()
         self._servers: dict[int, grpc.Server] = {}
@@ -186,6 +216,7 @@ class Peers:
     def start(self) -> None:
         server = grpc.server(ThreadPoolExecutor(8))
         ingestion_pb2_grpc.add_DatasetServiceServicer_to_server(self.ingestion, server)
+        ingestion_pb2_grpc.add_CompletionLogServiceServicer_to_server(self.log, server)
         self._serve(server, self.ingestion_port)
         self.inference_up()
 

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import grpc
 import pytest
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.struct_pb2 import Struct, Value
 
 from feinschliff.kit.errors import Refusal, from_rpc_error
 from feinschliff.v1 import common_pb2 as common
@@ -26,6 +27,9 @@ async def refusal_of(call: Awaitable[object]) -> Refusal:
 def create_eval(**fields: object) -> pb.CreateEvalRequest:
     wanted = {"dataset_version": VERSION, "graders": [exact()], **fields}
     return pb.CreateEvalRequest(parent=PARENT, eval=pb.Eval(**wanted))  # type: ignore[arg-type]
+
+
+ROW = [Struct(fields={"a": Value(number_value=1)})]
 
 
 def turns(text: str, role: common.Role.ValueType = common.ROLE_USER) -> pb.PromptTemplate:
@@ -130,9 +134,9 @@ async def test_a_check_alone_stores_nothing(room: Room, peers: Peers) -> None:
         ),
         (
             {"prompt": pb.PromptTemplate(prompt="projects/default/prompts/p/versions/1")},
-            "UNIMPLEMENTED",
-            "PROMPT_REFERENCE_UNSERVED",
-            "eval.prompt.prompt",
+            "NOT_FOUND",
+            "PROMPT_NOT_FOUND",
+            None,
         ),
         (
             {"sampling": common.SamplingParams(temperature=3)},
@@ -178,7 +182,13 @@ async def test_rows_that_do_not_exist_or_are_not_ready_are_refused(room: Room, p
         ({"sampling": common.SamplingParams(max_tokens=0)}, "SAMPLING_INVALID", "eval_run.sampling.max_tokens"),
         ({"model": "m" * 501}, "TEXT_TOO_LONG", "eval_run.model"),
         ({"prompt": turns("{{")}, "TEMPLATE_SYNTAX", "eval_run.prompt.messages.messages[0].text"),
-        ({"tools": [common.Tool(name="t")]}, "EVAL_FIELD_UNSERVED", "eval_run.tools"),
+        ({"tools": [common.Tool(name="t t")]}, "TOOLS_INVALID", "eval_run.tools[0].name"),
+        ({"sampling": common.SamplingParams(n=129)}, "SAMPLING_INVALID", "eval_run.sampling.n"),
+        ({"sampling": common.SamplingParams(n=2)}, "SAMPLING_INVALID", "eval_run.sampling.n"),
+        ({"rows": ROW, "dataset_version": VERSION}, "ROWS_SEVERAL", "eval_run.rows"),
+        ({"rows": ROW * 1001}, "ROWS_TOO_MANY", "eval_run.rows"),
+        ({"completions": pb.CompletionRows(limit=10_001)}, "LIMIT_INVALID", "eval_run.completions.limit"),
+        ({"examples": pb.FewShot(count=65)}, "EXAMPLES_INVALID", "eval_run.examples.count"),
     ],
 )
 async def test_a_wrong_run_is_refused_at_its_field(

@@ -11,7 +11,8 @@ from feinschliff.cli.__main__ import app
 COMMANDS = (
     ("up",), ("down",), ("status",), ("dataset", "push"), ("dataset", "show"), ("dataset", "list"), ("train",),
     ("plan",), ("watch",), ("jobs",), ("cancel",), ("pause",), ("resume",), ("retry",), ("logs",), ("eval", "run"),
-    ("eval", "show"), ("eval", "list"), ("compare",), ("deploy",),
+    ("eval", "show"), ("eval", "list"), ("eval", "import"), ("eval", "export"), ("eval", "report"), ("eval", "matrix"),
+    ("eval", "cancel"), ("prompt", "push"), ("prompt", "list"), ("prompt", "optimize"), ("compare",), ("deploy",),
     ("deployments",), ("chat",), ("classify",), ("models",), ("models", "list"), ("models", "show"),
     ("models", "lineage"), ("models", "alias"), ("models", "combine"), ("demo",),
 )  # fmt: skip
@@ -49,6 +50,9 @@ def test_no_command_is_left_out_of_these_tests() -> None:
         ["eval", "run", "model", "data", "--eval", "e"],
         ["eval", "run", "model", "data", "--grader", "taste"],
         ["eval", "run", "model", "data", "--split", "half"],
+        ["eval", "import", __file__, "--kind", "riddle"],
+        ["eval", "export", "e/r", "items.xlsx"],
+        ["eval", "report", "e/r", "--out", "report.pdf"],
         ["models", "lineage", "m", "--direction", "sideways"],
         ["models", "combine", "m"],
         ["models", "combine", "m", "a/1", "b/1", "--method", "magic"],

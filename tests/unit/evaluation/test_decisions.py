@@ -8,7 +8,7 @@ import pytest
 
 from feinschliff.evaluation.failures import PAUSE_LONGEST_SECONDS, Fate, failure_of, fate_of, pause_seconds
 from feinschliff.evaluation.life import MOVES, UNFINISHED, Act, Seen, State, decide, move
-from feinschliff.evaluation.worker import Halt, Patience
+from feinschliff.evaluation.patience import Halt, Patience
 from feinschliff.kit.clock import ManualClock
 from feinschliff.kit.errors import (
     Conflict,

@@ -97,7 +97,7 @@ def test_turns_are_filled_in_from_the_row() -> None:
         ),
         ({"item_reference": "item.a b"}, "TEMPLATE_SYNTAX", "eval.prompt.item_reference"),
         ({"item_reference": ""}, "TEMPLATE_SYNTAX", "eval.prompt.item_reference"),
-        ({"prompt": "projects/p/prompts/x/versions/1"}, "PROMPT_REFERENCE_UNSERVED", "eval.prompt.prompt"),
+        ({"prompt": "projects/p/prompts/x"}, "NAME_MALFORMED", "eval.prompt.prompt"),
     ],
 )
 def test_a_wrong_prompt_is_refused_at_its_field(spec: dict[str, object], reason: str, field: str) -> None:
