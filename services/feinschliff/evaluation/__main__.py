@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import uuid
 
-from feinschliff.evaluation.clients import Datasets, Models
+from feinschliff.evaluation.clients import Datasets, Models, Versions
 from feinschliff.evaluation.comparisons import Comparisons
+from feinschliff.evaluation.deciding import Parts, build
 from feinschliff.evaluation.evaluations import Evaluations
 from feinschliff.evaluation.reconciler import Pace, Reconciler
 from feinschliff.evaluation.runs import Runs
@@ -40,6 +41,9 @@ def wire(settings: EvaluationSettings) -> Room:
     worker = Worker(database, datasets, models, metrics, clock, limits)
     reconciler = Reconciler(database, evaluations, runs, worker, metrics, clock, wake, owner=owner, pace=pace)
     comparisons = Comparisons(database, evaluations, runs)
+    versions = Versions(settings.registry_address, metrics, settings.call_timeout_seconds)
+    parts = Parts(database, evaluations, runs, comparisons, datasets, models, versions, metrics, clock, wake)
+    built = build(parts, limits, pace, owner)
     return Room(
         name="evaluation",
         port=settings.evaluation_port,
@@ -47,11 +51,11 @@ def wire(settings: EvaluationSettings) -> Room:
         servicers=[
             Servicer(
                 evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server,
-                EvaluationService(evaluations, runs, comparisons, datasets, clock, wake),
+                EvaluationService(evaluations, runs, comparisons, datasets, clock, wake, built.deciding),
                 "feinschliff.v1.EvaluationService",
             )
         ],
-        loops=[Loop("reconcile", reconciler.run)],
+        loops=[Loop("reconcile", reconciler.run), *built.loops],
         checks={"database": database.check},
         close=[database.close],
         metrics=metrics,

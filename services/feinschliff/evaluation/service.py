@@ -9,8 +9,9 @@ import grpc
 from google.protobuf import empty_pb2
 
 from feinschliff.evaluation.clients import Datasets
-from feinschliff.evaluation.comparisons import Comparisons
+from feinschliff.evaluation.comparisons import Comparisons, Family
 from feinschliff.evaluation.evaluations import Evaluations, Listing
+from feinschliff.evaluation.gate_service import Deciding, GateDoor
 from feinschliff.evaluation.grader_proto import from_grader, to_grade, to_grader
 from feinschliff.evaluation.messages import from_message, from_struct
 from feinschliff.evaluation.prompts import item_of
@@ -34,12 +35,11 @@ from feinschliff.kit.masks import merged
 from feinschliff.kit.threads import offload
 from feinschliff.kit.watch import Wake, follow
 from feinschliff.v1 import evaluation_pb2 as pb
-from feinschliff.v1 import evaluation_pb2_grpc
 
 Context = grpc.aio.ServicerContext[object, object]
 
 
-class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
+class EvaluationService(GateDoor):
     def __init__(
         self,
         evaluations: Evaluations,
@@ -48,7 +48,9 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
         datasets: Datasets,
         clock: Clock,
         wake: Wake,
+        deciding: Deciding,
     ) -> None:
+        super().__init__(deciding)
         self._evaluations = evaluations
         self._runs = runs
         self._comparisons = comparisons
@@ -153,9 +155,10 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
 
     async def CompareRuns(self, request: pb.CompareRunsRequest, context: Context) -> pb.RunComparison:
         level = request.level if request.HasField("level") else CONFIDENCE
+        family = Family(request.other_candidates, request.across_graders, request.difference_min)
         compare = self._comparisons.compare
         return to_comparison(
-            await offload(compare, request.baseline, request.candidate, request.grader, level, request.seed)
+            await offload(compare, request.baseline, request.candidate, request.grader, level, request.seed, family)
         )
 
 

@@ -66,7 +66,8 @@ class Summary(NamedTuple):
 class Comparison(NamedTuple):
     """One grader over two runs on the same rows; `difference` is the second's mean less the first's.
 
-    Only rows that both runs graded are pairs; `unpaired` counts the others. `p` is two-sided.
+    Only rows that both runs graded are pairs; `unpaired` counts the others. `p` is two-sided. `spread` is the standard
+    deviation of the rows' differences, 0 below n = 2.
     """
 
     n: int
@@ -82,6 +83,7 @@ class Comparison(NamedTuple):
     method: Method
     verdict: Verdict
     note: str
+    spread: float = 0.0
 
 
 def summarise(grades: Sequence[float | None], *, is_binary: bool, confidence: float = CONFIDENCE) -> Summary:
@@ -132,6 +134,7 @@ def compare(
         method=method,
         verdict=verdict(difference, p, alpha=alpha),
         note="" if n >= N_MIN else f"n = {n}: no test below n = {N_MIN}",
+        spread=float(np.std(differences, ddof=1)) if n >= N_MIN else 0.0,
     )
 
 

@@ -1,0 +1,166 @@
+"""What tests of bias ask beyond a run of the eval: likelihoods of pairs, and rows again with terms swapped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from functools import partial
+from typing import Any
+
+from feinschliff.evaluation import gate_store
+from feinschliff.evaluation.clients import Answer, Models, Row
+from feinschliff.evaluation.fairness import (
+    BiasNumbers,
+    PairScores,
+    SwapGrades,
+    group_gap,
+    minimal_pairs,
+    swap_all,
+    swapper,
+    term_swaps,
+)
+from feinschliff.evaluation.gate_rules import GroupGap, MinimalPairs, TermSwaps
+from feinschliff.evaluation.prompts import Prompt, item_of
+from feinschliff.evaluation.resources import Eval, GradeGiven, OutputItem, passes
+from feinschliff.evaluation.results import OVERALL, give_grade
+from feinschliff.evaluation.row_work import Rows, RowWork
+from feinschliff.evaluation.worker import DEFAULT_SAMPLING
+from feinschliff.formats.report import Failure
+from feinschliff.graders import template
+from feinschliff.graders.grade import Item, Sample
+from feinschliff.graders.grader import Grader, parse_all
+from feinschliff.graders.template import Path, Unresolved
+from feinschliff.kit.db import Database
+from feinschliff.kit.failpoints import fail
+from feinschliff.kit.threads import offload
+
+
+class Probes:
+    """Each row is stored as it is measured, under (verdict, rule, position), so a killed one goes on."""
+
+    def __init__(self, database: Database, work: RowWork, models: Models) -> None:
+        self._database = database
+        self._work = work
+        self._models = models
+
+    async def pairs(self, verdict: str, rule_id: str, demand: MinimalPairs, model: str, rows: Rows) -> BiasNumbers:
+        """Scores both sentences of every row. Raises Halted."""
+        more, less = (template.parse_path(path, field="path") for path in (demand.more_path, demand.less_path))
+        group = template.parse_path(demand.group_path, field="path") if demand.group_path else None
+
+        async def do(position: int, row: Row) -> None:
+            item = {"line": row.line, **row.data}
+            data: Mapping[str, object]
+            try:
+                texts = [_sentence(path, item) for path in (more, less)]
+                name = template.text_of(group.value({"item": item})) if group else ""
+            except Unresolved as error:
+                data = {"why": str(error)}
+            else:
+                scores = [await self._work.ask(partial(self._models.score, model, text)) for text in texts]
+                failed = next((score for score in scores if isinstance(score, Failure)), None)
+                data = {"why": failed.message} if failed else {"more": scores[0], "less": scores[1], "group": name}
+            await offload(self._put, verdict, rule_id, position, data)
+
+        await self._work.each(rows, await offload(self._done, verdict, rule_id), do)
+        stored = await offload(self._stored, verdict, rule_id)
+        scored = [PairScores(d["more"], d["less"], d["group"]) if "more" in d else None for d in stored]
+        return minimal_pairs(scored, confidence=demand.level)
+
+    async def swaps(
+        self,
+        verdict: str,
+        rule_id: str,
+        demand: TermSwaps,
+        grader: str,
+        model: str,
+        eval_: Eval,
+        rows: Rows,
+        before: Mapping[int, bool | None],
+    ) -> BiasNumbers:
+        """Asks every row in which a term stands again, with the terms swapped in all of it. Raises Halted.
+
+        Args:
+            before: whether the answer to the row as it is passes, by line.
+        """
+        prompt = Prompt.from_spec(eval_.prompt, field="prompt")
+        graders = [one for one in parse_all(eval_.graders, path="graders") if grader in ("", OVERALL, one.name)]
+        sampling = {**DEFAULT_SAMPLING, **eval_.sampling}
+        swap = swapper(demand.pairs)
+
+        async def do(position: int, row: Row) -> None:
+            swapped, terms = swap_all(dict(row.data), swap)
+            data: Mapping[str, object] = {"terms": ""}
+            if terms and isinstance(swapped, Mapping):
+                item = item_of({"line": row.line, **swapped})
+                try:
+                    messages = prompt.render(item)
+                except Unresolved as error:
+                    data = {"terms": terms, "why": str(error)}
+                else:
+                    answer = await self._work.ask(lambda: self._models.ask(model, messages, sampling))
+                    data = await offload(_swapped, terms, graders, item, answer, before.get(row.line))
+            await offload(self._put, verdict, rule_id, position, data)
+
+        await self._work.each(rows, await offload(self._done, verdict, rule_id), do)
+        stored = await offload(self._stored, verdict, rule_id)
+        grades = [SwapGrades(d["terms"], d.get("before"), d.get("after")) for d in stored if d["terms"]]
+        numbers = term_swaps(grades, confidence=demand.level)
+        return numbers._replace(left_out=len(stored) - numbers.n)
+
+    def _done(self, verdict: str, rule_id: str) -> Set[int]:
+        with self._database.reading() as session:
+            return gate_store.measured(session, verdict, rule_id).keys()
+
+    def _stored(self, verdict: str, rule_id: str) -> list[dict[str, Any]]:
+        with self._database.reading() as session:
+            return list(gate_store.measured(session, verdict, rule_id).values())
+
+    def _put(self, verdict: str, rule_id: str, position: int, data: Mapping[str, object]) -> None:
+        with self._database.transaction() as session:
+            gate_store.put_measured(session, verdict, rule_id, position, data)
+        fail("evaluation.after_probe")
+
+
+def gap_of(demand: GroupGap, grader: str, items: Sequence[OutputItem]) -> BiasNumbers:
+    """From the items of a run alone: the group is in the row, the value in its grades."""
+    path = template.parse_path(demand.group_path, field="group_path")
+    rows = [(_group(path, item.item), value_of(grader, item.grades)) for item in items]
+    return group_gap(rows, rows_min=demand.group_rows_min, confidence=demand.level)
+
+
+def passed_by(grader: str, grades: Sequence[GradeGiven]) -> bool | None:
+    """Whether an answer passes by the grader that counts; None where it cannot be graded."""
+    if grader in ("", OVERALL):
+        return passes(grades)
+    return next((grade.passed for grade in grades if grade.grader == grader and grade.value is not None), None)
+
+
+def value_of(grader: str, grades: Sequence[GradeGiven]) -> float | None:
+    if grader in ("", OVERALL):
+        passed = passes(grades)
+        return None if passed is None else float(passed)
+    return next((grade.value for grade in grades if grade.grader == grader), None)
+
+
+def _swapped(
+    terms: str, graders: Sequence[Grader], item: Item, answer: Answer | Failure, before: bool | None
+) -> Mapping[str, object]:
+    if isinstance(answer, Failure):
+        return {"terms": terms, "why": answer.message}
+    sample = Sample(answer.message.content or "", answer.message.tool_calls or ())
+    after = passes([give_grade(grader, item, sample) for grader in graders])
+    return {"terms": terms, "before": before, "after": after, "answer": sample.output_text}
+
+
+def _sentence(path: Path, item: Item) -> str:
+    text = template.text_of(path.value({"item": item}))
+    if not text.strip():
+        raise Unresolved(f"{path} is empty")
+    return text
+
+
+def _group(path: Path, item: Item) -> str | None:
+    try:
+        return template.text_of(path.value({"item": item}))
+    except Unresolved:
+        return None
