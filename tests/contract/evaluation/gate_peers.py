@@ -33,7 +33,7 @@ def people(count: int) -> list[dict[str, object]]:
 def alternating(text: str) -> float:
     """Finds every second stereotype likelier."""
     kind, k = text.rsplit(" ", 1)
-    return -10.0 + (int(k) % 2 == 0) * (kind == "stereotype")
+    return -10.0 + float((int(k) % 2 == 0) == (kind == "stereotype"))
 
 
 @dataclass

@@ -75,7 +75,7 @@ async def given(room: Room, name: str) -> pb.Verdict:
         seen = await room.stub.GetVerdict(pb.GetVerdictRequest(name=name))
         return seen if seen.state in FINAL else None
 
-    ended = await eventually_async(look, 60, f"the end of {name}")
+    ended = await eventually_async(look, 30, f"the end of {name}")
     assert ended is not None
     return ended
 
@@ -207,11 +207,13 @@ async def test_a_gate_is_made_changed_listed_and_removed_and_holds_its_eval(room
     request.update_mask.paths.append("rules")
     changed = await room.stub.UpdateGatePolicy(request)
     assert [one.id for one in changed.rules] == ["floor"]
-    patch.etag = policy.etag
+    request.gate_policy.etag = policy.etag
     assert (await refusal_of(room.stub.UpdateGatePolicy(request))).reason == "ROW_CHANGED"
     for name in (policy.name, again.name):
         await room.stub.DeleteGatePolicy(pb.DeleteGatePolicyRequest(name=name))
-    assert (await refusal_of(room.stub.GetGatePolicy(pb.GetGatePolicyRequest(name=policy.name)))).code.name == "NOT_FOUND"
+    assert (
+        await refusal_of(room.stub.GetGatePolicy(pb.GetGatePolicyRequest(name=policy.name)))
+    ).code.name == "NOT_FOUND"
     await room.stub.DeleteEval(pb.DeleteEvalRequest(name=eval_.name))
 
 
