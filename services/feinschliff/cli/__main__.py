@@ -7,7 +7,7 @@ import sys
 import grpc
 import typer
 
-from feinschliff.cli import classify, dataset, demo, deploy, errors, evaluate, models, plan, platform, train
+from feinschliff.cli import classify, dataset, demo, deploy, errors, evaluate, gate, models, plan, platform, train
 from feinschliff.cli.services import refusal_of
 from feinschliff.kit.errors import Refusal, StartError
 
@@ -39,6 +39,7 @@ def app() -> typer.Typer:
     made.command()(train.logs)
     made.add_typer(evaluate.app, name="eval")
     made.command()(evaluate.compare)
+    made.add_typer(gate.app, name="gate")
     made.command()(deploy.deploy)
     made.command()(deploy.deployments)
     made.command()(deploy.chat)

@@ -12,6 +12,7 @@ COMMANDS = (
     ("up",), ("down",), ("status",), ("dataset", "push"), ("dataset", "show"), ("dataset", "list"), ("train",),
     ("plan",), ("watch",), ("jobs",), ("cancel",), ("pause",), ("resume",), ("retry",), ("logs",), ("eval", "run"),
     ("eval", "show"), ("eval", "list"), ("compare",), ("deploy",),
+    ("gate", "create"), ("gate", "evaluate"), ("gate", "show"), ("gate", "list"),
     ("deployments",), ("chat",), ("classify",), ("models",), ("models", "list"), ("models", "show"),
     ("models", "lineage"), ("models", "alias"), ("models", "combine"), ("demo",),
 )  # fmt: skip
@@ -54,6 +55,10 @@ def test_no_command_is_left_out_of_these_tests() -> None:
         ["models", "combine", "m", "a/1", "b/1", "--method", "magic"],
         ["models", "combine", "m", "a/1=much", "b/1"],
         ["compare", "one"],
+        ["gate", "create", "release"],
+        ["gate", "create", "release", "--floor", "routing"],
+        ["gate", "create", "release", "--gain", "routing=much"],
+        ["gate", "create", "release", "--rules", __file__],
         ["dance"],
     ],
     ids=" ".join,
