@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from feinschliff.inference.engines.decks import Decks
 from feinschliff.inference.engines.native import NativeDecoder
 from feinschliff.inference.engines.prefixes import PAGE_TOKENS, PrefixCache
 from feinschliff.inference.engines.products import Products
+from feinschliff.inference.engines.reading import read_adapter
 from feinschliff.inference.engines.row import Row
 from feinschliff.lm import kernels
 from tests.contract.inference.adapters import load_plain, make_adapter
@@ -109,10 +111,11 @@ def test_both_ways_say_the_same_with_and_without_adapters(tiny_model: Path, tmp_
 
 def test_weights_that_versions_share_are_laid_out_once(tiny_model: Path, tmp_path: Path) -> None:
     model: Any = load_plain(make(tiny_model, tmp_path / "llama", "llama").path)
-    products = Products()
-    layer = model.model.layers[0].self_attn.q_proj
-    assert products.of(layer) is products.of(layer)
-    decks = Decks(model, context_tokens=200, kernels=kernels.load("fp32", tmp_path, threads=1))
+    products, layer = Products(), model.model.layers[0].self_attn.q_proj
+    built = kernels.load("fp32", tmp_path, threads=1)
+    assert built is not None
+    assert products.of(layer, built) is products.of(layer, built)
+    decks = Decks(model, context_tokens=200, kernels=built)
     assert decks.is_native
     decks.close()
 
@@ -137,3 +140,43 @@ def test_what_prompts_begin_with_is_read_once_and_changes_no_answer(tiny_model: 
         assert cached == [3 * PAGE_TOKENS if bytes_max else 0] * len(requests)
         engine.close()
     assert said[0] == said[1]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("family", TAKEN)
+def test_one_call_gives_the_bits_of_its_parts_and_a_row_s_bits_are_its_own(
+    tiny_model: Path, tmp_path: Path, family: str, precision: str
+) -> None:
+    base = make(tiny_model, tmp_path / family, family).path
+    model: Any = load_plain(base).to({"bf16": torch.bfloat16, "fp32": torch.float32}[precision])
+    built = kernels.load(precision, tmp_path, threads=2)
+    assert built is not None
+    if not built.multiplies:
+        pytest.skip("the library computes the products here, part by part")
+    chosen = random.Random(3)
+    rows = [row_of([chosen.randrange(3, 500) for _ in range(length)]) for length in (1, 40, 75, 9, 130)]
+    for row, digest in zip(rows, ("", "one", "two", "one", ""), strict=True):
+        row.request = dataclasses.replace(row.request, adapter_digest=digest)
+        row.last_token = chosen.randrange(3, 500)
+
+    def logits(count: int, *, whole: bool) -> Tensor:
+        decoder = NativeDecoder.of(model, built, Products(), PrefixCache(0))
+        assert decoder is not None
+        assert decoder._stepper is not None
+        for digest, adapter in adapters.items():
+            decoder.add(digest, adapter)
+        for row in rows[:count]:
+            decoder.read(row, 0, len(row.request.prompt_ids))
+            decoder.join(row)
+        decoder._stepper = decoder._stepper if whole else None
+        return torch.stack([decoder.decode(rows[:count]) for _ in range(3)])
+
+    with torch.inference_mode():
+        adapters = {
+            name: read_adapter(make_adapter(base, tmp_path / name, seed=seed, rank=rank), model)
+            for seed, (name, rank) in enumerate((("one", 3), ("two", 20)))
+        }
+        together = logits(5, whole=True)
+        assert torch.equal(together, logits(5, whole=False))
+        assert torch.equal(together[:, :2], logits(2, whole=True))
+        assert torch.isfinite(together).all()

@@ -133,14 +133,44 @@ def test_each_row_gets_its_own_pair_and_nothing_of_the_others(kernels: Kernels, 
     ]
     before = y[1].clone()
     a, b = (np.array([pair[side].data_ptr() for pair in pairs]) for side in (0, 1))
+    low, numbers = np.empty((len(ranks), max(ranks)), np.float32), np.array(ranks)
     kernels.add_low_rank(
-        x.data_ptr(), y.data_ptr(), a.ctypes.data, b.ctypes.data, np.array(ranks).ctypes.data, scales.ctypes.data,
-        len(ranks), width_in, width_out,
+        x.data_ptr(), y.data_ptr(), a.ctypes.data, b.ctypes.data, numbers.ctypes.data, scales.ctypes.data,
+        low.ctypes.data, max(ranks), len(ranks), width_in, width_out,
     )  # fmt: skip
     assert torch.equal(y[1], before)
     for row, wanted in enumerate(expected):
         near = {"rtol": 2e-2, "atol": 0.1} if precision == "bf16" else {"rtol": 1e-4, "atol": 1e-4}
         torch.testing.assert_close(y[row], wanted, **near)
+
+
+@pytest.mark.parametrize(("outputs", "inputs"), [(576, 576), (100, 64), (7, 1536), (32, 2)])
+def test_products_are_those_of_the_weights_and_each_row_is_for_itself(
+    kernels: Kernels, precision: str, outputs: int, inputs: int
+) -> None:
+    weight, bias = drawn(outputs, inputs, precision=precision), drawn(outputs, precision=precision, seed=1)
+    panels = weight.new_full((-(-outputs // built.PANEL_OUTPUTS) * built.PANEL_OUTPUTS, inputs), math.nan)
+    kernels.pack(weight.data_ptr(), panels.data_ptr(), inputs, outputs)
+    assert panels.isfinite().all()
+    for output in (0, outputs // 2, outputs - 1):
+        row = torch.empty_like(weight[0])
+        kernels.unpack(panels.data_ptr(), row.data_ptr(), inputs, output)
+        assert torch.equal(row, weight[output])
+
+    def through(x: Tensor, added: int | None) -> Tensor:
+        y = x.new_full((len(x) + 1, outputs), math.nan)
+        kernels.multiply(x.data_ptr(), panels.data_ptr(), added, y.data_ptr(), len(x), inputs, outputs)
+        assert y[-1].isnan().all()
+        return y[:-1]
+
+    x = drawn(40, inputs, precision=precision, seed=2)
+    alone = torch.cat([through(row[None].contiguous(), bias.data_ptr()) for row in x])
+    expected = x.float() @ weight.float().T
+    near = NEAR[precision] | {"atol": NEAR[precision]["atol"] * inputs**0.5}
+    torch.testing.assert_close(alone.float(), expected + bias.float(), **near)
+    torch.testing.assert_close(through(x, None).float(), expected, **near)
+    for rows in (2, 11, 12, 13, 25, 40):
+        assert torch.equal(through(x[:rows].contiguous(), bias.data_ptr()), alone[:rows])
 
 
 def test_a_row_s_numbers_do_not_depend_on_threads_or_neighbours(cache: Path) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from feinschliff.inference.engines.pairs import PairTables
+from feinschliff.inference.engines.pairs import Gathered, PairTables
 from feinschliff.inference.engines.parts import Adapter, LinearPart, Part, Side, side_by_side
 from feinschliff.inference.engines.products import Product, Products
 from feinschliff.lm.kernels import Kernels
@@ -44,7 +44,7 @@ class Linears:
     ) -> None:
         layers = [cast(nn.Linear, model.get_submodule(name)) for name in names]
         self._places = {
-            name: Place(name, number, products.of(layer))
+            name: Place(name, number, products.of(layer, kernels))
             for number, (name, layer) in enumerate(zip(names, layers, strict=True))
         }
         self._wraps = frozenset(wraps)
@@ -95,6 +95,16 @@ class Linears:
         for (name, _), parts in beside.items():
             self._extras.setdefault(name, []).append(side_by_side(parts, rows))
         self._rows = tuple(rows)
+
+    @property
+    def pairs(self) -> Gathered | None:
+        """All that the adapters of the selected rows do, one token of each; None where no row has an adapter."""
+        return self._tables.all
+
+    @property
+    def has_extras(self) -> bool:
+        """Whether any adapter of the selected rows does more than pairs do."""
+        return bool(self._extras)
 
     def through(self, place: Place, x_NI: Tensor) -> Tensor:
         """The layer's output, (N, out): N rows of one token, or N tokens of one row."""

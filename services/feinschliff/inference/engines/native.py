@@ -16,13 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from feinschliff.inference.engines import architecture
+from feinschliff.inference.engines import architecture, steps
 from feinschliff.inference.engines.architecture import Architecture, Norm
 from feinschliff.inference.engines.linears import Linears, Place
 from feinschliff.inference.engines.parts import Adapter, Opening
 from feinschliff.inference.engines.prefixes import PrefixCache
 from feinschliff.inference.engines.products import Product, Products
 from feinschliff.inference.engines.row import Row
+from feinschliff.inference.engines.steps import Rows, Stepper
 from feinschliff.lm.kernels import Kernels
 
 logger = logging.getLogger(__name__)
@@ -94,11 +95,14 @@ class NativeDecoder:
         self._kernels = kernels
         self._dtype = model.dtype
         wraps = [name for layer in shape.layers for name in (layer.attention, layer.feed_forward)]
-        names = [f"{layer.attention}.{name}_proj" for layer in shape.layers for name in ("q", "k", "v", "o")]
-        names += [f"{layer.feed_forward}.{name}_proj" for layer in shape.layers for name in ("gate", "up", "down")]
+        names = [name for layer in shape.layers for name in _linears_of(layer)]
         self._linears = Linears(model, [*names, _HEAD], wraps, kernels, products)
         self._layers = [_layer(layer, self._linears) for layer in shape.layers]
         self._head = self._linears[_HEAD]
+        by_layer = [
+            steps.Linears(*(self._linears[name].product for name in _linears_of(layer))) for layer in shape.layers
+        ]
+        self._stepper = Stepper.of(shape, by_layer, self._head.product, kernels)
         self._angles = _Angles(cast(Any, model.base_model).rotary_emb)
         self._rows: list[Block] = []
         self._addresses_B = self._capacities_B = torch.empty(0, dtype=torch.long)
@@ -179,17 +183,29 @@ class NativeDecoder:
         """Blocks are as large as their rows asked for; one that left is free already."""
 
     def _decode(self, token_ids: Sequence[int]) -> Tensor:
-        kernels, shape, rows = self._kernels, self._shape, len(token_ids)
         lengths = [block.length for block in self._rows]
         assert all(block.length < block.capacity for block in self._rows), "C does not look"
         self._angles.reach(max(lengths) + 1)
         positions_B = torch.tensor(lengths)
+        states_BH = self._embed(token_ids)
+        if self._stepper is not None and not self._linears.has_extras:
+            angles = self._angles.cosines, self._angles.sines
+            rows = Rows(self._addresses_B, self._capacities_B, positions_B, *angles)
+            logits_BV = self._stepper.step(states_BH, rows, self._linears.pairs)
+        else:
+            logits_BV = self._step(states_BH, positions_B)
+        for block in self._rows:
+            block.length += 1
+        return logits_BV
+
+    def _step(self, states: Tensor, positions_B: Tensor) -> Tensor:
+        """Part by part, so that adapters of every kind can act on each."""
+        kernels, shape, rows = self._kernels, self._shape, states.shape[0]
         cosines, sines = self._angles.cosines.data_ptr(), self._angles.sines.data_ptr()
         caches, capacities, positions = (
             tensor.data_ptr() for tensor in (self._addresses_B, self._capacities_B, positions_B)
         )
         heads, groups, size, scale = shape.heads, shape.groups, shape.size, shape.scale
-        states = self._embed(token_ids)
         normed = torch.empty_like(states)
         attended = states.new_empty(rows, heads * size)
         more: Tensor | None = None
@@ -216,8 +232,6 @@ class NativeDecoder:
             )
             more = self._behind(layer, states, attended, normed)
         self._add_norm(states, more, shape.last_norm, normed)
-        for block in self._rows:
-            block.length += 1
         return self._linears.through(self._head, normed)
 
     def _read(self, token_ids: Sequence[int], block: Block, digest: str) -> Tensor:
@@ -340,6 +354,12 @@ class NativeDecoder:
         self._rows = []
         own_V = self._model(input_ids=torch.tensor([ids]), use_cache=False, logits_to_keep=1).logits[0, -1].float()
         return float((mine_V - own_V).abs().max() / own_V.abs().max())
+
+
+def _linears_of(layer: architecture.Layer) -> list[str]:
+    """Names in the order of `plan.LINEARS`."""
+    attention = [f"{layer.attention}.{name}_proj" for name in ("q", "k", "v", "o")]
+    return attention + [f"{layer.feed_forward}.{name}_proj" for name in ("gate", "up", "down")]
 
 
 def _layer(layer: architecture.Layer, linears: Linears) -> _Layer:

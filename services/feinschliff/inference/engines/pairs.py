@@ -23,12 +23,14 @@ class _Table(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """Where the pairs of a batch lie at one place, as `add_low_rank` takes them."""
+    """Where the pairs of a batch lie at one place, or from the first place on, as the kernels take them."""
 
     a: int
     b: int
     ranks: int
     scales: int
+    low: int
+    rank_max: int
 
 
 class PairTables:
@@ -40,6 +42,7 @@ class PairTables:
         self._known: dict[str, _Table] = {}
         self._batch = self._none
         self._gathered: list[Gathered] = []
+        self._low = np.empty((0, 0), np.float32)
 
     def add(self, digest: str, adapter: Adapter) -> None:
         pairs = {place: part for place, part in adapter.parts.items() if isinstance(part, LinearPart) and part.pair}
@@ -59,11 +62,21 @@ class PairTables:
             *(np.ascontiguousarray(np.stack(columns, axis=1)) for columns in zip(*tables, strict=True))
         )
         starts = [(array.ctypes.data, array.strides[0]) for array in self._batch]
+        rank_max = int(self._batch.ranks.max())
+        self._low = np.empty((len(rows), rank_max), np.float32)
         used: list[bool] = np.any(self._batch.ranks, axis=1).tolist()
+        a, b, ranks, scales = ([start + place * stride for place in range(len(used))] for start, stride in starts)
         self._gathered = [
-            Gathered(*(start + place * stride for start, stride in starts)) if is_used else _NOTHING
+            Gathered(a[place], b[place], ranks[place], scales[place], self._low.ctypes.data, rank_max)
+            if is_used or not place  # the first says where all lie
+            else _NOTHING
             for place, is_used in enumerate(used)
         ]
+
+    @property
+    def all(self) -> Gathered | None:
+        """The pairs of the selected rows at all places, (places, rows); None where no row has any."""
+        return self._gathered[0] if self._gathered else None
 
     def at(self, number: int) -> Gathered | None:
         """What lies at a place for the selected rows; None where no row has a pair."""
@@ -84,4 +97,4 @@ class PairTables:
         return table
 
 
-_NOTHING = Gathered(0, 0, 0, 0)
+_NOTHING = Gathered(0, 0, 0, 0, 0, 0)

@@ -24,12 +24,14 @@ from typing import Any, NamedTuple
 logger = logging.getLogger(__name__)
 
 HERE = Path(__file__).parent
-SOURCES = ("decode.c", "decode.h")
+SOURCES = ("decode.c", "attention.h", "decode.h", "product.h", "step.h")
 # No sum is reordered but where the source says `omp simd`, so a build gives the same numbers for every batch.
 FLAGS = ("-std=c11", "-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 _SECONDS_MAX = 120.0
+_V4 = {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx2", "fma", "bmi2", "f16c"}
 _LEVELS = {  # of x86-64, the best first: what the processor must have
-    "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx2", "fma", "bmi2", "f16c"},
+    "x86-64-v4-bf16": _V4 | {"avx512_bf16"},
+    "x86-64-v4": _V4,
     "x86-64-v3": {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"},
     "x86-64-v2": {"sse4_2", "ssse3", "popcnt"},
 }
@@ -39,21 +41,40 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "silu_mul": [_POINTER, _POINTER, _NUMBER],
     "attend": [*[_POINTER] * 9, *[_NUMBER] * 6, _FLOAT],
     "store": [*[_POINTER] * 6, *[_NUMBER] * 7],
-    "add_low_rank": [*[_POINTER] * 6, *[_NUMBER] * 3],
+    "add_low_rank": [*[_POINTER] * 7, *[_NUMBER] * 4],
+    "pack": [_POINTER, _POINTER, _NUMBER, _NUMBER],
+    "unpack": [_POINTER, _POINTER, _NUMBER, _NUMBER],
+    "multiply": [*[_POINTER] * 4, *[_NUMBER] * 3],
+    "step": [_POINTER, _POINTER],
 }
 
 SHARED_MAX, HEAD_MAX = 16, 256
 """Query heads of one key head, and numbers of a head, that `attend` takes."""
 
 
+PANEL_OUTPUTS = 32
+"""Outputs that packed weights hold side by side; their number is rounded up to it."""
+
+
 class Kernels(NamedTuple):
-    """The functions for one type of numbers; what they do stands in `decode.h`. Tensors go as addresses."""
+    """The functions for one type of numbers; what they do stands in the headers. Tensors go as addresses.
+
+    Args:
+        number_bytes: of one number.
+        multiplies: whether `multiply`, and so `step`, is as fast here as the library's products.
+    """
 
     add_rms_norm: Callable[..., None]
     silu_mul: Callable[..., None]
     attend: Callable[..., None]
     store: Callable[..., None]
     add_low_rank: Callable[..., None]
+    pack: Callable[..., None]
+    unpack: Callable[..., None]
+    multiply: Callable[..., None]
+    step: Callable[..., None]
+    number_bytes: int
+    multiplies: bool
 
 
 class _NoCompiler(Exception):
@@ -67,8 +88,9 @@ def load(precision: str, cache_dir: Path, *, threads: int) -> Kernels | None:
     except (_NoCompiler, OSError) as error:
         logger.warning("decoding takes the model's own forward pass, some 3 times slower: %s", error)
         return None
-    library.use_threads(_borrowed_threads(), threads)
-    return Kernels(*(_function(library, f"{name}_{precision}", _ARGUMENTS[name]) for name in Kernels._fields))
+    library.use_threads(*_borrowed_threads(), threads)
+    functions = {name: _function(library, f"{name}_{precision}", given) for name, given in _ARGUMENTS.items()}
+    return Kernels(**functions, number_bytes={"bf16": 2, "fp32": 4}[precision], multiplies=_multiplies(precision))
 
 
 def level() -> str:
@@ -126,18 +148,25 @@ def _function(library: ctypes.CDLL, name: str, arguments: Sequence[Any]) -> Call
     return function  # type: ignore[no-any-return]
 
 
-def _borrowed_threads() -> ctypes.c_void_p | None:
-    """The entry of the OpenMP that torch has loaded; without it the kernels run on one thread."""
+def _multiplies(precision: str) -> bool:
+    """Registers of 512 bits make our products as fast as a library's; units for tiles (AMX) only the library uses."""
+    return level().startswith("x86-64-v4") and not (precision == "bf16" and "amx_bf16" in _processor_flags())
+
+
+def _borrowed_threads() -> tuple[ctypes.c_void_p | None, ctypes.c_void_p | None]:
+    """The entries of the OpenMP that torch has loaded; without it the kernels run on one thread."""
     import torch
 
     folder = Path(torch.__file__).parent / "lib"
     for path in (*sorted(folder.glob("libgomp*.so*")), "libgomp.so.1"):
         try:
-            return ctypes.cast(ctypes.CDLL(str(path)).GOMP_parallel, ctypes.c_void_p)
+            library = ctypes.CDLL(str(path))
+            entries = library.GOMP_parallel, library.omp_get_num_threads
         except (OSError, AttributeError):
             continue
+        return ctypes.cast(entries[0], ctypes.c_void_p), ctypes.cast(entries[1], ctypes.c_void_p)
     logger.warning("no OpenMP beside torch: the kernels of decoding run on one thread")
-    return None
+    return None, None
 
 
 def _compiler() -> list[str]:
@@ -152,9 +181,11 @@ def _compiler() -> list[str]:
 def _level_flags(for_level: str) -> list[str]:
     if for_level not in _LEVELS:
         return []
+    plain, bf16 = for_level.removesuffix("-bf16"), for_level.endswith("-bf16")
     if "ziglang" in _compiler():
-        return [f"-mcpu={for_level.replace('-', '_')}"]
-    return [f"-march={for_level}", *(["-mprefer-vector-width=512"] if for_level == "x86-64-v4" else [])]
+        return [f"-mcpu={plain.replace('-', '_')}{'+avx512bf16' if bf16 else ''}"]
+    wide = ["-mprefer-vector-width=512"] if plain == "x86-64-v4" else []
+    return [f"-march={plain}", *wide, *(["-mavx512bf16"] if bf16 else [])]
 
 
 def _processor_flags() -> set[str]:

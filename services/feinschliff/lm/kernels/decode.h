@@ -42,7 +42,7 @@ typedef struct {
 
 static void NAME(gate_part)(const void *arguments, int64_t part) {
     const NAME(Gate) *a = arguments;
-    int64_t begin = part * PART, end = begin + PART < a->count ? begin + PART : a->count;
+    int64_t begin = part * GATES, end = begin + GATES < a->count ? begin + GATES : a->count;
     REAL *gate = a->gate;
     const REAL *up = a->up;
 #pragma omp simd
@@ -55,102 +55,7 @@ static void NAME(gate_part)(const void *arguments, int64_t part) {
 /* gate = silu(gate), rounded, times up. */
 void NAME(silu_mul)(REAL *gate, const REAL *up, int64_t count) {
     NAME(Gate) arguments = {gate, up, count};
-    each((count + PART - 1) / PART, NAME(gate_part), &arguments, count > WORTH_A_THREAD);
-}
-
-typedef struct {
-    const REAL *q, *k, *v;
-    REAL *out;
-    const float *cosines, *sines;
-    REAL *const *caches;
-    const int64_t *capacities, *positions;
-    int64_t layer, heads, groups, size, window;
-    float scale;
-} NAME(Attention);
-
-static inline void NAME(turn)(const REAL *from, REAL *to, const float *cosine, const float *sine, int64_t size) {
-    int64_t half = size / 2;
-#pragma omp simd
-    for (int64_t i = 0; i < half; i++) {
-        float one = WIDEN(from[i]), two = WIDEN(from[i + half]);
-        to[i] = NARROW(one * cosine[i] - two * sine[i]);
-        to[i + half] = NARROW(two * cosine[i + half] + one * sine[i + half]);
-    }
-}
-
-static void NAME(attend_group)(const void *arguments, int64_t item) {
-    const NAME(Attention) *a = arguments;
-    int64_t size = a->size, shared = a->heads / a->groups, row = item / a->groups, group = item % a->groups;
-    int64_t at = a->positions[row], capacity = a->capacities[row];
-    const float *cosine = a->cosines + at * size, *sine = a->sines + at * size;
-    REAL *keys = a->caches[row] + (a->layer * 2 * a->groups + group) * capacity * size;
-    REAL *values = keys + a->groups * capacity * size;
-    NAME(turn)(a->k + item * size, keys + at * size, cosine, sine, size);
-    memcpy(values + at * size, a->v + item * size, (size_t)size * sizeof(REAL));
-
-    float queries[SHARED_MAX * HEAD_MAX], sums[SHARED_MAX * HEAD_MAX], scores[SHARED_MAX][BLOCK];
-    float most[SHARED_MAX], total[SHARED_MAX];
-    REAL turned[HEAD_MAX];
-    int64_t first_head = row * a->heads + group * shared;
-    for (int64_t head = 0; head < shared; head++) {
-        NAME(turn)(a->q + (first_head + head) * size, turned, cosine, sine, size);
-        for (int64_t i = 0; i < size; i++) queries[head * size + i] = WIDEN(turned[i]);
-        for (int64_t i = 0; i < size; i++) sums[head * size + i] = 0;
-        most[head] = -INFINITY;
-        total[head] = 0;
-    }
-    int64_t first = a->window && at >= a->window ? at - a->window + 1 : 0;
-    for (int64_t begin = first; begin <= at; begin += BLOCK) {
-        int64_t count = at + 1 - begin < BLOCK ? at + 1 - begin : BLOCK;
-        for (int64_t t = 0; t < count; t++) {
-            const REAL *key = keys + (begin + t) * size;
-            for (int64_t head = 0; head < shared; head++) {
-                const float *query = queries + head * size;
-                float product = 0;
-#pragma omp simd reduction(+ : product)
-                for (int64_t i = 0; i < size; i++) product += query[i] * WIDEN(key[i]);
-                scores[head][t] = product * a->scale;
-            }
-        }
-        for (int64_t head = 0; head < shared; head++) {
-            float highest = most[head], sum = 0;
-            for (int64_t t = 0; t < count; t++) highest = scores[head][t] > highest ? scores[head][t] : highest;
-            float fade = expf(most[head] - highest);
-#pragma omp simd reduction(+ : sum)
-            for (int64_t t = 0; t < count; t++) {
-                scores[head][t] = exponential(scores[head][t] - highest);
-                sum += scores[head][t];
-            }
-            most[head] = highest;
-            total[head] = total[head] * fade + sum;
-            for (int64_t i = 0; i < size; i++) sums[head * size + i] *= fade;
-        }
-        for (int64_t t = 0; t < count; t++) {
-            const REAL *value = values + (begin + t) * size;
-            for (int64_t head = 0; head < shared; head++) {
-                float weight = scores[head][t], *to = sums + head * size;
-#pragma omp simd
-                for (int64_t i = 0; i < size; i++) to[i] += weight * WIDEN(value[i]);
-            }
-        }
-    }
-    for (int64_t head = 0; head < shared; head++)
-        for (int64_t i = 0; i < size; i++)
-            a->out[(first_head + head) * size + i] = NARROW(sums[head * size + i] / total[head]);
-}
-
-/* One token of each row: turns its queries and keys by its position, puts key and value into the row's cache, and
- * attends to all of the cache, or to its last `window` positions where that is not 0. Softmax goes block by block
- * (Milakov and Gimelshein 2018, arXiv:1805.02867).
- *
- * q (rows, heads, size), k and v (rows, groups, size), out as q; cosines and sines (positions, size).
- * caches[row]: of the row's block (layers, 2, groups, capacities[row], size); positions[row]: of the token. */
-void NAME(attend)(const REAL *q, const REAL *k, const REAL *v, REAL *out, const float *cosines, const float *sines,
-                  REAL *const *caches, const int64_t *capacities, const int64_t *positions, int64_t layer, int64_t rows,
-                  int64_t heads, int64_t groups, int64_t size, int64_t window, float scale) {
-    NAME(Attention) arguments = {q,          k,         v,     out,   cosines, sines, caches,
-                                 capacities, positions, layer, heads, groups,  size,  window, scale};
-    each(rows * groups, NAME(attend_group), &arguments, 1);
+    each((count + GATES - 1) / GATES, NAME(gate_part), &arguments, count > WORTH_A_THREAD);
 }
 
 typedef struct {
@@ -194,41 +99,49 @@ typedef struct {
     const float *const *a, *const *b;
     const int64_t *ranks;
     const float *scales;
-    int64_t in, out;
+    float *low;
+    int64_t rank_max, in, out;
 } NAME(LowRank);
 
-static void NAME(low_rank_row)(const void *arguments, int64_t row) {
+#define RANK_PARTS(rank_max) (((rank_max) + RANKS - 1) / RANKS)
+#define OUT_PARTS(out) (((out) + OUTPUTS - 1) / OUTPUTS)
+
+static void NAME(lower)(const void *arguments, int64_t item) {
     const NAME(LowRank) *l = arguments;
-    int64_t in = l->in, out = l->out;
+    int64_t parts = RANK_PARTS(l->rank_max), row = item / parts, in = l->in, ranks = l->ranks[row];
+    int64_t first = item % parts * RANKS, end = first + RANKS < ranks ? first + RANKS : ranks;
     const REAL *x = l->x + row * in;
-    REAL *y = l->y + row * out;
-    for (int64_t from = 0; from < l->ranks[row]; from += RANKS) {
-        int64_t count = l->ranks[row] - from < RANKS ? l->ranks[row] - from : RANKS;
-        float low[RANKS];
-        for (int64_t rank = 0; rank < count; rank++) {
-            const float *weights = l->a[row] + (from + rank) * in;
-            float product = 0;
+    for (int64_t rank = first; rank < end; rank++) {
+        const float *weights = l->a[row] + rank * in;
+        float product = 0;
 #pragma omp simd reduction(+ : product)
-            for (int64_t i = 0; i < in; i++) product += weights[i] * WIDEN(x[i]);
-            low[rank] = product * l->scales[row];
-        }
-        for (int64_t begin = 0; begin < out; begin += BLOCK) {
-            int64_t width = out - begin < BLOCK ? out - begin : BLOCK;
-            float sums[BLOCK];
-            for (int64_t i = 0; i < width; i++) sums[i] = WIDEN(y[begin + i]);
-            for (int64_t rank = 0; rank < count; rank++) {
-                const float *weights = l->b[row] + (from + rank) * out + begin;
-#pragma omp simd
-                for (int64_t i = 0; i < width; i++) sums[i] += low[rank] * weights[i];
-            }
-            for (int64_t i = 0; i < width; i++) y[begin + i] = NARROW(sums[i]);
-        }
+        for (int64_t i = 0; i < in; i++) product += weights[i] * WIDEN(x[i]);
+        l->low[row * l->rank_max + rank] = product * l->scales[row];
     }
 }
 
-/* y (rows, out) += scale (x A') B for each row's own A (rank, in) and B (rank, out); a row of rank 0 has none. */
+static void NAME(raise)(const void *arguments, int64_t item) {
+    const NAME(LowRank) *l = arguments;
+    int64_t parts = OUT_PARTS(l->out), row = item / parts, out = l->out, ranks = l->ranks[row];
+    int64_t first = item % parts * OUTPUTS, width = out - first < OUTPUTS ? out - first : OUTPUTS;
+    if (!ranks) return;
+    REAL *y = l->y + row * out + first;
+    const float *low = l->low + row * l->rank_max;
+    float sums[OUTPUTS];
+    for (int64_t i = 0; i < width; i++) sums[i] = WIDEN(y[i]);
+    for (int64_t rank = 0; rank < ranks; rank++) {
+        const float *weights = l->b[row] + rank * out + first;
+#pragma omp simd
+        for (int64_t i = 0; i < width; i++) sums[i] += low[rank] * weights[i];
+    }
+    for (int64_t i = 0; i < width; i++) y[i] = NARROW(sums[i]);
+}
+
+/* y (rows, out) += scale (x A') B for each row's own A (rank, in) and B (rank, out), rounded once; a row of rank 0 has
+ * none. low (rows, rank_max): room for what lies between. */
 void NAME(add_low_rank)(const REAL *x, REAL *y, const float *const *a, const float *const *b, const int64_t *ranks,
-                        const float *scales, int64_t rows, int64_t in, int64_t out) {
-    NAME(LowRank) arguments = {x, y, a, b, ranks, scales, in, out};
-    each(rows, NAME(low_rank_row), &arguments, rows * (in + out) > WORTH_A_THREAD / 16);
+                        const float *scales, float *low, int64_t rank_max, int64_t rows, int64_t in, int64_t out) {
+    NAME(LowRank) arguments = {x, y, a, b, ranks, scales, low, rank_max, in, out};
+    each(rows * RANK_PARTS(rank_max), NAME(lower), &arguments, rows * rank_max * in > WORTH_A_THREAD);
+    each(rows * OUT_PARTS(out), NAME(raise), &arguments, rows * rank_max * out > WORTH_A_THREAD);
 }

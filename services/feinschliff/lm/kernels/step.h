@@ -1,0 +1,122 @@
+/* One token of every row through a whole model of the Llama family, by one team of threads: see decode.h and product.h for
+ * the parts, and for REAL and NAME. All structs are mirrored in plan.py. */
+
+typedef struct {
+    const REAL *packed, *bias;
+    int64_t in, out;
+} NAME(Linear);
+
+typedef struct {
+    const REAL *norm, *query_norm, *key_norm, *feed_forward_norm;
+    float norm_epsilon, query_epsilon, key_epsilon, feed_forward_epsilon;
+    int64_t window;
+    NAME(Linear) query, key, value, output, gate, up, down;
+} NAME(Layer);
+
+typedef struct {
+    const NAME(Layer) *layers;
+    const REAL *last_norm;
+    NAME(Linear) head;
+    int64_t count, width, heads, groups, size;
+    float last_epsilon, scale;
+} NAME(Model);
+
+/* Of one selection of rows. Pairs are (places, rows), the places of a layer in the order of its linears, the head last;
+ * null where no row has any. Room between the steps: states, normed and more (rows, width), query and attended
+ * (rows, heads, size), key and value (rows, groups, size), gate and up (rows, inner), low (rows, rank_max). */
+typedef struct {
+    const float *const *a, *const *b;
+    const int64_t *ranks;
+    const float *scales;
+    int64_t rank_max, rows;
+    REAL *const *caches;
+    const int64_t *capacities, *positions;
+    const float *cosines, *sines;
+    REAL *states, *normed, *more, *query, *key, *value, *attended, *gate, *up, *logits;
+    float *low;
+} NAME(Batch);
+
+typedef struct {
+    const NAME(Model) *model;
+    const NAME(Batch) *batch;
+} NAME(Step);
+
+typedef struct {
+    const NAME(Product) *products;
+    int64_t count;
+} NAME(Products);
+
+static void NAME(panel_of_some)(const void *arguments, int64_t number) {
+    const NAME(Products) *a = arguments;
+    const NAME(Product) *product = a->products;
+    for (int64_t panels; number >= (panels = PANELS(product->out)); product++) number -= panels;
+    NAME(panel)(product, number);
+}
+
+/* The products of one input with `count` layers of weights, and what each row's pairs add; `place`: of the first. */
+static void NAME(through)(Team *team, const NAME(Batch) *b, const REAL *x, const NAME(Linear) *linears, REAL *const *ys,
+                          int64_t count, int64_t place) {
+    NAME(Product) products[TOGETHER_MAX];
+    int64_t panels = 0;
+    for (int64_t n = 0; n < count; n++) {
+        const NAME(Linear) *linear = &linears[n];
+        products[n] = (NAME(Product)){x, linear->packed, linear->bias, ys[n], b->rows, linear->in, linear->out};
+        panels += PANELS(linear->out);
+    }
+    NAME(Products) all = {products, count};
+    share(team, panels, NAME(panel_of_some), &all);
+    if (!b->a) return;
+    for (int64_t n = 0; n < count; n++) {
+        int64_t at = (place + n) * b->rows, used = 0;
+        for (int64_t row = 0; row < b->rows; row++) used |= b->ranks[at + row];
+        if (!used) continue;
+        NAME(LowRank) pairs = {x,         ys[n],       b->a + at,      b->b + at,      b->ranks + at, b->scales + at,
+                               b->low,    b->rank_max, linears[n].in, linears[n].out};
+        share(team, b->rows * RANK_PARTS(b->rank_max), NAME(lower), &pairs);
+        share(team, b->rows * OUT_PARTS(pairs.out), NAME(raise), &pairs);
+    }
+}
+
+static void NAME(norm_rows)(Team *team, REAL *states, const REAL *more, const REAL *weight, REAL *normed, int64_t rows,
+                            int64_t width, float epsilon) {
+    NAME(Norm) norm = {states, more, weight, normed, width, epsilon};
+    share(team, rows, NAME(norm_row), &norm);
+}
+
+static void NAME(step_part)(Team *team, const void *arguments) {
+    const NAME(Step) *step = arguments;
+    const NAME(Model) *m = step->model;
+    const NAME(Batch) *b = step->batch;
+    int64_t rows = b->rows;
+    const REAL *more = 0;
+    for (int64_t n = 0; n < m->count; n++) {
+        const NAME(Layer) *layer = &m->layers[n];
+        int64_t place = n * LINEARS;
+        NAME(norm_rows)(team, b->states, more, layer->norm, b->normed, rows, m->width, layer->norm_epsilon);
+        NAME(through)(team, b, b->normed, &layer->query, (REAL *[]){b->query, b->key, b->value}, 3, place);
+        if (layer->query_norm)
+            NAME(norm_rows)(team, b->query, 0, layer->query_norm, b->query, rows * m->heads, m->size, layer->query_epsilon);
+        if (layer->key_norm)
+            NAME(norm_rows)(team, b->key, 0, layer->key_norm, b->key, rows * m->groups, m->size, layer->key_epsilon);
+        NAME(Attention) attention = {b->query,  b->key,        b->value,     b->attended, b->cosines, b->sines,
+                                     b->caches, b->capacities, b->positions, n,           m->heads,   m->groups,
+                                     m->size,   layer->window, m->scale};
+        share(team, rows * m->groups, NAME(attend_group), &attention);
+        NAME(through)(team, b, b->attended, &layer->output, (REAL *[]){b->more}, 1, place + 3);
+        NAME(norm_rows)(team, b->states, b->more, layer->feed_forward_norm, b->normed, rows, m->width,
+                        layer->feed_forward_epsilon);
+        NAME(through)(team, b, b->normed, &layer->gate, (REAL *[]){b->gate, b->up}, 2, place + 4);
+        NAME(Gate) gate = {b->gate, b->up, rows * layer->gate.out};
+        share(team, (gate.count + GATES - 1) / GATES, NAME(gate_part), &gate);
+        NAME(through)(team, b, b->gate, &layer->down, (REAL *[]){b->more}, 1, place + 6);
+        more = b->more;
+    }
+    NAME(norm_rows)(team, b->states, more, m->last_norm, b->normed, rows, m->width, m->last_epsilon);
+    NAME(through)(team, b, b->normed, &m->head, (REAL *[]){b->logits}, 1, m->count * LINEARS);
+}
+
+/* From the states of the tokens' embeddings, which it changes, to the logits (rows, vocabulary). */
+void NAME(step)(const NAME(Model) *model, const NAME(Batch) *batch) {
+    NAME(Step) arguments = {model, batch};
+    together(NAME(step_part), &arguments, threads);
+}
