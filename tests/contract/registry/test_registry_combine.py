@@ -142,8 +142,9 @@ def registry(tmp_path: Path, database_url: str) -> Iterator[Registry]:
         Lineage(database, metrics),
         Lists(database),
     )
-    combinations, aliases = Combinations(one, models, store), Aliases(
-        database, metrics, clock=clock, verdicts=lambda name: VerdictSeen("", "")
+    combinations, aliases = (
+        Combinations(one, models, store),
+        Aliases(database, metrics, clock=clock, verdicts=lambda name: VerdictSeen("", "")),
     )
     door = RegistryService(models, aliases, lineage, lists, one, combinations, clock, wake)
     yield Registry(tmp_path, store, models, one, combinations, lineage, lists, metrics, clock, door)
