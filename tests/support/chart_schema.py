@@ -140,7 +140,8 @@ def rooms() -> dict[str, Schema]:
         "gpu": fields(enabled=BOOL, count=whole(1, 64), resource=TEXT),
         "cache": fields(enabled=BOOL, existingClaim=NAME, storageClass=NAME, size=QUANTITY, keep=BOOL),
     }
-    more = {"gateway": {"apiKeys": SECRET_KEY}, "training": training, "inference": inference}
+    graders = {"graders": fields(existingSecret=NAME, judgesKey=TEXT, headersKey=TEXT)}
+    more = {"gateway": {"apiKeys": SECRET_KEY}, "training": training, "inference": inference, "evaluation": graders}
     return {**{name: room(name, **more.get(name, {})) for name in ROOMS}, "control": fields(**pod())}
 
 
@@ -187,6 +188,7 @@ def access() -> dict[str, Schema]:
             apiServer=fields(cidrs=listed(CIDR), ports=ports),
             hub=fields(cidrs=listed(CIDR), ports=ports),
             trackers=OBJECTS,
+            graders=OBJECTS,
             external=fields(cidrs=listed(CIDR)),
             dnsPorts=ports,
             tracesPort=PORT,

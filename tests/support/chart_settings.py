@@ -52,6 +52,8 @@ SET_WHERE_NEEDED: Mapping[str, str] = {
     "tls_ca": "value tls",
     "tls_client_certificates": "value tls.clientCertificates",
     "gateway_api_keys": "a Secret holds them: value gateway.apiKeys",
+    "evaluation_judges": "a Secret holds them: value evaluation.graders",
+    "evaluation_grader_headers": "a Secret holds them: value evaluation.graders",
     "training_runner": "value training.runner",
     "training_namespace": "the release's own: its Role reaches no other",
     "training_profiles": "value training.profiles",

@@ -155,6 +155,11 @@ spec:
     {{- toYaml . | nindent 4 }}
     {{- end }}
     {{- end }}
+    {{- if has "evaluation" .pod.rooms }}
+    {{- with .root.Values.networkPolicy.graders }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+    {{- end }}
     {{- if .pod.profiles }}
     {{- include "feinschliff.outside" .root.Values.networkPolicy.apiServer | nindent 4 }}
     {{- end }}

@@ -67,6 +67,14 @@ securityContext:
 {{- if has "gateway" .pod.rooms }}
 {{ include "feinschliff.secretVariable" (dict "variable" "GATEWAY_API_KEYS" "secret" (include "feinschliff.apiKeys.secret" .root) "key" (include "feinschliff.apiKeys.key" .root)) }}
 {{- end }}
+{{- $graders := .root.Values.evaluation.graders }}
+{{- if and (has "evaluation" .pod.rooms) $graders.existingSecret }}
+{{- range $variable, $key := dict "EVALUATION_JUDGES" $graders.judgesKey "EVALUATION_GRADER_HEADERS" $graders.headersKey }}
+{{- if $key }}
+{{ include "feinschliff.secretVariable" (dict "variable" $variable "secret" $graders.existingSecret "key" $key) }}
+{{- end }}
+{{- end }}
+{{- end }}
 {{- end -}}
 
 {{/* Threads follow the CPU limit: a process sees the node's cores, not its share. (root, pod) */}}

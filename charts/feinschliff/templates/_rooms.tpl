@@ -2,7 +2,7 @@
      there, of the package feinschliff.v1 where none is named. */}}
 
 {{- define "feinschliff.rooms" -}}
-gateway: {port: 8080, metrics: 9100, compact: true, calls: [ingestion, training, registry, inference]}
+gateway: {port: 8080, metrics: 9100, compact: true, calls: [ingestion, training, evaluation, registry, inference]}
 ingestion: {port: 50051, metrics: 9101, compact: true, database: true, s3: true, hub: true, calls: [], grpc: [DatasetService, CompletionLogService]}
 training: {port: 50052, metrics: 9102, compact: true, database: true, s3: true, hub: true, calls: [ingestion, registry], grpc: [TrainingService]}
 evaluation: {port: 50053, metrics: 9103, compact: true, database: true, calls: [ingestion, registry, inference], grpc: [EvaluationService]}

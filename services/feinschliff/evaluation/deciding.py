@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from feinschliff.evaluation import calibration_store, gate_store
-from feinschliff.evaluation.calibration_worker import CalibrationWorker, Judge
+from feinschliff.evaluation.calibration_worker import CalibrationWorker
 from feinschliff.evaluation.calibrations import Calibrations
 from feinschliff.evaluation.clients import Datasets, Models, Versions
 from feinschliff.evaluation.comparisons import Comparisons
@@ -14,18 +14,17 @@ from feinschliff.evaluation.gate_probes import Probes
 from feinschliff.evaluation.gate_service import Deciding
 from feinschliff.evaluation.gate_worker import GateWorker
 from feinschliff.evaluation.gates import Gates
+from feinschliff.evaluation.grading import Grading
+from feinschliff.evaluation.grading_judge import GradingJudge
 from feinschliff.evaluation.leases import Keeper, Kind
 from feinschliff.evaluation.reconciler import Pace
 from feinschliff.evaluation.row_work import RowWork
 from feinschliff.evaluation.runs import Runs
 from feinschliff.evaluation.verdicts import Verdicts
 from feinschliff.evaluation.worker import Limits
-from feinschliff.graders.grader import parse
-from feinschliff.graders.spec import Spec
 from feinschliff.kit import names
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.db import Database
-from feinschliff.kit.errors import Unserved
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.server import Loop
 from feinschliff.kit.watch import Wake
@@ -41,6 +40,7 @@ class Parts(NamedTuple):
     datasets: Datasets
     models: Models
     versions: Versions
+    grading: Grading
     metrics: Metrics
     clock: Clock
     wake: Wake
@@ -63,13 +63,15 @@ def build(parts: Parts, limits: Limits, pace: Pace, owner: str) -> Built:
         parts.runs,
         parts.comparisons,
         verdicts,
-        Probes(database, rows, parts.models),
+        Probes(database, rows, parts.models, parts.grading),
         parts.datasets,
         parts.versions,
         calibrations,
         wake,
     )
-    calibrating = CalibrationWorker(calibrations, rows, judge_of)
+    calibrating = CalibrationWorker(
+        calibrations, rows, lambda spec: GradingJudge.of(spec, parts.grading, rows.waiting())
+    )
     kinds = [
         Kind("verdict", gate_store.VERDICTS, (gate_store.VerdictState.RUNNING.value,), worker.work, verdicts.give_up),
         Kind(
@@ -84,9 +86,3 @@ def build(parts: Parts, limits: Limits, pace: Pace, owner: str) -> Built:
         Loop(f"keep {kind.what}s", Keeper(database, kind, clock, wake, owner=owner, pace=pace).run) for kind in kinds
     ]
     return Built(Deciding(gates, verdicts, worker, calibrations, parts.datasets, wake), loops)
-
-
-def judge_of(spec: Spec) -> Judge:
-    """Raises Unserved where no judge of this kind can be asked."""
-    kind = parse(spec).type
-    raise Unserved("GRADER_TYPE_UNSERVED", f"Graders of type {kind} are not served.", type=kind)

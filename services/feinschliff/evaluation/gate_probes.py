@@ -19,15 +19,17 @@ from feinschliff.evaluation.fairness import (
     term_swaps,
 )
 from feinschliff.evaluation.gate_rules import GroupGap, MinimalPairs, TermSwaps
+from feinschliff.evaluation.grading import Grading
 from feinschliff.evaluation.prompts import Prompt, item_of
 from feinschliff.evaluation.resources import Eval, GradeGiven, OutputItem, passes
-from feinschliff.evaluation.results import OVERALL, give_grade
+from feinschliff.evaluation.results import OVERALL
 from feinschliff.evaluation.row_work import Rows, RowWork
 from feinschliff.evaluation.worker import DEFAULT_SAMPLING
 from feinschliff.formats.report import Failure
 from feinschliff.graders import template
 from feinschliff.graders.grade import Item, Sample
-from feinschliff.graders.grader import Grader, parse_all
+from feinschliff.graders.grader import parse_all
+from feinschliff.graders.protocol import Grader
 from feinschliff.graders.template import Path, Unresolved
 from feinschliff.kit.db import Database
 from feinschliff.kit.failpoints import fail
@@ -37,7 +39,8 @@ from feinschliff.kit.threads import offload
 class Probes:
     """Each row is stored as it is measured, under (verdict, rule, position), so a killed one goes on."""
 
-    def __init__(self, database: Database, work: RowWork, models: Models) -> None:
+    def __init__(self, database: Database, work: RowWork, models: Models, grading: Grading) -> None:
+        self._grading = grading
         self._database = database
         self._work = work
         self._models = models
@@ -98,7 +101,7 @@ class Probes:
                     data = {"terms": terms, "why": str(error)}
                 else:
                     answer = await self._work.ask(lambda: self._models.ask(model, messages, sampling))
-                    data = await offload(_swapped, terms, graders, item, answer, before.get(row.line))
+                    data = await self._swapped(terms, graders, item, answer, model, before.get(row.line))
             await offload(self._put, verdict, rule_id, position, data)
 
         await self._work.each(rows, await offload(self._done, verdict, rule_id), do)
@@ -106,6 +109,22 @@ class Probes:
         grades = [SwapGrades(d["terms"], d.get("before"), d.get("after")) for d in stored if d["terms"]]
         numbers = term_swaps(grades, confidence=demand.level)
         return numbers._replace(left_out=len(stored) - numbers.n)
+
+    async def _swapped(
+        self,
+        terms: str,
+        graders: Sequence[Grader],
+        item: Item,
+        answer: Answer | Failure,
+        model: str,
+        before: bool | None,
+    ) -> Mapping[str, object]:
+        if isinstance(answer, Failure):
+            return {"terms": terms, "why": answer.message}
+        sample = Sample(answer.message.content or "", answer.message.tool_calls or ())
+        asked = await self._grading.asked(graders, item, sample, model=model, waiting=self._work.waiting())
+        after = passes(await offload(self._grading.all, graders, item, sample, asked))
+        return {"terms": terms, "before": before, "after": after, "answer": sample.output_text}
 
     def _done(self, verdict: str, rule_id: str) -> Set[int]:
         with self._database.reading() as session:
@@ -140,16 +159,6 @@ def value_of(grader: str, grades: Sequence[GradeGiven]) -> float | None:
         passed = passes(grades)
         return None if passed is None else float(passed)
     return next((grade.value for grade in grades if grade.grader == grader), None)
-
-
-def _swapped(
-    terms: str, graders: Sequence[Grader], item: Item, answer: Answer | Failure, before: bool | None
-) -> Mapping[str, object]:
-    if isinstance(answer, Failure):
-        return {"terms": terms, "why": answer.message}
-    sample = Sample(answer.message.content or "", answer.message.tool_calls or ())
-    after = passes([give_grade(grader, item, sample) for grader in graders])
-    return {"terms": terms, "before": before, "after": after, "answer": sample.output_text}
 
 
 def _sentence(path: Path, item: Item) -> str:

@@ -2,57 +2,73 @@
 
 from __future__ import annotations
 
+from feinschliff.evaluation.messages import role_number
 from feinschliff.evaluation.resources import GradeGiven
-from feinschliff.graders.grader import Grader
-from feinschliff.graders.spec import Spec
+from feinschliff.graders import wire
+from feinschliff.graders.grade import Fault, Judgement
+from feinschliff.graders.protocol import Grader
+from feinschliff.v1 import common_pb2 as common
 from feinschliff.v1 import evaluation_pb2 as pb
 
-
-def from_grader(grader: pb.Grader) -> Spec:
-    """The definition as the shelf reads it; what is not set is left out, so that the shelf's defaults hold."""
-    spec: dict[str, object] = {"name": grader.name}
-    kind = grader.WhichOneof("kind")
-    if kind is not None:
-        spec["type"] = kind
-    if kind == "string_check":
-        check = grader.string_check
-        operation = pb.StringCheckGrader.Operation.Name(check.operation).removeprefix("OPERATION_").lower()
-        spec |= {"input": check.input, "reference": check.reference, "operation": operation}
-    elif kind == "text_similarity":
-        similarity = grader.text_similarity
-        metric = pb.TextSimilarityGrader.Metric.Name(similarity.evaluation_metric).removeprefix("METRIC_").lower()
-        spec |= {"input": similarity.input, "reference": similarity.reference, "evaluation_metric": metric}
-        if similarity.HasField("pass_threshold"):
-            spec["pass_threshold"] = similarity.pass_threshold
-        if similarity.model:
-            spec["model"] = similarity.model
-    return spec
+from_grader = wire.from_message
 
 
 def to_grader(grader: Grader) -> pb.Grader:
     """The grader with every default filled in."""
-    spec = {key: value for key, value in grader.spec().items() if isinstance(value, str | float)}
-    made = pb.Grader(name=grader.name)
-    if grader.type == "string_check":
-        operation = pb.StringCheckGrader.Operation.Value(f"OPERATION_{spec['operation']}".upper())
-        made.string_check.CopyFrom(
-            pb.StringCheckGrader(input=str(spec["input"]), reference=str(spec["reference"]), operation=operation)
-        )
-    else:
-        metric = pb.TextSimilarityGrader.Metric.Value(f"METRIC_{spec['evaluation_metric']}".upper())
-        made.text_similarity.CopyFrom(
-            pb.TextSimilarityGrader(
-                input=str(spec["input"]),
-                reference=str(spec["reference"]),
-                evaluation_metric=metric,
-                pass_threshold=grader.pass_threshold,
-            )
-        )
-    return made
+    return wire.to_message(grader.spec())
 
 
 def to_grade(grade: GradeGiven) -> pb.Grade:
-    made = pb.Grade(grader=grade.grader, value=grade.value, passed=grade.passed, why=grade.why)
-    if grade.value is None:  # the graders served so far fail by what their templates give, and by nothing else
-        made.error.CopyFrom(pb.GraderError(kind=pb.GraderError.KIND_TEMPLATE, message=grade.why))
+    made = pb.Grade(
+        grader=grade.grader,
+        value=grade.value,
+        passed=grade.passed,
+        why=grade.why,
+        parts=grade.parts,
+        raw=grade.raw,
+        label=grade.label,
+        expected_label=grade.expected_label,
+    )
+    if grade.value is None:
+        kind = pb.GraderError.Kind.Value(f"KIND_{grade.fault or Fault.TEMPLATE}".upper())
+        made.error.CopyFrom(pb.GraderError(kind=kind, message=grade.why))
+    if grade.judgements:
+        first, *others = grade.judgements
+        made.judge.CopyFrom(_to_call(first, with_prompt=True))
+        made.more_judgements.extend(_to_call(one, with_prompt=False) for one in others)
     return made
+
+
+def to_trial(grade: GradeGiven, seconds: float) -> pb.RunGraderResponse:
+    """What one grade of one answer took, by judge and together."""
+    response = pb.RunGraderResponse(grade=to_grade(grade), seconds=seconds)
+    for one in grade.judgements:
+        usage = to_usage(one.prompt_tokens, one.completion_tokens)
+        response.usage.CopyFrom(_sum(response.usage, usage))
+        by_model = response.usage_by_model[one.model]
+        by_model.CopyFrom(_sum(by_model, usage))
+    return response
+
+
+def _sum(first: common.TokenUsage, second: common.TokenUsage) -> common.TokenUsage:
+    return to_usage(first.prompt_tokens + second.prompt_tokens, first.completion_tokens + second.completion_tokens)
+
+
+def to_usage(prompt_tokens: int, completion_tokens: int) -> common.TokenUsage:
+    total = prompt_tokens + completion_tokens
+    return common.TokenUsage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, total_tokens=total)
+
+
+def _to_call(one: Judgement, *, with_prompt: bool) -> pb.JudgeCall:
+    turns = one.prompt if with_prompt else ()
+    return pb.JudgeCall(
+        identity=common.Identity(**one.identity),
+        prompt=[
+            common.Message(role=role_number(turn["role"]), parts=[common.Part(text=turn["content"])])  # type: ignore[arg-type]
+            for turn in turns
+        ],
+        answer=one.answer,
+        usage=to_usage(one.prompt_tokens, one.completion_tokens),
+        model=one.model,
+        instructions=one.instructions,
+    )

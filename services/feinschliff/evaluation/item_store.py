@@ -12,6 +12,7 @@ from feinschliff.evaluation.resources import GradedLine, GradeGiven, Identity, O
 from feinschliff.evaluation.store import GRADES, ITEMS, RUNS, list_rows, storable, touched
 from feinschliff.formats.records import Message
 from feinschliff.formats.report import Failure
+from feinschliff.graders.grade import Judgement
 from feinschliff.kit.db import Session, insert_ignore, select_one
 from feinschliff.kit.errors import WrongState
 from feinschliff.kit.filters import Order
@@ -128,7 +129,9 @@ def _grades(session: Session, where: ColumnElement[bool]) -> dict[int, list[Grad
     query = select(GRADES.c.position, *columns).where(where).order_by(GRADES.c.position, GRADES.c.ordinal)
     grades: dict[int, list[GradeGiven]] = {}
     for position, *given in session.execute(query):
-        grades.setdefault(position, []).append(GradeGiven(*given))
+        grade = GradeGiven(*given)
+        judgements = [Judgement(**one) for one in grade.judgements]  # type: ignore[arg-type]
+        grades.setdefault(position, []).append(grade._replace(judgements=judgements))
     return grades
 
 

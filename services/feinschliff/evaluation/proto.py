@@ -34,7 +34,7 @@ from feinschliff.evaluation.results import OVERALL
 from feinschliff.evaluation.runs import RunView
 from feinschliff.evaluation.statistics import CONFIDENCE, Interval, Method, Verdict
 from feinschliff.formats.report import Failure
-from feinschliff.graders.grader import Grader
+from feinschliff.graders.protocol import Grader
 from feinschliff.kit.errors import FieldViolation, Unserved
 from feinschliff.kit.idempotency import digest_of
 from feinschliff.v1 import common_pb2 as common

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from feinschliff.evaluation.life import State
@@ -12,6 +13,7 @@ from feinschliff.evaluation.prompts import DEFAULT_ANSWER, PromptSpec
 from feinschliff.evaluation.statistics import Interval
 from feinschliff.formats.records import Message
 from feinschliff.formats.report import Failure
+from feinschliff.graders.grade import Judgement
 from feinschliff.graders.spec import Spec
 
 PROJECT = "projects/{project}"
@@ -58,12 +60,18 @@ class Identity(NamedTuple):
 
 
 class GradeGiven(NamedTuple):
-    """One grader's grade of one answer; `value` None: it cannot be graded."""
+    """One grader's grade of one answer; `value` None: it cannot be graded. The rest is as in `graders.grade.Grade`."""
 
     grader: str
     value: float | None
     passed: bool
     why: str
+    fault: str = ""
+    raw: float | None = None
+    label: str = ""
+    expected_label: str = ""
+    parts: Mapping[str, float] = MappingProxyType({})
+    judgements: Sequence[Judgement] = ()
 
 
 class GradedLine(NamedTuple):

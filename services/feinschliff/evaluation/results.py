@@ -6,18 +6,33 @@ from collections.abc import Callable, Sequence
 
 from feinschliff.evaluation.resources import GradedLine, GradeGiven, GraderResult, passes
 from feinschliff.evaluation.statistics import Comparison, compare, summarise
-from feinschliff.graders.grade import Item, Sample
-from feinschliff.graders.grader import Grader
+from feinschliff.graders.grade import Grade, Item, Sample
+from feinschliff.graders.protocol import Grader, Pure
 
 OVERALL = "overall"
 WHY_CHARACTERS_MAX = 4096
 
 
-def give_grade(grader: Grader, item: Item, sample: Sample) -> GradeGiven:
+def give_grade(grader: Pure, item: Item, sample: Sample) -> GradeGiven:
     """The grade with the grader's own word on whether it passes."""
-    value, why = grader.grade(item, sample)
-    passed = value is not None and value >= grader.pass_threshold
-    return GradeGiven(grader.name, value, passed, why[:WHY_CHARACTERS_MAX])
+    return given(grader, grader.grade(item, sample))
+
+
+def given(grader: Grader, grade: Grade) -> GradeGiven:
+    """The grade as it is kept."""
+    value = grade.value
+    return GradeGiven(
+        grader=grader.name,
+        value=value,
+        passed=value is not None and value >= grader.pass_threshold,
+        why=grade.why[:WHY_CHARACTERS_MAX],
+        fault="" if grade.fault is None else grade.fault.value,
+        raw=grade.raw,
+        label=grade.label,
+        expected_label=grade.expected_label,
+        parts=dict(grade.parts),
+        judgements=tuple(grade.judgements),
+    )
 
 
 def results_of(graders: Sequence[Grader], lines: Sequence[GradedLine]) -> list[GraderResult]:

@@ -12,7 +12,8 @@ from feinschliff.evaluation.clients import Datasets
 from feinschliff.evaluation.comparisons import Comparisons, Family
 from feinschliff.evaluation.evaluations import Evaluations, Listing
 from feinschliff.evaluation.gate_service import Deciding, GateDoor
-from feinschliff.evaluation.grader_proto import from_grader, to_grade, to_grader
+from feinschliff.evaluation.grader_proto import from_grader, to_grader, to_trial
+from feinschliff.evaluation.grading import Grading
 from feinschliff.evaluation.messages import from_message, from_struct
 from feinschliff.evaluation.prompts import item_of
 from feinschliff.evaluation.proto import (
@@ -24,11 +25,11 @@ from feinschliff.evaluation.proto import (
     to_run,
 )
 from feinschliff.evaluation.resources import DATASET_VERSION, PROJECT, RUN, DatasetFacts, Eval
-from feinschliff.evaluation.results import give_grade
 from feinschliff.evaluation.runs import Runs
 from feinschliff.evaluation.statistics import CONFIDENCE
 from feinschliff.graders.grade import Sample
 from feinschliff.graders.grader import parse, parse_all
+from feinschliff.graders.protocol import Grader
 from feinschliff.kit import names
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.masks import merged
@@ -46,6 +47,7 @@ class EvaluationService(GateDoor):
         runs: Runs,
         comparisons: Comparisons,
         datasets: Datasets,
+        grading: Grading,
         clock: Clock,
         wake: Wake,
         deciding: Deciding,
@@ -55,24 +57,34 @@ class EvaluationService(GateDoor):
         self._runs = runs
         self._comparisons = comparisons
         self._datasets = datasets
+        self._grading = grading
         self._clock = clock
         self._wake = wake
 
     async def ValidateGrader(self, request: pb.ValidateGraderRequest, context: Context) -> pb.Grader:
         names.parse(PROJECT, request.parent, field="parent")
-        return to_grader(parse(from_grader(request.grader), nested=True))
+        return to_grader(self._grader(request.grader))
+
+    def _grader(self, asked: pb.Grader) -> Grader:
+        grader = parse(from_grader(asked), nested=True)
+        self._grading.check(grader, "grader")
+        return grader
 
     async def RunGrader(self, request: pb.RunGraderRequest, context: Context) -> pb.RunGraderResponse:
         names.parse(PROJECT, request.parent, field="parent")
-        grader = parse(from_grader(request.grader), nested=True)
+        graders = [self._grader(request.grader)]
         message = from_message(request.sample)
         sample = Sample(message.content or "", message.tool_calls or ())
+        item = item_of(from_struct(request.item))
         begun = time.perf_counter()
-        grade = await offload(give_grade, grader, item_of(from_struct(request.item)), sample)
-        return pb.RunGraderResponse(grade=to_grade(grade), seconds=time.perf_counter() - begun)
+        asked = await self._grading.asked(graders, item, sample)
+        (grade,) = await offload(self._grading.all, graders, item, sample, asked)
+        return to_trial(grade, time.perf_counter() - begun)
 
     async def CreateEval(self, request: pb.CreateEvalRequest, context: Context) -> pb.Eval:
         draft, once = from_create_eval(request)
+        for index, grader in enumerate(parse_all(draft.graders, path="eval.graders", nested=True)):
+            self._grading.check(grader, f"eval.graders[{index}]")
         dataset = await self._facts(draft.dataset_version, "eval.dataset_version")
         create = self._evaluations.create
         return _eval(await offload(create, draft, dataset, once, validate_only=request.validate_only))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from collections.abc import Mapping
 
-from feinschliff.kit.settings import Settings
+from pydantic import Field, SecretStr, model_validator
+
+from feinschliff.evaluation.outside_judges import OutsideJudge, parse_headers, parse_judges
+from feinschliff.kit.settings import ENV_PREFIX, Settings
 
 
 class EvaluationSettings(Settings):
@@ -29,3 +32,37 @@ class EvaluationSettings(Settings):
         15, gt=0, description="A run whose process does not renew its lease for this long is taken over."
     )
     evaluation_reconcile_seconds: float = Field(1, gt=0, description="Between two looks at the runs.")
+    evaluation_embedding_model: str = Field(
+        "", description="Model that cosine graders ask which name none; empty: they must name one."
+    )
+    evaluation_judges: SecretStr = Field(
+        SecretStr(""),
+        description='Judges outside, by the name that graders give as model: JSON such as {"big": {"base_url": "https://'
+        'host/v1", "model": "m", "api_key": "k"}}.',
+    )
+    evaluation_judge_timeout_seconds: float = Field(120, gt=0, description="Deadline of one answer of a judge outside.")
+    evaluation_grader_headers: SecretStr = Field(
+        SecretStr(""),
+        description="Headers for endpoint graders, by the name in headers_secret: JSON such as "
+        '{"mine": {"authorization": "Bearer k"}}.',
+    )
+    evaluation_private_endpoints: bool = Field(
+        False, description="Whether endpoint graders may post to private addresses, and by plain http."
+    )
+
+    @model_validator(mode="after")
+    def _judges_and_headers_are_json(self) -> EvaluationSettings:
+        for name, parse in (("evaluation_judges", parse_judges), ("evaluation_grader_headers", parse_headers)):
+            try:
+                parse(getattr(self, name).get_secret_value())
+            except ValueError as error:
+                raise ValueError(f"{ENV_PREFIX}{name.upper()}: {error}") from None
+        return self
+
+    @property
+    def judges(self) -> Mapping[str, OutsideJudge]:
+        return parse_judges(self.evaluation_judges.get_secret_value())
+
+    @property
+    def grader_headers(self) -> Mapping[str, Mapping[str, SecretStr]]:
+        return parse_headers(self.evaluation_grader_headers.get_secret_value())

@@ -19,6 +19,7 @@ from sqlalchemy import (
     Integer,
     String,
     Table,
+    Text,
     UniqueConstraint,
     and_,
     func,
@@ -31,6 +32,7 @@ from feinschliff.evaluation.life import UNFINISHED, State
 from feinschliff.evaluation.resources import Eval, GraderResult, Run
 from feinschliff.formats.records import Message
 from feinschliff.formats.report import Failure
+from feinschliff.graders.grade import Judgement
 from feinschliff.kit.db import (
     Json,
     Session,
@@ -135,6 +137,12 @@ GRADES = Table(
     Column("value", Float),
     Column("passed", Boolean, nullable=False),
     Column("why", String(4096), nullable=False),
+    Column("fault", String(20), nullable=False),
+    Column("raw", Float),
+    Column("label", Text, nullable=False),
+    Column("expected_label", Text, nullable=False),
+    Column("parts", Json, nullable=False),
+    Column("judgements", Json, nullable=False),
     ForeignKeyConstraint(["run", "position"], [ITEMS.c.run, ITEMS.c.position], ondelete="CASCADE"),
 )
 
@@ -347,6 +355,8 @@ def _plain(value: object) -> object:
         return value.value
     if isinstance(value, Message | Failure):
         return _plain(value.model_dump(mode="json", exclude_none=True))
+    if isinstance(value, Judgement):
+        return _plain(value._asdict())
     if isinstance(value, GraderResult):
         return value.to_json()
     if isinstance(value, Mapping):

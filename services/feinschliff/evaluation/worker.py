@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -11,14 +11,15 @@ from typing import NamedTuple
 from feinschliff.evaluation import item_store
 from feinschliff.evaluation.clients import Answer, Datasets, Models, Row
 from feinschliff.evaluation.failures import Fate, failure_of, fate_of, patience_with, pause_seconds
+from feinschliff.evaluation.grading import Grading
 from feinschliff.evaluation.prompts import Prompt, item_of
 from feinschliff.evaluation.resources import Eval, GradeGiven, OutputItem, Run, Sampling
-from feinschliff.evaluation.results import give_grade
 from feinschliff.formats.records import Message
 from feinschliff.formats.report import Failure
 from feinschliff.graders import template
 from feinschliff.graders.grade import Item, Sample
-from feinschliff.graders.grader import Grader, parse_all
+from feinschliff.graders.grader import parse_all
+from feinschliff.graders.protocol import Grader
 from feinschliff.graders.template import Path, Unresolved
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.db import Database
@@ -90,16 +91,23 @@ class Worker:
     """Stateless between runs; what is done is known from the stored items alone, so a killed run just goes on."""
 
     def __init__(
-        self, database: Database, datasets: Datasets, models: Models, metrics: Metrics, clock: Clock, limits: Limits
+        self,
+        database: Database,
+        datasets: Datasets,
+        models: Models,
+        grading: Grading,
+        metrics: Metrics,
+        clock: Clock,
+        limits: Limits,
     ) -> None:
         self._database = database
         self._datasets = datasets
         self._models = models
+        self._grading = grading
         self._clock = clock
         self._limits = limits
         self._in_flight = metrics.gauge("feinschliff_evaluation_items_in_flight")
         self._items = metrics.counter("feinschliff_evaluation_items_total")
-        self._grader_seconds = metrics.histogram("feinschliff_evaluation_grader_seconds")
         self._sampling_seconds = metrics.histogram("feinschliff_evaluation_sampling_seconds")
         self._tokens = metrics.counter("feinschliff_evaluation_sampled_tokens_total")
 
@@ -165,7 +173,17 @@ class Worker:
         except Unresolved as error:
             reason = "PROMPT_UNRESOLVED" if plan.run.model else "ANSWER_UNRESOLVED"
             answer = Failure(reason=reason, message=str(error))
-        await offload(self._grade_and_store, plan, position, row.line, item, prompt, answer)
+        asked = await self._ask_graders(plan, item, answer, patience)
+        await offload(self._grade_and_store, plan, position, row.line, item, prompt, answer, asked)
+
+    async def _ask_graders(
+        self, plan: Plan, item: Item, answer: Answer | Message | Failure, patience: Patience
+    ) -> Mapping[str, GradeGiven]:
+        """The grades that need a model or a server; an outage of inference is waited out as for answers."""
+        if isinstance(answer, Failure):
+            return {}
+        sample = _sample(answer)
+        return await self._grading.asked(plan.graders, item, sample, model=plan.run.model, waiting=patience)
 
     async def _ask(self, plan: Plan, prompt: Sequence[Message], patience: Patience) -> Answer | Failure:
         attempt = 0
@@ -198,21 +216,24 @@ class Worker:
         item: Item,
         prompt: Sequence[Message],
         answer: Answer | Message | Failure,
+        asked: Mapping[str, GradeGiven],
     ) -> None:
         made = OutputItem(plan.run.name, position, line, item, self._clock.now(), prompt=prompt)
-        made = self._with_answer(plan, made, answer)
+        made = self._with_answer(plan, made, answer, asked)
         fail("evaluation.after_item")
         with self._database.transaction() as session:
             is_new = item_store.insert_item(session, made)
         if is_new:
             self._items.labels(_outcome(made)).inc()
 
-    def _with_answer(self, plan: Plan, item: OutputItem, answer: Answer | Message | Failure) -> OutputItem:
+    def _with_answer(
+        self, plan: Plan, item: OutputItem, answer: Answer | Message | Failure, asked: Mapping[str, GradeGiven]
+    ) -> OutputItem:
         if isinstance(answer, Failure):
             return item.but(error=answer)
         message = answer if isinstance(answer, Message) else answer.message
-        sample = Sample(message.content or "", message.tool_calls or ())
-        graded = item.but(message=message, grades=[self._grade(grader, item.item, sample) for grader in plan.graders])
+        grades = self._grading.all(plan.graders, item.item, _sample(answer), asked)
+        graded = item.but(message=message, grades=grades)
         if isinstance(answer, Message):
             return graded
         return graded.but(
@@ -222,9 +243,10 @@ class Worker:
             identity=answer.identity,
         )
 
-    def _grade(self, grader: Grader, item: Item, sample: Sample) -> GradeGiven:
-        with self._grader_seconds.labels(grader.type).time():
-            return give_grade(grader, item, sample)
+
+def _sample(answer: Answer | Message) -> Sample:
+    message = answer if isinstance(answer, Message) else answer.message
+    return Sample(message.content or "", message.tool_calls or ())
 
 
 def _outcome(item: OutputItem) -> str:

@@ -44,6 +44,7 @@ def _any_service(settings: GatewaySettings) -> Callable[[], None]:
         "training": settings.training_address,
         "registry": settings.registry_address,
         "inference": settings.inference_address,
+        "evaluation": settings.evaluation_address,
     }
 
     def ask() -> None:

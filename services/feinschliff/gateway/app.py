@@ -14,7 +14,18 @@ from starlette.types import ASGIApp
 
 from feinschliff.gateway.edge import Edge
 from feinschliff.gateway.errors import SERVER, ApiError, from_refusal
-from feinschliff.gateway.routes import chat, completions, embeddings, files, health, jobs, models, moderations, stored
+from feinschliff.gateway.routes import (
+    chat,
+    completions,
+    embeddings,
+    files,
+    graders,
+    health,
+    jobs,
+    models,
+    moderations,
+    stored,
+)
 from feinschliff.gateway.state import State
 from feinschliff.gateway.streams import ClientGone
 from feinschliff.kit.context import current_request_id
@@ -28,7 +39,7 @@ def create_app(state: State) -> ASGIApp:
     """The whole gateway as an ASGI application."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.state.gateway = state
-    for route in (files, jobs, models, chat, completions, embeddings, moderations, stored, health):
+    for route in (files, jobs, models, chat, completions, embeddings, moderations, stored, graders, health):
         app.include_router(route.router)
     app.add_exception_handler(ApiError, _on_api_error)
     app.add_exception_handler(Refusal, _on_refusal)

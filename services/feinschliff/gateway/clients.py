@@ -8,9 +8,16 @@ from typing import TYPE_CHECKING
 from feinschliff.gateway.settings import GatewaySettings
 from feinschliff.kit import client
 from feinschliff.kit.metrics import Metrics
-from feinschliff.v1 import inference_pb2_grpc, ingestion_pb2_grpc, registry_pb2_grpc, training_pb2_grpc
+from feinschliff.v1 import (
+    evaluation_pb2_grpc,
+    inference_pb2_grpc,
+    ingestion_pb2_grpc,
+    registry_pb2_grpc,
+    training_pb2_grpc,
+)
 
 if TYPE_CHECKING:
+    from feinschliff.v1.evaluation_pb2_grpc import EvaluationServiceAsyncStub
     from feinschliff.v1.inference_pb2_grpc import DeploymentServiceAsyncStub, InferenceServiceAsyncStub
     from feinschliff.v1.ingestion_pb2_grpc import (
         CompletionLogServiceAsyncStub,
@@ -39,6 +46,7 @@ class Clients:
     registry: RegistryServiceAsyncStub
     inference: InferenceServiceAsyncStub
     deployments: DeploymentServiceAsyncStub
+    evaluation: EvaluationServiceAsyncStub
 
 
 def connect(settings: GatewaySettings, metrics: Metrics) -> Clients:
@@ -61,6 +69,10 @@ def connect(settings: GatewaySettings, metrics: Metrics) -> Clients:
     inference = client.channel(
         settings.inference_address, name="inference", services=[DEPLOYMENTS], metrics=metrics, timeout_seconds=seconds
     )
+    # A grader that asks a judge costs what an answer costs, and is not repeated here either.
+    evaluation = client.channel(
+        settings.evaluation_address, name="evaluation", metrics=metrics, timeout_seconds=seconds
+    )
     uploads = client.sync_channel(
         settings.ingestion_address, name="ingestion", metrics=metrics, timeout_seconds=seconds
     )
@@ -72,4 +84,5 @@ def connect(settings: GatewaySettings, metrics: Metrics) -> Clients:
         registry_pb2_grpc.RegistryServiceStub(registry),
         inference_pb2_grpc.InferenceServiceStub(inference),
         inference_pb2_grpc.DeploymentServiceStub(inference),
+        evaluation_pb2_grpc.EvaluationServiceStub(evaluation),
     )

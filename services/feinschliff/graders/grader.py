@@ -1,69 +1,68 @@
-"""The shelf of graders: one protocol, one list, one way in."""
+"""The shelf of graders: one list, one way in."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
-from feinschliff.graders.grade import Grade, Item, Sample, quoted
+from feinschliff.graders import choice, multi, text_similarity
+from feinschliff.graders.classification import Classification
+from feinschliff.graders.endpoint import Endpoint
+from feinschliff.graders.grade import quoted
+from feinschliff.graders.json_path import JsonPath
+from feinschliff.graders.json_schema import JsonSchema
+from feinschliff.graders.judge import LabelModel, ScoreModel
+from feinschliff.graders.length import Length
+from feinschliff.graders.numeric import Numeric
+from feinschliff.graders.pattern import Regex
+from feinschliff.graders.protocol import Grader
 from feinschliff.graders.spec import Spec, SpecReader, refused
 from feinschliff.graders.string_check import StringCheck
-from feinschliff.graders.text_similarity import TextSimilarity
+from feinschliff.graders.text_check import TextCheck
+from feinschliff.graders.tool_calls import ToolCalls
 from feinschliff.kit.errors import FieldViolation, Unserved
 
 GRADERS_MAX = 32
 
-
-class Grader(Protocol):
-    """Grades an answer. Pure: the same item and sample give the same grade, and nothing is called out to.
-
-    A grade passes where its value is at least `pass_threshold`. `is_binary` says that values are 0 or 1 only, which
-    decides the statistics: exact ones for proportions, resampling for means.
-    """
-
-    @property
-    def type(self) -> str: ...
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def is_binary(self) -> bool: ...
-
-    @property
-    def pass_threshold(self) -> float: ...
-
-    def grade(self, item: Item, sample: Sample) -> Grade: ...
-
-    def spec(self) -> Spec:
-        """The whole definition with defaults filled in; `parse` of it gives an equal grader."""
-        ...
-
-
 GRADERS: Mapping[str, Callable[[SpecReader], Grader]] = {
     StringCheck.type: StringCheck.from_spec,
-    TextSimilarity.type: TextSimilarity.from_spec,
+    text_similarity.TextSimilarity.type: text_similarity.from_spec,
+    LabelModel.type: LabelModel.from_spec,
+    ScoreModel.type: ScoreModel.from_spec,
+    multi.PureMulti.type: lambda reader: multi.from_spec(reader, parse),
+    JsonSchema.type: JsonSchema.from_spec,
+    choice.Choice.type: choice.from_spec,
+    Numeric.type: Numeric.from_spec,
+    Endpoint.type: Endpoint.from_spec,
+    Regex.type: Regex.from_spec,
+    JsonPath.type: JsonPath.from_spec,
+    ToolCalls.type: ToolCalls.from_spec,
+    Length.type: Length.from_spec,
+    TextCheck.type: TextCheck.from_spec,
+    Classification.type: Classification.from_spec,
 }
-UNSERVED = ("choice", "endpoint", "json_schema", "label_model", "multi", "numeric", "python", "score_model")
+UNSERVED = ("python",)
 
 
-def parse(spec: Spec, *, path: str = "grader", nested: bool = False) -> Grader:
+def parse(spec: Spec, *, path: str = "grader", nested: bool = False, depth: int = 0) -> Grader:
     """Make a grader of its JSON definition.
 
     Args:
         spec: `type` and the fields of that type, named as in OpenAI's graders.
         path: where the definition stands in the request; refusals point below it.
         nested: whether the request has a type's fields under the type's name, as gRPC does, or beside it.
+        depth: how many graders it lies inside of.
 
     Raises:
         Invalid: GRADER_FIELD_MISSING, GRADER_FIELD_UNKNOWN, GRADER_FIELD_TYPE, GRADER_FIELD_RANGE,
             GRADER_FIELD_TOO_LONG, GRADER_NAME_INVALID, GRADER_OPERATION_UNKNOWN, GRADER_METRIC_UNKNOWN,
-            GRADER_TYPE_UNKNOWN, TEMPLATE_SYNTAX or TEMPLATE_NAMESPACE.
-        Unserved: GRADER_TYPE_UNSERVED or GRADER_METRIC_UNSERVED, for what is documented but not built.
+            GRADER_VALUE_UNKNOWN, GRADER_TYPE_UNKNOWN, GRADER_PATTERN_INVALID, GRADER_SCHEMA_INVALID,
+            GRADER_PATH_INVALID, GRADER_FORMULA_INVALID, GRADER_NESTED_TOO_DEEP, GRADER_URL_INVALID,
+            GRADER_HEADERS_REFUSED, TEMPLATE_SYNTAX or TEMPLATE_NAMESPACE.
+        Unserved: GRADER_TYPE_UNSERVED or GRADER_CONTENT_UNSERVED, for what is documented but not built.
     """
     kind = spec.get("type")
     if isinstance(kind, str) and kind in GRADERS:
-        return GRADERS[kind](SpecReader(spec, path, nested=nested))
+        return GRADERS[kind](SpecReader(spec, path, nested=nested, depth=depth))
     field = f"{path}.type" if path else "type"
     if kind is None:
         raise refused("GRADER_FIELD_MISSING", field, "A grader needs 'type'.", name="type")

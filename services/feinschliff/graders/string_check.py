@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
-from feinschliff.graders.grade import Grade, Item, Sample, quoted
+from feinschliff.graders.grade import Fault, Grade, Item, Sample, quoted, ungraded
 from feinschliff.graders.spec import Spec, SpecReader
 from feinschliff.graders.template import Template, Unresolved, unresolved
 
@@ -85,7 +85,7 @@ class StringCheck:
 
 def _contains(answer: str, reference: str, haystack: str, needle: str) -> Grade:
     if not needle:
-        return Grade(None, "the reference is empty, and every answer contains that")
+        return ungraded(Fault.REFERENCE, "the reference is empty, and every answer contains that")
     if needle in haystack:
         return Grade(1.0, f"contains {quoted(reference)}")
     return Grade(0.0, f"{quoted(answer)} does not contain {quoted(reference)}")

@@ -10,7 +10,7 @@ from typing import Literal
 
 import orjson
 
-from feinschliff.graders.grade import SAMPLE_FIELDS, Grade, Item, Sample
+from feinschliff.graders.grade import SAMPLE_FIELDS, Fault, Grade, Item, Sample, ungraded
 from feinschliff.kit.errors import FieldViolation, Invalid
 
 Namespace = Literal["item", "sample"]
@@ -100,7 +100,7 @@ def parse_path(source: str, *, field: str, namespaces: Sequence[Namespace] = ("i
 
 
 def unresolved(error: Unresolved) -> Grade:
-    return Grade(None, str(error))
+    return ungraded(Fault.TEMPLATE, str(error))
 
 
 def _placeholder(source: str, at: int, field: str, namespaces: Sequence[Namespace]) -> tuple[Path, int]:

@@ -54,6 +54,23 @@ def test_trackers_are_reached_from_where_training_runs_and_from_nowhere_else(nam
     assert reaching == [f"check-feinschliff-{pod}"]
 
 
+@pytest.mark.parametrize(("name", "pod"), [("minimal", "evaluation"), ("compact", "control")])
+def test_judges_outside_are_reached_from_evaluation_alone_with_keys_from_its_secret(name: str, pod: str) -> None:
+    rule = {"to": [{"ipBlock": {"cidr": "10.9.0.0/16"}}], "ports": [{"port": 443}]}
+    secret = {"existingSecret": "judges", "judgesKey": "j"}
+    manifests = render({"networkPolicy": {"graders": [rule]}, "evaluation": {"graders": secret}}, name=name)
+    policies = of_kind(manifests, "NetworkPolicy")
+    reaching = [one["metadata"]["name"] for one in policies if rule in one["spec"].get("egress", [])]
+    assert reaching == [f"check-feinschliff-{pod}"]
+    held = {
+        variable["name"]: variable["valueFrom"]["secretKeyRef"]
+        for container in find(manifests, "Deployment", f"-{pod}")["spec"]["template"]["spec"]["containers"]
+        for variable in container["env"]
+        if variable.get("valueFrom", {}).get("secretKeyRef", {}).get("name") == "judges"
+    }
+    assert held == {"FEINSCHLIFF_EVALUATION_JUDGES": {"name": "judges", "key": "j"}}
+
+
 def test_in_one_pod_rooms_call_each_other_and_inference_calls_in() -> None:
     reached = allowed(render(name="compact"))
     assert {

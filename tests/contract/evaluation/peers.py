@@ -150,6 +150,16 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer):
             with self.lock:
                 self.running -= 1
 
+    def Embed(self, request: inference_pb2.EmbedRequest, context: grpc.ServicerContext) -> inference_pb2.EmbedResponse:
+        """Texts of one length are alike."""
+        vectors = [inference_pb2.Embedding(values=[len(text), 1.0]) for text in request.texts]
+        return inference_pb2.EmbedResponse(embeddings=vectors)
+
+    def Score(self, request: inference_pb2.ScoreRequest, context: grpc.ServicerContext) -> inference_pb2.ScoreResponse:
+        """The shorter the likelier."""
+        tokens = [common.TokenLogprob(logprob=-1.0) for _ in request.text.text]
+        return inference_pb2.ScoreResponse(logprobs=tokens, total_logprob=-float(len(tokens)))
+
     def asked(self) -> list[int]:
         with self.lock:
             return [number_of(request) for request in self.requests]

@@ -102,10 +102,10 @@ async def test_a_check_alone_stores_nothing(room: Room, peers: Peers) -> None:
             "eval.graders[0].string_check.reference",
         ),
         (
-            {"graders": [similarity(pb.TextSimilarityGrader.METRIC_BLEU)]},
-            "UNIMPLEMENTED",
-            "GRADER_METRIC_UNSERVED",
-            "eval.graders[0].text_similarity.evaluation_metric",
+            {"graders": [similarity(pb.TextSimilarityGrader.METRIC_COSINE)]},
+            "INVALID_ARGUMENT",
+            "GRADER_MODEL_MISSING",
+            "eval.graders[0].text_similarity.model",
         ),
         (
             {"graders": [similarity(pb.TextSimilarityGrader.METRIC_FUZZY_MATCH, pass_threshold=2)]},

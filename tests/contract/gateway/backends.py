@@ -21,6 +21,7 @@ from feinschliff.v1 import inference_pb2_grpc, ingestion_pb2_grpc, registry_pb2_
 from feinschliff.v1 import ingestion_pb2 as ingestion
 from feinschliff.v1 import registry_pb2 as registry
 from feinschliff.v1 import training_pb2 as training
+from tests.contract.gateway.judges import Judges
 from tests.contract.gateway.texting import TextInference
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -298,10 +299,11 @@ class Backends:
         self.training = Training(self._tick)
         self.registry = Registry()
         self.inference = TextInference()
+        self.judges = Judges()
 
     def reset(self) -> None:
         """As they were at the start; between two tests."""
-        for service in (self.datasets, self.training, self.registry, self.inference):
+        for service in (self.datasets, self.training, self.registry, self.inference, self.judges):
             service.reset()
 
     def room(self) -> Room:
@@ -311,6 +313,7 @@ class Backends:
             port=0,
             metrics_port=0,
             servicers=[
+                self.judges.servicer(),
                 Servicer(
                     ingestion_pb2_grpc.add_DatasetServiceServicer_to_server, self.datasets, prefix + "DatasetService"
                 ),
@@ -383,8 +386,7 @@ def _holds(item: Any, comparison: Comparison) -> bool:
     if comparison.field.startswith("labels."):
         return bool(item.labels.get(comparison.field.removeprefix("labels.")) == comparison.value)
     assert comparison.field == "cursor"
-    wanted = int(comparison.value)
-    return bool({"<=": item.cursor <= wanted, ">=": item.cursor >= wanted}[comparison.op])
+    return bool({"<=": item.cursor <= (at := int(comparison.value)), ">=": item.cursor >= at}[comparison.op])
 
 
 def _bad_rows(rows: Sequence[bytes]) -> Iterable[tuple[int, str, str]]:

@@ -60,7 +60,9 @@ class Gateway:
         self._clients = ExitStack()
         self.services = InThread(self.backends.room, GatewaySettings(**QUICK))
         address = f"127.0.0.1:{self.services.port}"
-        addresses = {f"{name}_address": address for name in ("ingestion", "training", "registry", "inference")}
+        addresses = {
+            f"{name}_address": address for name in ("ingestion", "training", "registry", "inference", "evaluation")
+        }
         ports = {"gateway_port": 0, "gateway_metrics_port": 0}
         chosen = GatewaySettings(**QUICK | ports | addresses | settings)
         self.door = InThread(lambda: wire(chosen), chosen)

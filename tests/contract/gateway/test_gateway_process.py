@@ -90,7 +90,10 @@ def test_it_starts_without_its_services_says_so_and_exits_clean_on_sigterm(proce
         drain_seconds=0.1,
         grace_seconds=2,
         check_seconds=0.1,
-        **{f"{name}_address": "127.0.0.1:9" for name in ("ingestion", "training", "registry", "inference")},
+        **{
+            f"{name}_address": "127.0.0.1:9"
+            for name in ("ingestion", "training", "registry", "inference", "evaluation")
+        },
     )
 
     def answer() -> httpx2.Response | None:

@@ -1,0 +1,176 @@
+"""What graders ask, answered by inference, by judges outside, and by web servers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol, TypeVar
+
+from pydantic import SecretStr
+
+from feinschliff.evaluation.clients import Answer, Models
+from feinschliff.evaluation.failures import Fate, fate_of, pause_seconds
+from feinschliff.evaluation.measures import Measures
+from feinschliff.evaluation.outside_judges import OutsideJudge, Unreadable, from_answer, to_post
+from feinschliff.evaluation.posting import Post, Poster, PostFailed, Reach
+from feinschliff.formats.records import Message
+from feinschliff.graders.grade import Fault
+from feinschliff.graders.outside import Call, CannotAsk, Likelihood, Question, Reply
+from feinschliff.kit.errors import Refusal
+
+T = TypeVar("T")
+POSTS_MAX = 3
+PAUSE_SECONDS = 0.5
+PACES_KEPT = 1000
+_SAMPLING = {"max_completions_tokens": "max_tokens"}
+_EFFORT = "REASONING_EFFORT_"
+
+
+class Waiting(Protocol):
+    """How long a failing peer is waited for; `failed` raises once that is over."""
+
+    def succeeded(self) -> None: ...
+
+    def failed(self, refusal: Refusal) -> None: ...
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What this installation offers to graders."""
+
+    embedding_model: str
+    judges: Mapping[str, OutsideJudge]
+    headers: Mapping[str, Mapping[str, SecretStr]]
+    reach: Reach
+    judge_reach: Reach
+    attempts: int
+    judge_timeout_seconds: float
+
+
+@dataclass
+class Paces:
+    """When a web server may be asked next, so that it is not asked more often than its grader says."""
+
+    _next: dict[str, float] = field(default_factory=dict)
+
+    def wait_seconds(self, url: str, requests_per_second: float, now: float) -> float:
+        if len(self._next) > PACES_KEPT:
+            self._next = {key: at for key, at in self._next.items() if at > now}
+        at = max(self._next.get(url, now), now)
+        self._next[url] = at + 1 / requests_per_second
+        return at - now
+
+
+@dataclass(frozen=True)
+class RoomOutside:
+    """The `Outside` of graders in this room.
+
+    `model` is the one that a run measures, empty outside of runs. With `waiting` an outage of inference is waited out,
+    and ends the run where it lasts; without, a few tries must do.
+    """
+
+    installation: Installation
+    models: Models
+    measures: Measures
+    poster: Poster
+    paces: Paces
+    model: str = ""
+    waiting: Waiting | None = None
+
+    async def judge(self, question: Question) -> Reply:
+        judge = self.installation.judges.get(question.model)
+        if judge is not None:
+            post = to_post(judge, question, self.installation.judge_timeout_seconds)
+            posted = await self._posted(post, self.installation.judge_reach, Fault.JUDGE)
+            try:
+                return from_answer(judge, posted)
+            except Unreadable as error:
+                raise CannotAsk(
+                    Fault.JUDGE, f"{question.model} did not answer with a chat completion: {error}"
+                ) from None
+        messages = [Message.model_validate(turn) for turn in question.turns]
+
+        async def ask() -> Answer:
+            return await self.models.ask(question.model, messages, sampling_of(question))
+
+        answer = await self._patiently(ask, Fault.JUDGE, f"the judge {question.model}")
+        return Reply(
+            text=answer.message.content or "",
+            finish_reason=answer.finish_reason,
+            identity=answer.identity._asdict(),
+            prompt_tokens=answer.usage.prompt_tokens,
+            completion_tokens=answer.usage.completion_tokens,
+        )
+
+    async def embed(self, model: str, texts: Sequence[str]) -> Sequence[Sequence[float]]:
+        named = model or self.installation.embedding_model
+        if not named:
+            raise CannotAsk(Fault.MODEL, "no embedding model is named, and the installation has no default one")
+        vectors = await self._patiently(partial(self.measures.embed, named, texts), Fault.MODEL, named)
+        if len(vectors) != len(texts):
+            raise CannotAsk(Fault.MODEL, f"{named} gave {len(vectors)} vectors for {len(texts)} texts")
+        return vectors
+
+    async def likelihoods(self, model: str, prompt: str, texts: Sequence[str]) -> Sequence[Likelihood]:
+        named = model or self.model
+        if not named:
+            raise CannotAsk(Fault.MODEL, "the grader names no model, and none is being measured")
+        asked = [partial(self.measures.likelihood, named, prompt, text) for text in texts]
+        return await asyncio.gather(*(self._patiently(ask, Fault.MODEL, named) for ask in asked))
+
+    async def post(self, call: Call) -> object:
+        secret = self.installation.headers.get(call.headers_secret, {})
+        if call.headers_secret and not secret:
+            raise CannotAsk(Fault.ENDPOINT, f"the installation has no headers named {call.headers_secret}")
+        headers = {name: value.get_secret_value() for name, value in secret.items()}
+        await asyncio.sleep(self.paces.wait_seconds(call.url, call.requests_per_second, time.monotonic()))
+        post = Post(call.url, headers, call.body, call.timeout_seconds)
+        return await self._posted(post, self.installation.reach, Fault.ENDPOINT)
+
+    async def _posted(self, post: Post, reach: Reach, fault: Fault) -> object:
+        loop = asyncio.get_running_loop()
+        for attempt in range(1, POSTS_MAX + 1):
+            try:
+                return await loop.run_in_executor(self.poster.pool, self.poster.send, post, reach)
+            except PostFailed as failure:
+                if not failure.again or attempt == POSTS_MAX:
+                    raise CannotAsk(fault, str(failure)) from None
+                await asyncio.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]], fault: Fault, who: str) -> T:
+        """What inference answers; tried again as `failures` says.
+
+        Raises:
+            CannotAsk: it refuses for good, or too often.
+            Halt: `waiting` is at its end.
+        """
+        attempt = 0
+        while True:
+            try:
+                answer = await ask()
+            except Refusal as refusal:
+                fate = fate_of(refusal)
+                attempt += 1
+                is_waited = fate is Fate.WAIT and self.waiting is not None
+                if fate is Fate.GIVE_UP or (not is_waited and attempt >= self.installation.attempts):
+                    raise CannotAsk(fault, f"{who} cannot be asked: {refusal.reason}: {refusal.message}") from None
+                if is_waited and self.waiting is not None:
+                    self.waiting.failed(refusal)
+                await asyncio.sleep(pause_seconds(refusal, attempt - 1))
+            else:
+                if self.waiting is not None:
+                    self.waiting.succeeded()
+                return answer
+
+
+def sampling_of(question: Question) -> Mapping[str, object]:
+    """A judge's sampling with the API's names, and the form of its answer."""
+    sampling: dict[str, object] = {_SAMPLING.get(key, key): value for key, value in question.sampling.items()}
+    if "reasoning_effort" in sampling:
+        sampling["reasoning_effort"] = f"{_EFFORT}{sampling['reasoning_effort']}".upper()
+    form = {"name": question.schema_name, "schema": dict(question.schema), "strict": True}
+    return {**sampling, "response_format": {"json_schema": form}}

@@ -1,0 +1,1 @@
+"""How alike two texts are, by the measures of machine translation and summarisation."""

@@ -1,0 +1,176 @@
+"""Where graders may post to, how often, and what a judge outside is asked and understood to say."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from feinschliff.evaluation.outside import Paces, sampling_of
+from feinschliff.evaluation.outside_judges import (
+    OutsideJudge,
+    Unreadable,
+    from_answer,
+    parse_headers,
+    parse_judges,
+    to_post,
+)
+from feinschliff.evaluation.posting import Post, Poster, PostFailed, Reach, is_public
+from feinschliff.evaluation.settings import EvaluationSettings
+from feinschliff.graders.outside import Question
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("8.8.8.8", True),
+        ("2001:4860:4860::8888", True),
+        ("127.0.0.1", False),
+        ("10.1.2.3", False),
+        ("172.16.0.1", False),
+        ("192.168.1.1", False),
+        ("169.254.169.254", False),
+        ("100.64.0.1", False),
+        ("0.0.0.0", False),
+        ("255.255.255.255", False),
+        ("224.0.0.1", False),
+        ("::1", False),
+        ("::", False),
+        ("fe80::1", False),
+        ("fd00::1", False),
+        ("ff0e::1", False),
+        ("::ffff:127.0.0.1", False),
+        ("::ffff:8.8.8.8", True),
+        ("64:ff9b::7f00:1", False),
+        ("64:ff9b::808:808", True),
+        ("2002:7f00:1::", False),
+        ("2002:a9fe:a9fe::", False),
+    ],
+)
+def test_an_address_is_public_only_where_all_that_it_wraps_is(address: str, public: bool) -> None:
+    assert is_public(ipaddress.ip_address(address)) is public
+    assert Reach(private=False, public=True).allows(ipaddress.ip_address(address)) is public
+    assert Reach(private=True, public=False).allows(ipaddress.ip_address(address)) is not public
+
+
+@pytest.fixture
+def poster() -> Iterator[Poster]:
+    made = Poster()
+    yield made
+    made.close()
+
+
+def post(poster: Poster, url: str, reach: Reach, seconds: float = 5) -> PostFailed:
+    with pytest.raises(PostFailed) as failure:
+        poster.send(Post(url, {}, {}, seconds), reach)
+    return failure.value
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.1", "2130706433", "0x7f000001", "[::ffff:127.0.0.1]"])
+def test_every_way_to_write_a_private_address_is_refused(poster: Poster, host: str) -> None:
+    failure = post(poster, f"http://{host}:9/", Reach(private=False, public=True))
+    assert not failure.again
+    assert "private network" in str(failure)
+
+
+def test_a_server_that_trickles_is_cut_off(poster: Poster) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    ended = threading.Event()
+
+    def trickle() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            try:
+                while not ended.wait(0.02):
+                    connection.sendall(b"x-more: y\r\n")
+            except OSError:
+                return
+
+    thread = threading.Thread(target=trickle, daemon=True)
+    thread.start()
+    port = listener.getsockname()[1]
+    failure = post(poster, f"http://127.0.0.1:{port}/", Reach(private=True, public=False), 0.3)
+    ended.set()
+    thread.join(10)
+    listener.close()
+    assert "did not answer within 0.3 s" in str(failure)
+
+
+def test_posts_to_one_server_keep_their_distance() -> None:
+    paces = Paces()
+    assert [paces.wait_seconds("a", 2, 10.0) for _ in range(3)] == [0.0, 0.5, 1.0]
+    assert paces.wait_seconds("b", 2, 10.0) == 0.0
+    assert paces.wait_seconds("a", 2, 20.0) == 0.0
+
+
+QUESTION = Question(
+    "big",
+    [{"role": "user", "content": "judge"}],
+    {"type": "object"},
+    "score",
+    {"temperature": 0.0, "max_completions_tokens": 9, "reasoning_effort": "low"},
+)
+JUDGE = OutsideJudge.model_validate({"base_url": "https://host/v1/", "model": "m", "api_key": "k"})
+
+
+def test_a_question_has_the_names_of_whom_it_goes_to() -> None:
+    assert sampling_of(QUESTION) == {
+        "temperature": 0.0,
+        "max_tokens": 9,
+        "reasoning_effort": "REASONING_EFFORT_LOW",
+        "response_format": {"json_schema": {"name": "score", "schema": {"type": "object"}, "strict": True}},
+    }
+    sent = to_post(JUDGE, QUESTION, 5)
+    assert (sent.url, sent.headers) == ("https://host/v1/chat/completions", {"authorization": "Bearer k"})
+    assert isinstance(sent.body, dict)
+    assert (sent.body["max_completion_tokens"], "temperature" in sent.body) == (9, False)
+    assert "k" not in repr(JUDGE.api_key)
+
+
+def chat(message: object, **more: object) -> object:
+    return {"model": "m-1", "choices": [{"message": message, "finish_reason": "stop"}], **more}
+
+
+def test_what_a_judge_outside_says_is_read_or_named() -> None:
+    said = from_answer(JUDGE, chat({"content": "x"}, usage={"prompt_tokens": 3, "completion_tokens": 2}))
+    assert (said.text, said.finish_reason, said.prompt_tokens, said.completion_tokens) == ("x", "stop", 3, 2)
+    assert said.identity == {"model_version": "host/m-1"}
+    refused = from_answer(JUDGE, chat({"content": None, "refusal": "I cannot"}))
+    assert (refused.text, refused.finish_reason) == ("I cannot", "content_filter")
+    for nothing in ({}, [], {"choices": []}, {"choices": [{}]}, chat(None), "x", None):
+        with pytest.raises(Unreadable):
+            from_answer(JUDGE, nothing)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"a": 1}',
+        '{"a": {"base_url": "https://x/v1"}}',
+        '{"a": {"base_url": "ftp://x", "model": "m"}}',
+        '{"a": {"base_url": "https://u:hidden@x", "model": "m"}}',
+        '{"a": {"base_url": "https://x", "model": "m", "key": "hidden"}}',
+    ],
+)
+def test_wrong_judges_stop_the_start_without_telling_secrets(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=":") as problem:
+        parse_judges(text)
+    assert "hidden" not in str(problem.value)
+    monkeypatch.setenv("FEINSCHLIFF_EVALUATION_JUDGES", text)
+    with pytest.raises(ValueError, match="FEINSCHLIFF_EVALUATION_JUDGES"):
+        EvaluationSettings()
+
+
+def test_headers_are_texts_by_name() -> None:
+    assert parse_headers("") == {}
+    (mine,) = parse_headers(json.dumps({"mine": {"a": "b"}})).values()
+    assert mine["a"].get_secret_value() == "b"
+    with pytest.raises(ValueError, match="mine: "):
+        parse_headers('{"mine": "hidden"}')
