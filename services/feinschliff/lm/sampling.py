@@ -70,17 +70,27 @@ class Sampler:
         return token
 
 
+def likeliest(logits_BV: Tensor) -> list[int]:
+    """The first of the largest logits of each row; -1 where that is not finite or one is not a number."""
+    most_B, token_B = logits_BV.float().max(-1)
+    return [
+        token if is_finite else -1
+        for token, is_finite in zip(token_B.tolist(), most_B.isfinite().tolist(), strict=True)
+    ]
+
+
 def choose_tokens(
     logits_BV: Tensor,
     samplers: Sequence[Sampler],
     allowed_B: Sequence[NDArray[np.bool_] | None] | None = None,
+    likeliest_B: Sequence[int] | None = None,
 ) -> list[int]:
     """The next token of each row; row i is chosen by `samplers[i]` alone, out of the tokens that `allowed_B[i]` names.
 
     Rows that take the likeliest token are chosen at once, where the logits are; only the others are copied.
     """
     allowed_B = allowed_B or [None] * len(samplers)
-    chosen: list[int] = logits_BV.argmax(-1).tolist()
+    chosen = likeliest(logits_BV) if likeliest_B is None else list(likeliest_B)
     pairs = enumerate(zip(samplers, allowed_B, strict=True))
     own = [row for row, (sampler, allowed_V) in pairs if allowed_V is not None or not sampler.takes_likeliest]
     if own:

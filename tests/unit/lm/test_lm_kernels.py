@@ -13,6 +13,7 @@ from torch import Tensor
 
 from feinschliff.lm import kernels as built
 from feinschliff.lm.kernels import Kernels
+from feinschliff.lm.sampling import likeliest
 
 TYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 NEAR = {"bf16": {"rtol": 2e-2, "atol": 2e-2}, "fp32": {"rtol": 1e-5, "atol": 1e-5}}
@@ -94,10 +95,10 @@ def test_a_token_attends_to_its_own_row_alone(
     out = torch.full_like(query, math.nan)
     addresses, capacities = torch.tensor([b.data_ptr() for b in blocks]), torch.tensor([b.shape[3] for b in blocks])
     positions = torch.tensor(lengths)
-    kernels.attend(
-        *(tensor.data_ptr() for tensor in (query, key, value, out, cosines, sines, addresses, capacities, positions)),
-        *(layer, rows, heads, groups, size, window, size**-0.5),
-    )  # fmt: skip
+    tables = [t.data_ptr() for t in (cosines, sines, addresses, capacities, positions)]
+    asked = query.clone()
+    kernels.store(asked.data_ptr(), key.data_ptr(), value.data_ptr(), *tables, layer, rows, heads, groups, size)
+    kernels.attend(asked.data_ptr(), out.data_ptr(), *tables[2:], layer, rows, heads, groups, size, window, size**-0.5)
 
     def turned(x: Tensor, at: int) -> Tensor:
         one, two = x.float().chunk(2, -1)
@@ -142,6 +143,21 @@ def test_each_row_gets_its_own_pair_and_nothing_of_the_others(kernels: Kernels, 
     for row, wanted in enumerate(expected):
         near = {"rtol": 2e-2, "atol": 0.1} if precision == "bf16" else {"rtol": 1e-4, "atol": 1e-4}
         torch.testing.assert_close(y[row], wanted, **near)
+
+
+def test_the_first_of_the_largest_logits_is_chosen_and_numbers_that_are_none_are_said(
+    kernels: Kernels, precision: str
+) -> None:
+    logits = drawn(7, 1003, precision=precision)
+    logits[0, [5, 700]] = 100.0
+    logits[1, 0] = logits[2, -1] = 100.0
+    logits[3, 4] = math.nan
+    logits[4, 4] = math.inf
+    logits[5] = -math.inf
+    tokens = torch.empty(7, dtype=torch.long)
+    kernels.likeliest(logits.data_ptr(), tokens.data_ptr(), 7, 1003)
+    assert tokens.tolist() == [5, 0, 1002, -1, -1, -1, int(logits[6].argmax())]
+    assert tokens.tolist() == likeliest(logits)
 
 
 @pytest.mark.parametrize(("outputs", "inputs"), [(576, 576), (100, 64), (7, 1536), (32, 2)])

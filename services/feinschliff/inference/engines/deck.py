@@ -15,6 +15,7 @@ from feinschliff.inference.engines.native import NativeDecoder
 from feinschliff.inference.engines.parts import Adapter, Opening
 from feinschliff.inference.engines.row import Row
 from feinschliff.kit.errors import WrongState
+from feinschliff.lm.sampling import likeliest
 
 
 class Deck:
@@ -85,6 +86,10 @@ class Deck:
     def decode(self) -> Tensor:
         """One more token read by every row; the logits after each, (B, V)."""
         return self._decoder.decode(self.rows)
+
+    def likeliest(self, logits_BV: Tensor) -> list[int]:
+        """As `sampling.likeliest`."""
+        return likeliest(logits_BV) if self._native is None else self._native.likeliest(logits_BV)
 
     def drop_done(self) -> None:
         for place in reversed([place for place, row in enumerate(self.rows) if row.is_done]):

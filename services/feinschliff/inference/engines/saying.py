@@ -17,19 +17,24 @@ from feinschliff.lm.sampling import choose_tokens
 logger = logging.getLogger(__name__)
 
 
-def say(rows: Sequence[Row], logits_BV: Tensor) -> None:
-    """Each row takes its next token; one that cannot take any fails, and no other."""
+def say(rows: Sequence[Row], logits_BV: Tensor, likeliest_B: Sequence[int]) -> None:
+    """Each row takes its next token; one that cannot take any fails, and no other.
+
+    Args:
+        likeliest_B: as `sampling.likeliest` finds them.
+    """
     allowed_B = [_allowed(row, logits_BV.shape[1]) for row in rows]
-    problems = list(map(_problem, rows, logits_BV.amax(-1).isfinite().tolist(), allowed_B))
+    problems = list(map(_problem, rows, (token >= 0 for token in likeliest_B), allowed_B))
     able = [place for place, problem in enumerate(problems) if not problem]
     if len(able) < len(rows):
         for row, problem in zip(rows, problems, strict=True):
             if problem:
                 row.finish(Finish.FAILED, error=problem)
-        rows, logits_BV, allowed_B = [rows[place] for place in able], logits_BV[able], [allowed_B[i] for i in able]
+        rows, logits_BV = [rows[place] for place in able], logits_BV[able]
+        allowed_B, likeliest_B = [allowed_B[place] for place in able], [likeliest_B[place] for place in able]
     if not rows:
         return
-    tokens = choose_tokens(logits_BV, [row.sampler for row in rows], allowed_B)
+    tokens = choose_tokens(logits_BV, [row.sampler for row in rows], allowed_B, likeliest_B)
     for row, token, score in zip(rows, tokens, _scores(rows, logits_BV, tokens), strict=True):
         try:
             row.accept(token, score)

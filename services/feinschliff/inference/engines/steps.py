@@ -29,7 +29,7 @@ class Linears(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Where the keys and values of the selected rows lie, (B,) each, and the angles of all positions."""
+    """Where the keys and values of each token's row lie, and its position there, (N,) each; angles of all positions."""
 
     caches: Tensor
     capacities: Tensor
@@ -79,10 +79,22 @@ class Stepper:
         return cls(shape, layers, head, kernels)
 
     def step(self, states_BH: Tensor, rows: Rows, pairs: Gathered | None) -> Tensor:
-        """From the tokens' embeddings, which it changes, to the logits behind them, (B, V)."""
-        count = states_BH.shape[0]
-        self._hold(count, states_BH)
-        logits_BV = states_BH.new_empty(count, self._vocabulary)
+        """From the embeddings of one token of each row, which it changes, to the logits behind them, (B, V)."""
+        logits_BV = states_BH.new_empty(states_BH.shape[0], self._vocabulary)
+        self._run(states_BH, rows, logits_BV, None, pairs)
+        return logits_BV
+
+    def read(self, states_TH: Tensor, rows: Rows, wanted_W: Tensor) -> Tensor:
+        """As `step`, of tokens of one row or some, each placed by `rows`; the logits behind those wanted, (W, V)."""
+        logits_WV = states_TH.new_empty(len(wanted_W), self._vocabulary)
+        self._run(states_TH, rows, logits_WV, wanted_W, None)
+        return logits_WV
+
+    def _run(
+        self, states_NH: Tensor, rows: Rows, logits: Tensor, wanted_W: Tensor | None, pairs: Gathered | None
+    ) -> None:
+        count = states_NH.shape[0]
+        self._hold(count, states_NH)
         batch = plan.Batch(
             a=pairs and pairs.a,
             b=pairs and pairs.b,
@@ -91,13 +103,14 @@ class Stepper:
             low=pairs and pairs.low,
             rank_max=pairs.rank_max if pairs else 0,
             rows=count,
-            states=states_BH.data_ptr(),
-            logits=logits_BV.data_ptr(),
+            wanted=None if wanted_W is None else wanted_W.data_ptr(),
+            wanted_rows=len(logits),
+            states=states_NH.data_ptr(),
+            logits=logits.data_ptr(),
             **{name: tensor.data_ptr() for name, tensor in rows._asdict().items()},
             **{name: tensor.data_ptr() for name, tensor in self._rooms.items()},
         )
         self._kernels.step(ctypes.addressof(self._model), ctypes.addressof(batch))
-        return logits_BV
 
     def _hold(self, rows: int, like: Tensor) -> None:
         if rows > self._rows_max:

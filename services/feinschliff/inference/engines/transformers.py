@@ -357,7 +357,7 @@ class TransformersEngine:
         if stop < row.prompt_tokens:
             return
         assert logits_V is not None, "the last token of a prompt is always read"
-        self._say([row], logits_V[None])
+        self._say([row], logits_V[None], deck)
         if not row.is_done:
             deck.join(row)
             self._decks.keep_within(self._options.kv_cache_bytes_max)
@@ -365,11 +365,11 @@ class TransformersEngine:
 
     def _decode(self, deck: Deck) -> None:
         self._options.on_batch(len(deck.rows))
-        self._say(deck.rows, deck.decode())
+        self._say(deck.rows, deck.decode(), deck)
         self._decks.keep_within(self._options.kv_cache_bytes_max)
 
-    def _say(self, rows: Sequence[Row], logits_BV: Tensor) -> None:
-        say(rows, logits_BV)
+    def _say(self, rows: Sequence[Row], logits_BV: Tensor, deck: Deck) -> None:
+        say(rows, logits_BV, deck.likeliest(logits_BV))
 
     def _drop_done(self) -> None:
         for deck in self._decks:

@@ -39,13 +39,14 @@ _POINTER, _NUMBER, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
 _ARGUMENTS: dict[str, list[Any]] = {
     "add_rms_norm": [*[_POINTER] * 4, _NUMBER, _NUMBER, _FLOAT],
     "silu_mul": [_POINTER, _POINTER, _NUMBER],
-    "attend": [*[_POINTER] * 9, *[_NUMBER] * 6, _FLOAT],
-    "store": [*[_POINTER] * 6, *[_NUMBER] * 7],
+    "store": [*[_POINTER] * 8, *[_NUMBER] * 5],
+    "attend": [*[_POINTER] * 5, *[_NUMBER] * 6, _FLOAT],
     "add_low_rank": [*[_POINTER] * 7, *[_NUMBER] * 4],
     "pack": [_POINTER, _POINTER, _NUMBER, _NUMBER],
     "unpack": [_POINTER, _POINTER, _NUMBER, _NUMBER],
     "multiply": [*[_POINTER] * 4, *[_NUMBER] * 3],
     "step": [_POINTER, _POINTER],
+    "likeliest": [_POINTER, _POINTER, _NUMBER, _NUMBER],
 }
 
 SHARED_MAX, HEAD_MAX = 16, 256
@@ -73,6 +74,7 @@ class Kernels(NamedTuple):
     unpack: Callable[..., None]
     multiply: Callable[..., None]
     step: Callable[..., None]
+    likeliest: Callable[..., None]
     number_bytes: int
     multiplies: bool
 

@@ -1,11 +1,12 @@
-/* Attention of one token of each row to its own cache, for one type of numbers: REAL, WIDEN, NARROW and NAME as in decode.h,
+/* Attention of tokens to the caches of their rows, for one type of numbers: REAL, WIDEN, NARROW and NAME as in decode.h,
  * CHUNK numbers in 64 bytes, DOT_CHUNK(sums, one, two), which adds their products to 16 sums, and WIDE(chunk, half), its
  * numbers as floats: those at even places and those at odd ones, or only one half that has all. */
 
 #define CHUNKS_MAX (HEAD_MAX / CHUNK)
 
 typedef struct {
-    const REAL *q, *k, *v;
+    REAL *q;
+    const REAL *k, *v;
     REAL *out;
     const float *cosines, *sines;
     REAL *const *caches;
@@ -100,20 +101,16 @@ static void NAME(attend_group)(const void *arguments, int64_t item) {
     const NAME(Attention) *a = arguments;
     int64_t size = a->size, shared = a->heads / a->groups, row = item / a->groups, group = item % a->groups;
     int64_t at = a->positions[row], capacity = a->capacities[row];
-    const float *cosine = a->cosines + at * size, *sine = a->sines + at * size;
-    REAL *keys = a->caches[row] + (a->layer * 2 * a->groups + group) * capacity * size;
-    REAL *values = keys + a->groups * capacity * size;
-    NAME(turn)(a->k + item * size, keys + at * size, cosine, sine, size);
-    memcpy(values + at * size, a->v + item * size, (size_t)size * sizeof(REAL));
+    const REAL *keys = a->caches[row] + (a->layer * 2 * a->groups + group) * capacity * size;
+    const REAL *values = keys + a->groups * capacity * size;
 
     Bits queries[SHARED_MAX][CHUNKS_MAX];
     Numbers sums[SHARED_MAX * CHUNKS_MAX * HALVES];
     float scores[SHARED_MAX * BLOCK], most[SHARED_MAX], total[SHARED_MAX], fades[SHARED_MAX];
-    REAL turned[HEAD_MAX];
     int64_t first_head = row * a->heads + group * shared;
     for (int64_t head = 0; head < shared; head++) {
-        NAME(turn)(a->q + (first_head + head) * size, turned, cosine, sine, size);
-        for (int64_t c = 0; c * CHUNK < size; c++) queries[head][c] = NAME(chunk)(turned, c * CHUNK, size);
+        const REAL *query = a->q + (first_head + head) * size;
+        for (int64_t c = 0; c * CHUNK < size; c++) queries[head][c] = NAME(chunk)(query, c * CHUNK, size);
         most[head] = -INFINITY;
         total[head] = 0;
     }
@@ -144,17 +141,43 @@ static void NAME(attend_group)(const void *arguments, int64_t item) {
     }
 }
 
-/* One token of each row: turns its queries and keys by its position, puts key and value into the row's cache, and
- * attends to all of the cache, or to its last `window` positions where that is not 0. Softmax goes block by block
- * (Milakov and Gimelshein 2018, arXiv:1805.02867).
- *
- * q (rows, heads, size), k and v (rows, groups, size), out as q; cosines and sines (positions, size).
- * caches[row]: of the row's block (layers, 2, groups, capacities[row], size); positions[row]: of the token. */
-void NAME(attend)(const REAL *q, const REAL *k, const REAL *v, REAL *out, const float *cosines, const float *sines,
-                  REAL *const *caches, const int64_t *capacities, const int64_t *positions, int64_t layer, int64_t rows,
-                  int64_t heads, int64_t groups, int64_t size, int64_t window, float scale) {
-    NAME(Attention) arguments = {q,          k,         v,     out,   cosines, sines, caches,
-                                 capacities, positions, layer, heads, groups,  size,  window, scale};
-    each(rows * groups, NAME(attend_group), &arguments, 1);
+static void NAME(store_token)(const void *arguments, int64_t row) {
+    const NAME(Attention) *a = arguments;
+    int64_t size = a->size, at = a->positions[row], capacity = a->capacities[row];
+    const float *cosine = a->cosines + at * size, *sine = a->sines + at * size;
+    REAL turned[HEAD_MAX];
+    for (int64_t group = 0; group < a->groups; group++) {
+        REAL *keys = a->caches[row] + (a->layer * 2 * a->groups + group) * capacity * size;
+        REAL *values = keys + a->groups * capacity * size;
+        int64_t from = (row * a->groups + group) * size;
+        NAME(turn)(a->k + from, keys + at * size, cosine, sine, size);
+        memcpy(values + at * size, a->v + from, (size_t)size * sizeof(REAL));
+    }
+    for (int64_t head = 0; head < a->heads; head++) {
+        REAL *query = a->q + (row * a->heads + head) * size;
+        NAME(turn)(query, turned, cosine, sine, size);
+        memcpy(query, turned, (size_t)size * sizeof(REAL));
+    }
 }
 
+/* One token of each row, or some of the same row: turns queries where they lie by the token's position, puts turned keys
+ * and values into the row's cache.
+ *
+ * q (rows, heads, size), k and v (rows, groups, size); cosines and sines (positions, size).
+ * caches[row]: of the row's block (layers, 2, groups, capacities[row], size); positions[row]: of the token. */
+void NAME(store)(REAL *q, const REAL *k, const REAL *v, const float *cosines, const float *sines, REAL *const *caches,
+                 const int64_t *capacities, const int64_t *positions, int64_t layer, int64_t rows, int64_t heads,
+                 int64_t groups, int64_t size) {
+    NAME(Attention) arguments = {q,          k,         v,     0,     cosines, sines, caches,
+                                 capacities, positions, layer, heads, groups,  size,  0,     0};
+    each(rows, NAME(store_token), &arguments, rows * heads * size > WORTH_A_THREAD);
+}
+
+/* What turned queries find in their cache up to their own position, or in its last `window` positions where that is not 0.
+ * Softmax goes block by block (Milakov and Gimelshein 2018, arXiv:1805.02867). Shapes as for store, out as q. */
+void NAME(attend)(REAL *q, REAL *out, REAL *const *caches, const int64_t *capacities, const int64_t *positions,
+                  int64_t layer, int64_t rows, int64_t heads, int64_t groups, int64_t size, int64_t window, float scale) {
+    NAME(Attention) arguments = {q,          0,         0,     out,   0,      0,    caches,
+                                 capacities, positions, layer, heads, groups, size, window, scale};
+    each(rows * groups, NAME(attend_group), &arguments, 1);
+}

@@ -59,41 +59,6 @@ void NAME(silu_mul)(REAL *gate, const REAL *up, int64_t count) {
 }
 
 typedef struct {
-    REAL *q;
-    const REAL *k, *v;
-    const float *cosines, *sines;
-    REAL *cache;
-    int64_t capacity, position, layer, heads, groups, size;
-} NAME(Reading);
-
-static void NAME(store_token)(const void *arguments, int64_t token) {
-    const NAME(Reading) *a = arguments;
-    int64_t size = a->size, at = a->position + token;
-    const float *cosine = a->cosines + at * size, *sine = a->sines + at * size;
-    REAL turned[HEAD_MAX];
-    for (int64_t group = 0; group < a->groups; group++) {
-        REAL *keys = a->cache + (a->layer * 2 * a->groups + group) * a->capacity * size;
-        REAL *values = keys + a->groups * a->capacity * size;
-        NAME(turn)(a->k + (token * a->groups + group) * size, keys + at * size, cosine, sine, size);
-        memcpy(values + at * size, a->v + (token * a->groups + group) * size, (size_t)size * sizeof(REAL));
-    }
-    for (int64_t head = 0; head < a->heads; head++) {
-        REAL *query = a->q + (token * a->heads + head) * size;
-        NAME(turn)(query, turned, cosine, sine, size);
-        memcpy(query, turned, (size_t)size * sizeof(REAL));
-    }
-}
-
-/* Tokens of one row from `position` on: turns queries where they lie, puts turned keys and values into the cache.
- * Shapes as for attend, with tokens in place of rows. */
-void NAME(store)(REAL *q, const REAL *k, const REAL *v, const float *cosines, const float *sines, REAL *cache,
-                 int64_t capacity, int64_t position, int64_t layer, int64_t tokens, int64_t heads, int64_t groups,
-                 int64_t size) {
-    NAME(Reading) arguments = {q, k, v, cosines, sines, cache, capacity, position, layer, heads, groups, size};
-    each(tokens, NAME(store_token), &arguments, tokens * heads * size > WORTH_A_THREAD);
-}
-
-typedef struct {
     const REAL *x;
     REAL *y;
     const float *const *a, *const *b;
@@ -144,4 +109,36 @@ void NAME(add_low_rank)(const REAL *x, REAL *y, const float *const *a, const flo
     NAME(LowRank) arguments = {x, y, a, b, ranks, scales, low, rank_max, in, out};
     each(rows * RANK_PARTS(rank_max), NAME(lower), &arguments, rows * rank_max * in > WORTH_A_THREAD);
     each(rows * OUT_PARTS(out), NAME(raise), &arguments, rows * rank_max * out > WORTH_A_THREAD);
+}
+
+typedef struct {
+    const REAL *logits;
+    int64_t *tokens;
+    int64_t vocabulary;
+} NAME(Choice);
+
+static void NAME(choose_row)(const void *arguments, int64_t row) {
+    const NAME(Choice) *a = arguments;
+    const REAL *logits = a->logits + row * a->vocabulary;
+    float most = -INFINITY;
+    int32_t unknown = 0;
+#pragma omp simd reduction(max : most) reduction(+ : unknown)
+    for (int64_t i = 0; i < a->vocabulary; i++) {
+        float x = WIDEN(logits[i]);
+        most = x > most ? x : most;
+        unknown += x != x;
+    }
+    a->tokens[row] = -1;
+    if (unknown || isinf(most)) return;
+    for (int64_t i = 0; i < a->vocabulary; i++)
+        if (WIDEN(logits[i]) == most) {
+            a->tokens[row] = i;
+            return;
+        }
+}
+
+/* tokens[row]: the first of the largest logits (rows, vocabulary); -1 where that is not finite or one is not a number. */
+void NAME(likeliest)(const REAL *logits, int64_t *tokens, int64_t rows, int64_t vocabulary) {
+    NAME(Choice) arguments = {logits, tokens, vocabulary};
+    each(rows, NAME(choose_row), &arguments, rows * vocabulary > WORTH_A_THREAD);
 }

@@ -42,6 +42,8 @@ class Batch(ctypes.Structure):
         *((name, _POINTER) for name in ("a", "b", "ranks", "scales")),
         ("rank_max", _NUMBER),
         ("rows", _NUMBER),
+        ("wanted", _POINTER),
+        ("wanted_rows", _NUMBER),
         *((name, _POINTER) for name in ("caches", "capacities", "positions", "cosines", "sines")),
         *((name, _POINTER) for name in (*ROOMS, "low")),
     )

@@ -1,4 +1,4 @@
-/* One token of every row through a whole model of the Llama family, by one team of threads: see decode.h and product.h for
+/* Tokens of many rows through a whole model of the Llama family, by one team of threads: see decode.h and product.h for
  * the parts, and for REAL and NAME. All structs are mirrored in plan.py. */
 
 typedef struct {
@@ -21,7 +21,8 @@ typedef struct {
     float last_epsilon, scale;
 } NAME(Model);
 
-/* Of one selection of rows. Pairs are (places, rows), the places of a layer in the order of its linears, the head last;
+/* Tokens: one of each row, or some of a row in their order. `wanted` says of which logits are, all where it is null; that
+ * and pairs do not go together. Pairs are (places, rows), the places of a layer in the order of its linears, the head last;
  * null where no row has any. Room between the steps: states, normed and more (rows, width), query and attended
  * (rows, heads, size), key and value (rows, groups, size), gate and up (rows, inner), low (rows, rank_max). */
 typedef struct {
@@ -29,6 +30,8 @@ typedef struct {
     const int64_t *ranks;
     const float *scales;
     int64_t rank_max, rows;
+    const int64_t *wanted;
+    int64_t wanted_rows;
     REAL *const *caches;
     const int64_t *capacities, *positions;
     const float *cosines, *sines;
@@ -83,6 +86,13 @@ static void NAME(norm_rows)(Team *team, REAL *states, const REAL *more, const RE
     share(team, rows, NAME(norm_row), &norm);
 }
 
+static void NAME(take_row)(const void *arguments, int64_t number) {
+    const NAME(Step) *step = arguments;
+    int64_t width = step->model->width;
+    const REAL *from = step->batch->normed + step->batch->wanted[number] * width;
+    memcpy(step->batch->more + number * width, from, (size_t)width * sizeof(REAL));
+}
+
 static void NAME(step_part)(Team *team, const void *arguments) {
     const NAME(Step) *step = arguments;
     const NAME(Model) *m = step->model;
@@ -101,6 +111,7 @@ static void NAME(step_part)(Team *team, const void *arguments) {
         NAME(Attention) attention = {b->query,  b->key,        b->value,     b->attended, b->cosines, b->sines,
                                      b->caches, b->capacities, b->positions, n,           m->heads,   m->groups,
                                      m->size,   layer->window, m->scale};
+        share(team, rows, NAME(store_token), &attention);
         share(team, rows * m->groups, NAME(attend_group), &attention);
         NAME(through)(team, b, b->attended, &layer->output, (REAL *[]){b->more}, 1, place + 3);
         NAME(norm_rows)(team, b->states, b->more, layer->feed_forward_norm, b->normed, rows, m->width,
@@ -112,10 +123,16 @@ static void NAME(step_part)(Team *team, const void *arguments) {
         more = b->more;
     }
     NAME(norm_rows)(team, b->states, more, m->last_norm, b->normed, rows, m->width, m->last_epsilon);
-    NAME(through)(team, b, b->normed, &m->head, (REAL *[]){b->logits}, 1, m->count * LINEARS);
+    if (!b->wanted) {
+        NAME(through)(team, b, b->normed, &m->head, (REAL *[]){b->logits}, 1, m->count * LINEARS);
+        return;
+    }
+    share(team, b->wanted_rows, NAME(take_row), arguments);
+    NAME(Product) head = {b->more, m->head.packed, m->head.bias, b->logits, b->wanted_rows, m->head.in, m->head.out};
+    share(team, PANELS(m->head.out), NAME(panel), &head);
 }
 
-/* From the states of the tokens' embeddings, which it changes, to the logits (rows, vocabulary). */
+/* From the states of the tokens' embeddings, which it changes, to the logits (rows or wanted_rows, vocabulary). */
 void NAME(step)(const NAME(Model) *model, const NAME(Batch) *batch) {
     NAME(Step) arguments = {model, batch};
     together(NAME(step_part), &arguments, threads);
