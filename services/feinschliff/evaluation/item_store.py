@@ -130,7 +130,7 @@ def _grades(session: Session, where: ColumnElement[bool]) -> dict[int, list[Grad
     grades: dict[int, list[GradeGiven]] = {}
     for position, *given in session.execute(query):
         grade = GradeGiven(*given)
-        judgements = [Judgement(**one) for one in grade.judgements]  # type: ignore[arg-type]
+        judgements = tuple(Judgement(**one) for one in grade.judgements)  # type: ignore[arg-type]
         grades.setdefault(position, []).append(grade._replace(judgements=judgements))
     return grades
 

@@ -52,7 +52,9 @@ def test_the_chart_sets_what_it_keeps_for_itself(room: str) -> None:
 
 
 def test_what_is_set_where_it_is_needed_is_needed_somewhere() -> None:
-    manifests = render({**CERTIFICATES, "s3": {"ca": {"existingSecret": "given-ca"}}})
+    judges = {"existingSecret": "given-judges", "judgesKey": "judges", "headersKey": "headers"}
+    secrets = {"s3": {"ca": {"existingSecret": "given-ca"}}, "evaluation": {"graders": judges}}
+    manifests = render({**CERTIFICATES, **secrets})
     there = {name for pod in pods(manifests) for name in variable_names(pod, manifests)}
     assert not {name for name in SET_WHERE_NEEDED if f"{ENV_PREFIX}{name.upper()}" not in there}
 

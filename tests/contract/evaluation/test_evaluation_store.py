@@ -19,6 +19,7 @@ from feinschliff.evaluation.resources import DatasetFacts, GradeGiven, Identity,
 from feinschliff.evaluation.runs import Runs
 from feinschliff.formats.records import Message
 from feinschliff.formats.report import Failure
+from feinschliff.graders.grade import Judgement
 from feinschliff.kit.clock import ManualClock
 from feinschliff.kit.db import Database
 from feinschliff.kit.errors import AlreadyExists, Conflict, WrongState
@@ -122,7 +123,9 @@ def test_what_is_stored_comes_back_equal(database: Database, evaluations: Evalua
     assert runs.get(run.name).run == run
     assert (run.state, run.total, run.created) == (State.QUEUED, 5, NOW)
     claimed(database, run)
-    made = item(run, 1)
+    judged = Judgement("judge", "score/1", [{"role": "user", "content": "?"}], "0.5", {"model_version": "v"}, 3, 4)
+    grade = GradeGiven("both", 1.0, True, "why", "", 1.5, "read", "right", {"style": 1.5}, (judged,))
+    made = item(run, 1, grades=[grade, GradeGiven("style", None, False, "why", "judge")])
     insert(database, made)
     assert listed(database, run) == [made]
     errored = item(run, 2, message=None, identity=None, grades=[], error=Failure(reason="LOST", message="y"))
