@@ -14,7 +14,7 @@ from feinschliff.evaluation.gate_probes import Probes
 from feinschliff.evaluation.gate_service import Deciding
 from feinschliff.evaluation.gate_worker import GateWorker
 from feinschliff.evaluation.gates import Gates
-from feinschliff.evaluation.leases import Keeper, Kind
+from feinschliff.evaluation.keeping import Keeper, Kind
 from feinschliff.evaluation.reconciler import Pace
 from feinschliff.evaluation.row_work import RowWork
 from feinschliff.evaluation.runs import Runs
