@@ -16,7 +16,7 @@ from feinschliff.evaluation.gate_worker import GateWorker
 from feinschliff.evaluation.gates import Gates
 from feinschliff.evaluation.grading import Grading
 from feinschliff.evaluation.grading_judge import GradingJudge
-from feinschliff.evaluation.leases import Keeper, Kind
+from feinschliff.evaluation.keeping import Keeper, Kind
 from feinschliff.evaluation.reconciler import Pace
 from feinschliff.evaluation.row_work import RowWork
 from feinschliff.evaluation.runs import Runs

@@ -17,7 +17,7 @@ from feinschliff.evaluation.gate_probes import Probes, gap_of, passed_by
 from feinschliff.evaluation.gate_rules import PROBED, Bound, Gain, GroupGap, MinimalPairs, NoLoss, Rule, TermSwaps
 from feinschliff.evaluation.gate_store import Gate, VerdictRow, VerdictState
 from feinschliff.evaluation.judges import Credentials, require_calibrated
-from feinschliff.evaluation.leases import Halted
+from feinschliff.evaluation.keeping import Halted
 from feinschliff.evaluation.life import UNFINISHED, State
 from feinschliff.evaluation.resources import Eval, OutputItem
 from feinschliff.evaluation.results import OVERALL

@@ -9,7 +9,7 @@ from typing import NamedTuple, TypeVar
 
 from feinschliff.evaluation.clients import Datasets, Row
 from feinschliff.evaluation.failures import Fate, failure_of, fate_of, pause_seconds
-from feinschliff.evaluation.leases import Halted
+from feinschliff.evaluation.keeping import Halted
 from feinschliff.evaluation.resources import Split
 from feinschliff.evaluation.worker import Halt, Limits, Patience
 from feinschliff.formats.report import Failure
