@@ -5,8 +5,8 @@
 gateway: {port: 8080, metrics: 9100, compact: true, calls: [ingestion, training, evaluation, registry, inference]}
 ingestion: {port: 50051, metrics: 9101, compact: true, database: true, s3: true, hub: true, calls: [], grpc: [DatasetService, CompletionLogService]}
 training: {port: 50052, metrics: 9102, compact: true, database: true, s3: true, hub: true, calls: [ingestion, registry], grpc: [TrainingService]}
-evaluation: {port: 50053, metrics: 9103, compact: true, database: true, calls: [ingestion, inference], grpc: [EvaluationService]}
-registry: {port: 50054, metrics: 9104, compact: true, database: true, s3: true, calls: [], grpc: [RegistryService]}
+evaluation: {port: 50053, metrics: 9103, compact: true, database: true, calls: [ingestion, registry, inference], grpc: [EvaluationService]}
+registry: {port: 50054, metrics: 9104, compact: true, database: true, s3: true, calls: [evaluation], grpc: [RegistryService]}
 inference: {port: 50055, metrics: 9105, compact: false, database: true, s3: true, hub: true, calls: [ingestion, registry], grpc: [InferenceService, DeploymentService, inference.GRPCInferenceService]}
 {{- end -}}
 

@@ -82,6 +82,32 @@ EVALUATION = Dashboard(
             ),
         ),
         Row(
+            "Are releases decided?",
+            (
+                Panel(
+                    "Verdicts",
+                    "Do candidates pass their gates? `failed` could not be measured.",
+                    "count",
+                    (
+                        Query(
+                            "sum by (state) (increase(feinschliff_evaluation_verdicts_total[$__range]))",
+                            "{{state}}",
+                        ),
+                    ),
+                    kind="stat",
+                ),
+                Panel(
+                    "How long verdicts take",
+                    "How long does a release wait for its gate?",
+                    "seconds",
+                    (
+                        Query(quantile(0.5, "feinschliff_evaluation_verdict_seconds"), "half"),
+                        Query(quantile(0.95, "feinschliff_evaluation_verdict_seconds"), "95 %"),
+                    ),
+                ),
+            ),
+        ),
+        Row(
             "What takes the time?",
             (
                 Panel(

@@ -7,7 +7,20 @@ import sys
 import grpc
 import typer
 
-from feinschliff.cli import classify, dataset, demo, deploy, errors, eval_more, evaluate, models, plan, platform, train
+from feinschliff.cli import (
+    classify,
+    dataset,
+    demo,
+    deploy,
+    errors,
+    eval_more,
+    evaluate,
+    gate,
+    models,
+    plan,
+    platform,
+    train,
+)
 from feinschliff.cli.services import refusal_of
 from feinschliff.kit.errors import Refusal, StartError
 
@@ -40,6 +53,7 @@ def app() -> typer.Typer:
     made.add_typer(evaluate.app, name="eval")
     made.add_typer(eval_more.prompts, name="prompt")
     made.command()(evaluate.compare)
+    made.add_typer(gate.app, name="gate")
     made.command()(deploy.deploy)
     made.command()(deploy.deployments)
     made.command()(deploy.chat)

@@ -100,6 +100,7 @@ def alias(
     model: Annotated[str, typer.Argument(metavar="VERSION", help="`intents/3`, or `intents` for the newest.")],
     alias_: Annotated[str, typer.Argument(metavar="ALIAS", help="Such as `production`.")],
     reason: Annotated[str, typer.Option(help="Why it moves, for its history.")] = "",
+    verdict: Annotated[str, typer.Option(help="`GATE/VERDICT` that allows it; a protected alias needs one.")] = "",
     project: Project = "default",
     as_json: Json = False,
 ) -> None:
@@ -107,7 +108,11 @@ def alias(
     session = open_session(project, as_json)
     version = session.names.model_version(model)
     name = f"{version.partition('/versions/')[0]}/aliases/{alias_}"
-    request = pb.SetAliasRequest(alias=pb.Alias(name=name, model_version=version, reason=reason))
+    gate, _, given = verdict.partition("/")
+    whole = f"projects/{project}/gatePolicies/{gate}/verdicts/{given}"
+    allowed = whole if verdict and not verdict.startswith("projects/") else verdict
+    moved_to = pb.Alias(name=name, model_version=version, reason=reason, verdict=allowed)
+    request = pb.SetAliasRequest(alias=moved_to)
     with refusals():
         moved = session.services.registry.SetAlias(request)
     session.output.show(moved, lambda: Text(f"{alias_} -> {short(moved.model_version)}"))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import uuid
 
-from feinschliff.evaluation.clients import CompletionLog, Datasets, Models
+from feinschliff.evaluation.clients import CompletionLog, Datasets, Models, Versions
 from feinschliff.evaluation.comparisons import Comparisons
+from feinschliff.evaluation.deciding import Parts, build
 from feinschliff.evaluation.evaluations import Evaluations
 from feinschliff.evaluation.grading import Grading
-from feinschliff.evaluation.leases import Keeper, Kind
+from feinschliff.evaluation.keeping import Keeper, Kind
 from feinschliff.evaluation.measures import Measures
 from feinschliff.evaluation.optimization_store import OPTIMIZATIONS, UNFINISHED
 from feinschliff.evaluation.optimizations import Optimizations
@@ -21,7 +22,7 @@ from feinschliff.evaluation.prompt_service import Prompting
 from feinschliff.evaluation.reconciler import Pace, Reconciler
 from feinschliff.evaluation.reports import Reports
 from feinschliff.evaluation.runs import Runs
-from feinschliff.evaluation.sandboxed import Sandboxed, sandbox_of
+from feinschliff.evaluation.sandboxed import sandbox_of
 from feinschliff.evaluation.service import EvaluationService
 from feinschliff.evaluation.settings import EvaluationSettings
 from feinschliff.evaluation.sources import Sources
@@ -49,7 +50,9 @@ def wire(settings: EvaluationSettings) -> Room:
         settings.evaluation_reconcile_seconds,
     )
     sandboxed = sandbox_of(settings, metrics)
-    grading = _grading(settings, models, metrics, poster := Poster(), sandboxed)
+    measures = Measures(settings.inference_address, metrics, settings.evaluation_answer_timeout_seconds)
+    outside = RoomOutside(_installation(settings), models, measures, poster := Poster(), Paces(), sandboxed)
+    grading = Grading(outside, metrics)
     owner = f"{os.uname().nodename}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     evaluations = Evaluations(database, clock, names.new_id)
     prompts = PromptBook(database, clock, names.new_id)
@@ -66,6 +69,12 @@ def wire(settings: EvaluationSettings) -> Room:
     kind = Kind("prompt optimization", OPTIMIZATIONS, UNFINISHED, optimizer.work, optimizer.give_up)
     keeper = Keeper(database, kind, clock, wake, owner=owner, pace=pace)
     reports = Reports(evaluations, runs, comparisons)
+    versions = Versions(settings.registry_address, metrics, settings.call_timeout_seconds)
+    parts = Parts(
+        database, evaluations, runs, comparisons, sources, models, measures, versions, grading, metrics, clock, wake
+    )
+    built = build(parts, limits, pace, owner)
+    door = EvaluationService(evaluations, runs, comparisons, prompting, reports, grading, built.deciding, clock, wake)
     return Room(
         name="evaluation",
         port=settings.evaluation_port,
@@ -73,23 +82,21 @@ def wire(settings: EvaluationSettings) -> Room:
         servicers=[
             Servicer(
                 evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server,
-                EvaluationService(evaluations, runs, comparisons, prompting, reports, grading, clock, wake),
+                door,
                 "feinschliff.v1.EvaluationService",
             )
         ],
-        loops=[Loop("reconcile", reconciler.run), Loop("optimize", keeper.run)],
+        loops=[Loop("reconcile", reconciler.run), Loop("optimize", keeper.run), *built.loops],
         checks={"database": database.check},
         close=[sandboxed.close, poster.close, database.close],
         metrics=metrics,
     )
 
 
-def _grading(
-    settings: EvaluationSettings, models: Models, metrics: Metrics, poster: Poster, sandboxed: Sandboxed
-) -> Grading:
+def _installation(settings: EvaluationSettings) -> Installation:
     """What lies outside stays unasked where the installation is offline, be it a grader's server or a judge."""
     outside = not settings.offline
-    installation = Installation(
+    return Installation(
         embedding_model=settings.evaluation_embedding_model,
         judges=settings.judges,
         headers=settings.grader_headers,
@@ -98,8 +105,6 @@ def _grading(
         attempts=settings.evaluation_attempts,
         judge_timeout_seconds=settings.evaluation_judge_timeout_seconds,
     )
-    measures = Measures(settings.inference_address, metrics, settings.evaluation_answer_timeout_seconds)
-    return Grading(RoomOutside(installation, models, measures, poster, Paces(), sandboxed), metrics)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,14 @@ from feinschliff.kit import client
 from feinschliff.kit.errors import from_rpc_error
 from feinschliff.kit.metrics import Metrics
 from feinschliff.v1 import common_pb2 as common
-from feinschliff.v1 import inference_pb2, inference_pb2_grpc, ingestion_pb2, ingestion_pb2_grpc
+from feinschliff.v1 import (
+    inference_pb2,
+    inference_pb2_grpc,
+    ingestion_pb2,
+    ingestion_pb2_grpc,
+    registry_pb2,
+    registry_pb2_grpc,
+)
 
 SPLITS: Mapping[Split, common.Split.ValueType] = {
     "": common.SPLIT_UNSPECIFIED,
@@ -208,3 +215,28 @@ class Models:
             timeout_seconds=self._timeout_seconds,
         )
         return inference_pb2_grpc.InferenceServiceStub(channel)
+
+
+class Versions:
+    """Model versions, from the registry."""
+
+    def __init__(self, address: str, metrics: Metrics, timeout_seconds: float) -> None:
+        self._address = address
+        self._metrics = metrics
+        self._timeout_seconds = timeout_seconds
+
+    async def base_of(self, name: str) -> str:
+        """The URI of the base that a version was made from; raises what the registry refuses with, such as NotFound."""
+        channel = client.channel(
+            self._address,
+            name="registry",
+            services=[registry_pb2.DESCRIPTOR.services_by_name["RegistryService"].full_name],
+            metrics=self._metrics,
+            timeout_seconds=self._timeout_seconds,
+        )
+        stub: registry_pb2_grpc.RegistryServiceAsyncStub = registry_pb2_grpc.RegistryServiceStub(channel)
+        try:
+            version = await stub.GetModelVersion(registry_pb2.GetModelVersionRequest(name=name))
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        return version.base_model

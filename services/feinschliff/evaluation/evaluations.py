@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
-from feinschliff.evaluation import checks, store
+from feinschliff.evaluation import checks, gate_store, store
 from feinschliff.evaluation.drafts import EvalDraft, Once, eval_of
 from feinschliff.evaluation.resources import EVAL, PROJECT, DatasetFacts, Eval
 from feinschliff.kit import names
@@ -87,7 +87,7 @@ class Evaluations:
             return store.save_eval(session, before, **words, updated=self._clock.now())
 
     def delete(self, name: str, etag: str) -> None:
-        """Removes an eval with its runs; raises WrongState EVAL_IN_USE while one of them still works."""
+        """Removes an eval with its runs; raises WrongState EVAL_IN_USE while one of them works or a gate needs it."""
         eval_ = self.get(name)
         check_etag(etag, eval_.version, name)
         with self._database.transaction() as session:
@@ -95,6 +95,10 @@ class Evaluations:
             if working:
                 message = f"{len(working)} runs of {name} are not over; cancel them first."
                 raise WrongState("EVAL_IN_USE", message, name=name, runs=len(working), run=working[0])
+            gates = gate_store.gates_that_use(session, eval_.parent, name)
+            if gates:
+                message = f"{len(gates)} gates measure by {name}, such as {gates[0]}; change or remove them first."
+                raise WrongState("EVAL_IN_USE", message, name=name, gates=len(gates), gate=gates[0])
             store.delete_eval(session, eval_)
 
 

@@ -116,6 +116,22 @@ def graded_lines(session: Session, run: str) -> list[GradedLine]:
     return [GradedLine(line, errored, grades.get(position, ())) for position, line, errored in session.execute(query)]
 
 
+def answered(session: Session, run: str) -> list[OutputItem]:
+    """Every item that has an answer, in the order of positions."""
+    query = select(ITEMS).where(ITEMS.c.run == run, ITEMS.c.errored.is_(False)).order_by(ITEMS.c.position)
+    rows = [dict(row) for row in session.execute(query).mappings()]
+    grades = _grades(session, GRADES.c.run == run)
+    return [_item(row, grades.get(row["position"], [])) for row in rows]
+
+
+def costs(session: Session, run: str) -> tuple[list[float], list[int]]:
+    """Time in seconds, and tokens of prompt and answer together, of every answer."""
+    tokens = ITEMS.c.prompt_tokens + ITEMS.c.completion_tokens
+    query = select(ITEMS.c.latency_seconds, tokens).where(ITEMS.c.run == run, ITEMS.c.errored.is_(False))
+    rows = session.execute(query).all()
+    return [row[0] for row in rows], [row[1] for row in rows]
+
+
 def first_error(session: Session, run: str) -> Failure | None:
     query = select(ITEMS.c.error).where(ITEMS.c.run == run, ITEMS.c.errored).order_by(ITEMS.c.position).limit(1)
     stored = session.scalar(query)

@@ -10,7 +10,7 @@ from feinschliff.evaluation import optimization_store
 from feinschliff.evaluation.clients import Datasets, Models, Row
 from feinschliff.evaluation.drafts import Once, RunDraft
 from feinschliff.evaluation.evaluations import Evaluations, Listing
-from feinschliff.evaluation.leases import Halted
+from feinschliff.evaluation.keeping import Halted
 from feinschliff.evaluation.life import UNFINISHED as RUN_UNFINISHED
 from feinschliff.evaluation.life import State
 from feinschliff.evaluation.optimization_store import Optimization

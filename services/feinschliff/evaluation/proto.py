@@ -147,8 +147,8 @@ def to_run(view: RunView, now: datetime) -> pb.EvalRun:
         answer_path=run.answer_path,
         progress=_progress(run, now),
         failure=to_failure(run.failure),
-        results=[_to_result(result) for result in view.results if result.grader != OVERALL],
-        overall=next((_to_result(result) for result in view.results if result.grader == OVERALL), None),
+        results=[to_result(result) for result in view.results if result.grader != OVERALL],
+        overall=next((to_result(result) for result in view.results if result.grader == OVERALL), None),
         usage=to_usage(view.usage),
         identity=_to_identity(view.identities[0]) if view.identities else None,
         other_identities=[_to_identity(identity) for identity in view.identities[1:]],
@@ -191,14 +191,18 @@ def to_comparison(comparison: RunComparison) -> pb.RunComparison:
         baseline_mean=numbers.mean_first,
         candidate_mean=numbers.mean_second,
         difference=numbers.difference,
-        interval=_to_interval(numbers.interval, comparison.level),
+        interval=to_interval(numbers.interval, comparison.level),
         p_value=numbers.p,
         method=METHODS.get(numbers.method, pb.RunComparison.METHOD_UNSPECIFIED),
-        verdict=VERDICTS[numbers.verdict],
+        verdict=VERDICTS[comparison.verdict],
         wins=numbers.wins,
         losses=numbers.losses,
         ties=numbers.ties,
         findings=_findings(comparison),
+        comparisons=comparison.comparisons,
+        p_value_adjusted=comparison.p_adjusted,
+        power=comparison.power,
+        rows_needed=comparison.rows_needed,
     )
 
 
@@ -207,18 +211,18 @@ def _findings(comparison: RunComparison) -> list[common.Finding]:
     found = []
     if left_out:
         message = f"{len(left_out)} rows were not graded in both runs and count in neither mean."
-        found.append(_warning("ROWS_LEFT_OUT", len(left_out), message, rows=left_out[:_ROWS_MAX]))
+        found.append(warning("ROWS_LEFT_OUT", len(left_out), message, rows=left_out[:_ROWS_MAX]))
     if numbers.note:
-        found.append(_warning("TOO_FEW_ROWS", numbers.n, numbers.note))
-    changed = [_warning("MODEL_CHANGED", 1, f"More than one model answered in {run}.") for run in comparison.changed]
+        found.append(warning("TOO_FEW_ROWS", numbers.n, numbers.note))
+    changed = [warning("MODEL_CHANGED", 1, f"More than one model answered in {run}.") for run in comparison.changed]
     differing = [
-        _warning("RUNS_DIFFER", 1, f"The runs differ in {what}, not only in the model.", field=what)
+        warning("RUNS_DIFFER", 1, f"The runs differ in {what}, not only in the model.", field=what)
         for what in comparison.differing
     ]
     return [*found, *changed, *differing]
 
 
-def _warning(code: str, count: int, message: str, *, rows: Sequence[int] = (), field: str = "") -> common.Finding:
+def warning(code: str, count: int, message: str, *, rows: Sequence[int] = (), field: str = "") -> common.Finding:
     return common.Finding(
         severity=common.SEVERITY_WARNING, code=code, count=count, message=message, rows=rows, field=field
     )
@@ -278,7 +282,7 @@ def _progress(run: Run, now: datetime) -> common.Progress:
     return progress
 
 
-def _to_result(result: GraderResult) -> pb.GraderResult:
+def to_result(result: GraderResult) -> pb.GraderResult:
     return pb.GraderResult(
         grader=result.grader,
         n=result.n,
@@ -286,13 +290,13 @@ def _to_result(result: GraderResult) -> pb.GraderResult:
         errored=result.errored,
         passed=result.passed,
         mean=result.mean,
-        interval=_to_interval(result.interval, CONFIDENCE),
+        interval=to_interval(result.interval, CONFIDENCE),
         pass_at=result.pass_at,
         pass_all=result.pass_all,
     )
 
 
-def _to_interval(interval: Interval | None, level: float) -> common.Interval | None:
+def to_interval(interval: Interval | None, level: float) -> common.Interval | None:
     return None if interval is None else common.Interval(low=interval.low, high=interval.high, level=level)
 
 

@@ -148,7 +148,7 @@ def _comparison_row(name: str, comparison: RunComparison) -> Row:
         span,
         "" if numbers.p is None else f"{numbers.p:.3g}",
         *(str(count) for count in (numbers.wins, numbers.losses, numbers.ties)),
-        numbers.verdict.value.replace("_", " "),
+        comparison.verdict.value.replace("_", " "),
         "; ".join(weak),
     )
 

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 import grpc
 from google.protobuf import empty_pb2
 
-from feinschliff.evaluation.comparisons import Comparisons
+from feinschliff.evaluation.comparisons import Comparisons, Family
 from feinschliff.evaluation.evaluations import Evaluations, Listing
+from feinschliff.evaluation.gate_service import Deciding, GateDoor
 from feinschliff.evaluation.grader_proto import from_grader, to_grader, to_trial
 from feinschliff.evaluation.grading import Grading
 from feinschliff.evaluation.messages import from_message, from_struct
@@ -41,7 +42,7 @@ FORMS = {pb.RenderReportRequest.FORMAT_HTML: Form.HTML, pb.RenderReportRequest.F
 Context = grpc.aio.ServicerContext[object, object]
 
 
-class EvaluationService(PromptCalls):
+class EvaluationService(GateDoor, PromptCalls):
     def __init__(
         self,
         evaluations: Evaluations,
@@ -50,9 +51,11 @@ class EvaluationService(PromptCalls):
         prompting: Prompting,
         reports: Reports,
         grading: Grading,
+        deciding: Deciding,
         clock: Clock,
         wake: Wake,
     ) -> None:
+        super().__init__(deciding)
         self._evaluations = evaluations
         self._runs = runs
         self._comparisons = comparisons
@@ -165,9 +168,10 @@ class EvaluationService(PromptCalls):
 
     async def CompareRuns(self, request: pb.CompareRunsRequest, context: Context) -> pb.RunComparison:
         level = request.level if request.HasField("level") else CONFIDENCE
+        family = Family(request.other_candidates, request.across_graders, request.difference_min)
         compare = self._comparisons.compare
         return to_comparison(
-            await offload(compare, request.baseline, request.candidate, request.grader, level, request.seed)
+            await offload(compare, request.baseline, request.candidate, request.grader, level, request.seed, family)
         )
 
     async def RenderReport(self, request: pb.RenderReportRequest, context: Context) -> pb.RenderReportResponse:

@@ -23,6 +23,7 @@ N_MIN = 2
 """Below this there is neither an interval nor a test: one answer says nothing about the spread."""
 
 _EXACT_SIGNS_MAX = 14
+_TAIL_MIN = 1e-9
 _BLOCK_ELEMENTS_MAX = 4_000_000
 
 Floats = NDArray[np.float64]
@@ -66,7 +67,8 @@ class Summary(NamedTuple):
 class Comparison(NamedTuple):
     """One grader over two runs on the same rows; `difference` is the second's mean less the first's.
 
-    Only rows that both runs graded are pairs; `unpaired` counts the others. `p` is two-sided.
+    Only rows that both runs graded are pairs; `unpaired` counts the others. `p` is two-sided. `spread` is the standard
+    deviation of the rows' differences, 0 below n = 2.
     """
 
     n: int
@@ -82,6 +84,7 @@ class Comparison(NamedTuple):
     method: Method
     verdict: Verdict
     note: str
+    spread: float = 0.0
 
 
 def summarise(grades: Sequence[float | None], *, is_binary: bool, confidence: float = CONFIDENCE) -> Summary:
@@ -132,6 +135,7 @@ def compare(
         method=method,
         verdict=verdict(difference, p, alpha=alpha),
         note="" if n >= N_MIN else f"n = {n}: no test below n = {N_MIN}",
+        spread=float(np.std(differences, ddof=1)) if n >= N_MIN else 0.0,
     )
 
 
@@ -161,25 +165,40 @@ def mean_interval(
     resamples: int = RESAMPLES,
     seed: int = SEED,
 ) -> tuple[Interval, Method]:
-    """Interval of a mean: BCa bootstrap (Efron 1987), percentile bounds corrected for bias and skewness; n >= 2.
+    """Interval of a mean: BCa bootstrap, widened for small samples; n >= 2.
 
+    A bootstrap of few rows is too narrow: of 95 % intervals over 8 rows only 88 % cover the mean. `widened` mends that.
     Where all values are alike, resampling would claim certainty. Then, with this confidence, at most a share
     q = 1 - (1 - confidence)^(1/n) of all answers differs (n of n alike; about 3/n at 95 %), each at most to an end of
     `within`, which bounds the mean on both sides.
     """
     data = np.asarray(values, dtype=np.float64)
     n = len(data)
-    mean = float(data.mean())
     if np.ptp(data) == 0:
         q = 1 - (1 - confidence) ** (1 / n)
         low, high = (float((1 - q) * data[0] + q * end) for end in within)
         return Interval(low, high), Method.ALL_ALIKE
+    return bca(data, confidence=widened(confidence, n), resamples=resamples, seed=seed), Method.BOOTSTRAP_BCA
+
+
+def bca(data: Floats, *, confidence: float, resamples: int, seed: int) -> Interval:
+    """BCa bootstrap of a mean (Efron 1987): percentile bounds corrected for bias and skewness; values not all alike."""
+    mean = float(data.mean())
     means = np.sort(_resampled_means(data, resamples, seed))
     bias = NormalDist().inv_cdf(_share_below(means, mean))
     acceleration = _acceleration(data)
     tail = (1 - confidence) / 2
     low, high = (_quantile(means, _bca_level(level, bias, acceleration)) for level in (tail, 1 - tail))
-    return Interval(low, high), Method.BOOTSTRAP_BCA
+    return Interval(low, high)
+
+
+def widened(confidence: float, n: int) -> float:
+    """The confidence to ask a bootstrap of `n` rows for, to have the one wanted (Hesterberg 2015, section 4.1).
+
+    Student's quantile in place of the normal one, and n / (n - 1), by which the resampled variance is too small.
+    """
+    tail = NormalDist().cdf(-math.sqrt(n / (n - 1)) * _student(1 - (1 - confidence) / 2, n - 1))
+    return 1 - 2 * max(tail, _TAIL_MIN)
 
 
 def mcnemar(wins: int, losses: int) -> float:
@@ -245,6 +264,21 @@ def _judge(
     wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     interval = newcombe(both, wins, losses, len(pairs) - both - wins - losses, confidence=1 - alpha)
     return interval, mcnemar(wins, losses), Method.MCNEMAR_NEWCOMBE
+
+
+def _student(level: float, freedom: int) -> float:
+    """Quantile of Student's t by its expansion around the normal one (Abramowitz and Stegun 1964, 26.7.5).
+
+    At 97.5 % it is off by 0.1 % for 5 degrees of freedom, and by a tenth for one, where rows say nothing anyway.
+    """
+    z = NormalDist().inv_cdf(level)
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + math.fsum(term / freedom ** (k + 1) for k, term in enumerate(terms))
 
 
 def _z(confidence: float) -> float:

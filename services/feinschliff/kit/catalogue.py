@@ -210,6 +210,8 @@ _EVALUATION = {
     "sandbox_starts_total": _counter("Processes of the sandbox started: one per worker, and one for each that died."),
     "reconcile_seconds": _histogram("One turn of the reconciler over all runs.", CALL_SECONDS),
     "reconcile_errors_total": _counter("Runs that the reconciler could not handle in a turn, and runs that crashed."),
+    "verdicts_total": _ended("Verdicts given", "state", "passed", "refused", "failed", by="what they say"),
+    "verdict_seconds": _histogram("From a verdict's request to its end.", WAIT_SECONDS),
 }
 
 _INFERENCE = {

@@ -21,6 +21,8 @@ KNOWN: Mapping[str, str] = {
     "deployment.before_load": "a deployment is wanted, its weights are not loaded",
     "evaluation.before_item": "an item is about to be sampled",
     "evaluation.after_item": "an item is graded, its result is not stored",
+    "evaluation.after_probe": "a row of a bias test is stored, the next one is not",
+    "evaluation.after_rule": "a rule of a gate is judged, the verdict is not stored",
     "evaluation.before_finish": "all items are stored, the run is not marked",
     "registration.before_call": "a job is done, its version is not registered",
     "registration.after_call": "the version is registered, the job is not marked",

@@ -24,6 +24,7 @@ from feinschliff.registry.lists import Lists
 from feinschliff.registry.models import Models
 from feinschliff.registry.service import RegistryService
 from feinschliff.registry.settings import RegistrySettings
+from feinschliff.registry.verdicts import verdicts_of
 from feinschliff.v1 import registry_pb2_grpc as grpc_stubs
 
 COUNT_SECONDS = 15.0  # about as often as Prometheus asks
@@ -40,7 +41,7 @@ def wire(settings: RegistrySettings) -> Room:
     combinations = Combinations(exports, models, artifacts)
     service = RegistryService(
         models,
-        Aliases(database, metrics, clock=clock),
+        Aliases(database, metrics, clock=clock, verdicts=verdicts_of(settings, metrics)),
         Lineage(database, metrics),
         Lists(database),
         exports,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from feinschliff.kit import names
 from feinschliff.kit.clock import Clock
@@ -14,6 +16,7 @@ from feinschliff.registry.models import MODEL, VERSION, Asked, check_etag
 from feinschliff.registry.store import LEDGER, Alias, AliasMove, Edge, Model, Version
 
 ALIAS = MODEL + "/aliases/{alias}"
+PASSED = "passed"
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,23 @@ class Wish:
     etag: str = ""
 
 
-class Aliases:
-    """Every method is one use case and one short transaction."""
+class VerdictSeen(NamedTuple):
+    """A gate's verdict as evaluation tells it: in which state, about which version."""
 
-    def __init__(self, database: Database, metrics: Metrics, *, clock: Clock) -> None:
+    state: str
+    candidate: str
+
+
+class Aliases:
+    """Every method is one use case and one short transaction.
+
+    `verdicts` asks evaluation; it raises what evaluation refuses with, and is never called inside a transaction.
+    """
+
+    def __init__(
+        self, database: Database, metrics: Metrics, *, clock: Clock, verdicts: Callable[[str], VerdictSeen]
+    ) -> None:
+        self._verdicts = verdicts
         self._database = database
         self._metrics = metrics
         self._clock = clock
@@ -40,12 +56,16 @@ class Aliases:
         """Makes or moves an alias.
 
         Raises:
-            NotFound: MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND.
-            Invalid: ALIAS_CROSSES_MODELS.
-            Unserved: ALIAS_PROTECTED; gates and approvals are not served yet.
+            NotFound: MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND; VERDICT_NOT_FOUND, from evaluation.
+            Invalid: ALIAS_CROSSES_MODELS, VERDICT_OF_ANOTHER_VERSION.
+            WrongState: GATE_REQUIRED where the alias is protected and no verdict is named, VERDICT_NOT_PASSED.
+            Unserved: APPROVALS_UNSERVED for a protected alias with an approval in place of a verdict.
+            Unavailable: evaluation cannot be asked about the verdict.
             Conflict: ROW_CHANGED where the etag is not the alias's.
         """
         self._check(wish)
+        if wish.verdict:
+            self._check_verdict(wish)
         with self._database.transaction() as session:
             self._check_rows(session, wish)
             if validate_only:
@@ -81,8 +101,10 @@ class Aliases:
     def roll_back(self, name: str, reason: str, etag: str, asked: Asked, actor: str) -> Alias:
         """Points the alias back to where it was before its last move.
 
+        A protected alias goes back by the verdict that once let it point there, so nobody need be asked in an outage.
+
         Raises:
-            WrongState: ALIAS_HAS_NO_PAST.
+            WrongState: ALIAS_HAS_NO_PAST; GATE_REQUIRED where no verdict ever spoke for that version here.
         """
         names.parse(ALIAS, name)
         with self._database.transaction() as session:
@@ -93,7 +115,8 @@ class Aliases:
                 if last is None or not last.previous:
                     message = f"{name} has pointed nowhere else; there is nothing to go back to."
                     raise WrongState("ALIAS_HAS_NO_PAST", message, alias=name)
-                wish = Wish(name, last.previous, reason, etag=etag or str(alias.version))
+                verdict = store.verdict_for(session, name, last.previous)
+                wish = Wish(name, last.previous, reason, verdict, etag=etag or str(alias.version))
                 self._check_rows(session, wish)
                 self._point(session, wish, actor, rollback=True)
                 return name
@@ -117,8 +140,18 @@ class Aliases:
             message = f"There is no model version {wish.model_version}."
             raise NotFound("MODEL_VERSION_NOT_FOUND", message, model_version=wish.model_version)
         if wish.name.rsplit("/", 1)[1] in model.protected_aliases:
-            message = f"{wish.name} is protected, and this version cannot check verdicts and approvals yet."
-            raise Unserved("ALIAS_PROTECTED", message, alias=wish.name)
+            _check_protected(wish)
+
+    def _check_verdict(self, wish: Wish) -> None:
+        """A verdict that is given for good never changes, so it may be asked for before the transaction."""
+        seen = self._verdicts(wish.verdict)
+        if seen.candidate != wish.model_version:
+            message = f"{wish.verdict} is about {seen.candidate}, not about {wish.model_version}."
+            field = FieldViolation("alias.verdict", message, "VERDICT_OF_ANOTHER_VERSION")
+            raise Invalid("VERDICT_OF_ANOTHER_VERSION", message, fields=[field], candidate=seen.candidate)
+        if seen.state != PASSED:
+            message = f"{wish.verdict} is {seen.state}; only a passed one moves an alias."
+            raise WrongState("VERDICT_NOT_PASSED", message, verdict=wish.verdict, state=seen.state)
 
     def _point(self, session: Session, wish: Wish, actor: str, *, rollback: bool) -> None:
         now = self._clock.now()
@@ -151,6 +184,17 @@ class Aliases:
         store.put_edges(session, [Edge(wish.model_version, wish.name, lineage.POINTS_TO)])
         act = "moved" if previous else "set"
         self._metrics.counter("feinschliff_registry_alias_moves_total").labels(act).inc()
+
+
+def _check_protected(wish: Wish) -> None:
+    if wish.verdict:
+        return
+    if wish.approval:
+        message = f"{wish.name} is protected, and approvals are not served; name a passed verdict."
+        raise Unserved("APPROVALS_UNSERVED", message, alias=wish.name)
+    message = f"{wish.name} is protected: it points to {wish.model_version} only with a passed verdict about it."
+    advice = ["Measure the version with EvaluateGate, and name the verdict in the alias."]
+    raise WrongState("GATE_REQUIRED", message, advice=advice, alias=wish.name, model_version=wish.model_version)
 
 
 def _model_of(alias: str) -> str:

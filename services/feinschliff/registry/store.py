@@ -293,6 +293,13 @@ def last_move(session: Session, alias: str) -> AliasMove | None:
     return None if row is None else AliasMove(**row)
 
 
+def verdict_for(session: Session, alias: str, model_version: str) -> str:
+    """The verdict by which the alias last pointed to the version; empty: none."""
+    mine = (MOVES.c.alias == alias) & (MOVES.c.current == model_version) & (MOVES.c.verdict != "")
+    query = select(MOVES.c.verdict).where(mine).order_by(MOVES.c.sequence.desc()).limit(1)
+    return session.scalar(query) or ""
+
+
 def put_edges(session: Session, edges: Sequence[Edge]) -> None:
     insert_ignore(session, EDGES, [_columns(edge) for edge in edges])
 

@@ -239,9 +239,9 @@ async def test_what_does_not_exist_or_cannot_be_read_is_refused_with_its_reason(
 
 
 async def test_an_unserved_method_says_so(room: Room) -> None:
-    policy = pb.GatePolicy(rules=[pb.GateRule(id="gain", eval=UNKNOWN, gain=pb.GainDemand())])
-    request = pb.CreateGatePolicyRequest(parent=PARENT, gate_policy=policy)
-    refusal = await refusal_of(room.stub.CreateGatePolicy(request))
+    search = pb.PromptOptimization(eval=UNKNOWN, model="router")
+    request = pb.OptimizePromptRequest(parent=PARENT, prompt_optimization=search)
+    refusal = await refusal_of(room.stub.OptimizePrompt(request))
     assert (refusal.code.name, refusal.reason) == ("UNIMPLEMENTED", "METHOD_UNSERVED")
 
 

@@ -11,7 +11,7 @@ from feinschliff.kit.clock import ManualClock
 from feinschliff.kit.db import Database
 from feinschliff.kit.errors import AlreadyExists, Conflict, Invalid, NotFound, Refusal, Unserved, WrongState
 from feinschliff.kit.metrics import Metrics
-from feinschliff.registry.aliases import Aliases, Wish
+from feinschliff.registry.aliases import Aliases, VerdictSeen, Wish
 from feinschliff.registry.lineage import Lineage
 from feinschliff.registry.lists import Lists
 from feinschliff.registry.lists import Wish as ListWish
@@ -47,6 +47,7 @@ class Registry:
     lists: Lists
     clock: ManualClock
     checked: list[tuple[str, str]]
+    verdicts: dict[str, VerdictSeen]
 
     def version(self, draft: Draft = DRAFT, model: str = MODEL) -> str:
         self.clock.advance(1)
@@ -58,13 +59,21 @@ def registry(database_url: str) -> Iterator[Registry]:
     database = Database(database_url, "registry")
     database.upgrade()
     clock, metrics, checked = ManualClock(), Metrics("registry"), list[tuple[str, str]]()
+    verdicts: dict[str, VerdictSeen] = {}
+
+    def verdict(name: str) -> VerdictSeen:
+        if name not in verdicts:
+            raise NotFound("VERDICT_NOT_FOUND", f"{name} does not exist.", name=name)
+        return verdicts[name]
+
     yield Registry(
         Models(database, lambda uri, sha256: checked.append((uri, sha256)), metrics, clock=clock),
-        Aliases(database, metrics, clock=clock),
+        Aliases(database, metrics, clock=clock, verdicts=verdict),
         Lineage(database, metrics),
         Lists(database),
         clock,
         checked,
+        verdicts,
     )
     database.close()
 
@@ -152,10 +161,46 @@ def test_a_version_that_an_alias_needs_is_kept(registry: Registry) -> None:
     registry.models.delete_version(one, "")
 
 
-def test_a_protected_alias_is_not_moved_without_a_gate(registry: Registry) -> None:
-    one = registry.version()
+def test_a_protected_alias_moves_only_by_a_passed_verdict_about_that_version(registry: Registry) -> None:
+    one, two = registry.version(), registry.version(replace(DRAFT, training_job=f"{JOB}1"))
     registry.models.update(MODEL, {"protected_aliases": ["production"]}, "")
-    refused(Unserved, "ALIAS_PROTECTED", lambda: set_alias(registry, one))
+    registry.verdicts |= {"yes": VerdictSeen("passed", one), "no": VerdictSeen("refused", one)}
+    registry.verdicts |= {"still": VerdictSeen("running", one), "other": VerdictSeen("passed", two)}
+
+    def point(version: str, verdict: str = "", approval: str = "") -> None:
+        registry.aliases.set(Wish(ALIAS, version, verdict=verdict, approval=approval), ONCE, "me")
+
+    refused(WrongState, "GATE_REQUIRED", lambda: point(one))
+    refused(Unserved, "APPROVALS_UNSERVED", lambda: point(one, approval=f"{MODEL}/approvals/1"))
+    refused(WrongState, "VERDICT_NOT_PASSED", lambda: point(one, "no"))
+    refused(WrongState, "VERDICT_NOT_PASSED", lambda: point(one, "still"))
+    refused(Invalid, "VERDICT_OF_ANOTHER_VERSION", lambda: point(one, "other"))
+    refused(NotFound, "VERDICT_NOT_FOUND", lambda: point(one, "unknown"))
+    refused(NotFound, "ALIAS_NOT_FOUND", lambda: registry.aliases.get(ALIAS))
+    point(one, "yes")
+    assert registry.aliases.get(ALIAS).verdict == "yes"
+    registry.aliases.set(Wish(f"{MODEL}/aliases/staging", two), ONCE, "me")  # not protected
+
+
+def test_a_protected_alias_goes_back_by_the_verdict_that_once_let_it_there(registry: Registry) -> None:
+    one, two = registry.version(), registry.version(replace(DRAFT, training_job=f"{JOB}1"))
+    registry.verdicts |= {"one": VerdictSeen("passed", one), "two": VerdictSeen("passed", two)}
+    registry.models.update(MODEL, {"protected_aliases": ["production"]}, "")
+    for version, verdict in ((one, "one"), (two, "two")):
+        registry.aliases.set(Wish(ALIAS, version, verdict=verdict), ONCE, "me")
+    registry.verdicts.clear()  # nobody is asked again
+    back = registry.aliases.roll_back(ALIAS, "it is slow", "", ONCE, "me")
+    assert (back.model_version, back.verdict) == (one, "one")
+
+
+def test_what_an_alias_pointed_to_before_it_was_protected_is_no_way_around_the_gate(registry: Registry) -> None:
+    one, two = registry.version(), registry.version(replace(DRAFT, training_job=f"{JOB}1"))
+    set_alias(registry, one)
+    registry.verdicts["two"] = VerdictSeen("passed", two)
+    registry.models.update(MODEL, {"protected_aliases": ["production"]}, "")
+    registry.aliases.set(Wish(ALIAS, two, verdict="two"), ONCE, "me")
+    refused(WrongState, "GATE_REQUIRED", lambda: registry.aliases.roll_back(ALIAS, "back", "", ONCE, "me"))
+    assert registry.aliases.get(ALIAS).model_version == two
 
 
 def test_lineage_goes_from_the_data_to_the_alias_and_back_without_siblings(registry: Registry) -> None:

@@ -24,7 +24,7 @@ from feinschliff.kit.threads import offload
 from feinschliff.kit.watch import Wake
 from feinschliff.registry import exports
 from feinschliff.registry.__main__ import committed
-from feinschliff.registry.aliases import Aliases
+from feinschliff.registry.aliases import Aliases, VerdictSeen
 from feinschliff.registry.combine import Combinations, Part, Wish
 from feinschliff.registry.exports import Exports
 from feinschliff.registry.lineage import Lineage
@@ -142,7 +142,10 @@ def registry(tmp_path: Path, database_url: str) -> Iterator[Registry]:
         Lineage(database, metrics),
         Lists(database),
     )
-    combinations, aliases = Combinations(one, models, store), Aliases(database, metrics, clock=clock)
+    combinations, aliases = (
+        Combinations(one, models, store),
+        Aliases(database, metrics, clock=clock, verdicts=lambda name: VerdictSeen("", "")),
+    )
     door = RegistryService(models, aliases, lineage, lists, one, combinations, clock, wake)
     yield Registry(tmp_path, store, models, one, combinations, lineage, lists, metrics, clock, door)
     database.close()

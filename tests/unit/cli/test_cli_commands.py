@@ -13,6 +13,7 @@ COMMANDS = (
     ("plan",), ("watch",), ("jobs",), ("cancel",), ("pause",), ("resume",), ("retry",), ("logs",), ("eval", "run"),
     ("eval", "show"), ("eval", "list"), ("eval", "import"), ("eval", "export"), ("eval", "report"), ("eval", "matrix"),
     ("eval", "cancel"), ("prompt", "push"), ("prompt", "list"), ("prompt", "optimize"), ("compare",), ("deploy",),
+    ("gate", "create"), ("gate", "evaluate"), ("gate", "show"), ("gate", "list"),
     ("deployments",), ("chat",), ("classify",), ("models",), ("models", "list"), ("models", "show"),
     ("models", "lineage"), ("models", "alias"), ("models", "combine"), ("demo",),
 )  # fmt: skip
@@ -58,6 +59,10 @@ def test_no_command_is_left_out_of_these_tests() -> None:
         ["models", "combine", "m", "a/1", "b/1", "--method", "magic"],
         ["models", "combine", "m", "a/1=much", "b/1"],
         ["compare", "one"],
+        ["gate", "create", "release"],
+        ["gate", "create", "release", "--floor", "routing"],
+        ["gate", "create", "release", "--gain", "routing=much"],
+        ["gate", "create", "release", "--rules", __file__],
         ["dance"],
     ],
     ids=" ".join,

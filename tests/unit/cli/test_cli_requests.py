@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from feinschliff.cli import chatting, evals, serving, uploads
+from feinschliff.cli import chatting, evals, gate, serving, uploads
 from feinschliff.cli.__main__ import app
 from feinschliff.cli.train import Wish, recipe_of
 from feinschliff.v1 import common_pb2, evaluation_pb2, ingestion_pb2
@@ -206,3 +206,15 @@ def test_a_deployment_keeps_its_other_routes_with_their_weights() -> None:
     after = serving.merged(there, [inference.Route(id="b-1", model_version="new"), serving.route_of("c")])
     assert [(route.id, route.model_version) for route in after] == [("a-1", "a"), ("b-1", "new"), ("c", "c")]
     assert after[0].weight == 3
+
+
+def test_the_rules_of_a_gate_are_those_that_were_typed() -> None:
+    pb = evaluation_pb2
+    evaluation = "projects/default/evals/"
+    assert list(gate.rules_of(["task", "task=0.05"], ["probes", "safety=0.01"], ["quality=0.8"], "default")) == [
+        pb.GateRule(id="gain-1", eval=f"{evaluation}task", gain=pb.GainDemand()),
+        pb.GateRule(id="gain-2", eval=f"{evaluation}task", gain=pb.GainDemand(difference_min=0.05)),
+        pb.GateRule(id="no-loss-1", eval=f"{evaluation}probes", no_loss=pb.NoLossDemand()),
+        pb.GateRule(id="no-loss-2", eval=f"{evaluation}safety", no_loss=pb.NoLossDemand(margin=0.01)),
+        pb.GateRule(id="floor-1", eval=f"{evaluation}quality", floor=pb.FloorDemand(mean_min=0.8)),
+    ]

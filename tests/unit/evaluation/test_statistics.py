@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -107,10 +108,30 @@ def test_newcombe_holds_the_difference_and_mirrors_when_the_runs_swap(
 
 def test_bootstrap_agrees_with_the_reference_on_skewed_values() -> None:
     values = [1 - (k / 40) ** 3 for k in range(40)]
-    interval, method = statistics.mean_interval(values, within=Interval(0, 1))
+    interval = statistics.bca(np.asarray(values), confidence=0.95, resamples=10_000, seed=0)
     # scipy 1.16, bootstrap(method="BCa", n_resamples=200_000)
     assert interval == pytest.approx((0.6664, 0.8373), abs=3e-3)
+    wider, method = statistics.mean_interval(values, within=Interval(0, 1))
     assert method is Method.BOOTSTRAP_BCA
+    assert wider.low < interval.low < interval.high < wider.high
+    assert wider == pytest.approx(interval, abs=0.01)
+
+
+@pytest.mark.parametrize(("n", "lowest"), [(8, 0.92), (15, 0.93), (30, 0.93)])
+def test_intervals_of_few_rows_cover_the_truth_too(n: int, lowest: float) -> None:
+    random, hits = np.random.default_rng(n), 0
+    for _ in range(1500):
+        values = random.beta(2, 5, size=n) - random.beta(2, 5, size=n)
+        (low, high), _ = statistics.mean_interval(values, within=Interval(-1, 1), resamples=400)
+        hits += low <= 0 <= high
+    assert lowest <= hits / 1500 <= 0.97
+
+
+def test_the_confidence_asked_of_a_bootstrap_falls_to_the_one_wanted_as_rows_grow() -> None:
+    asked = [statistics.widened(0.95, n) for n in (2, 5, 20, 100, 10_000)]
+    assert asked == sorted(asked, reverse=True)
+    assert asked[0] < 1
+    assert asked[-1] == pytest.approx(0.95, abs=1e-4)
 
 
 @settings(max_examples=25, deadline=None)

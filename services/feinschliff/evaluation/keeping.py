@@ -8,11 +8,10 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Table, select
-
+from feinschliff.evaluation import lease_store
 from feinschliff.evaluation.failures import PAUSE_FIRST_SECONDS, Fate, failure_of, fate_of
+from feinschliff.evaluation.lease_store import Lease, Table
 from feinschliff.evaluation.reconciler import CRASHES_MAX, REST_SECONDS, Pace
-from feinschliff.evaluation.store import touched
 from feinschliff.formats.report import Failure
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.context import log_context, request_context
@@ -43,13 +42,6 @@ class Kind(NamedTuple):
     unfinished: tuple[str, ...]
     work: Callable[[str], Awaitable[None]]
     give_up: Callable[[str, Failure], None]
-
-
-class _Row(NamedTuple):
-    name: str
-    request_id: str
-    lease_owner: str
-    lease_until: datetime
 
 
 class Keeper:
@@ -95,12 +87,12 @@ class Keeper:
             elif self._is_free(row) and await offload(self._claim, row):
                 self._tasks[row.name] = asyncio.create_task(self._work(row))
 
-    def _is_free(self, row: _Row) -> bool:
+    def _is_free(self, row: Lease) -> bool:
         if len(self._tasks) >= self._pace.runs_at_once or self._not_before.get(row.name, 0) > self._clock.monotonic():
             return False
         return row.lease_owner in ("", self._owner) or row.lease_until <= self._clock.now()
 
-    async def _work(self, row: _Row) -> None:
+    async def _work(self, row: Lease) -> None:
         with request_context(row.request_id), log_context(work=row.name):
             try:
                 await self._kind.work(row.name)
@@ -138,38 +130,27 @@ class Keeper:
             task.cancel()
             await asyncio.wait([task])
 
-    def _unfinished(self) -> list[_Row]:
-        table = self._kind.table
-        columns = [table.c[name] for name in _Row._fields]
-        query = select(*columns).where(table.c.state.in_(self._kind.unfinished)).order_by(table.c.created, table.c.name)
+    def _unfinished(self) -> list[Lease]:
         with self._database.reading() as session:
-            return [_Row(*row) for row in session.execute(query)]
+            return lease_store.unfinished(session, self._kind.table, self._kind.unfinished)
 
-    def _claim(self, row: _Row) -> bool:
-        """False where another was faster, or the work is over by now."""
-        table = self._kind.table
-        as_seen = self._of(row.name, row.lease_owner) & table.c.state.in_(self._kind.unfinished)
-        return self._write(as_seen & (table.c.lease_until == row.lease_until), self._owner, self._until())
+    def _claim(self, row: Lease) -> bool:
+        with self._database.transaction() as session:
+            return lease_store.claim(session, self._kind.table, row, self._kind.unfinished, self._owner, self._until())
 
-    def _renew(self, row: _Row) -> bool:
+    def _renew(self, row: Lease) -> bool:
         """False where the lease is another's by now; written only once a third of it is used up."""
         until = self._until()
         third = timedelta(seconds=self._pace.lease_seconds / 3)
         if row.lease_owner == self._owner and row.lease_until > until - third:
             return True
-        return self._write(self._of(row.name, self._owner), self._owner, until)
+        with self._database.transaction() as session:
+            return lease_store.keep(session, self._kind.table, row.name, self._owner, until)
 
     def _release(self, names: list[str]) -> None:
         for name in names:
-            self._write(self._of(name, self._owner), "", self._clock.now())
+            with self._database.transaction() as session:
+                lease_store.keep(session, self._kind.table, name, self._owner, self._clock.now(), gives_back=True)
 
     def _until(self) -> datetime:
         return self._clock.now() + timedelta(seconds=self._pace.lease_seconds)
-
-    def _of(self, name: str, owner: str) -> ColumnElement[bool]:
-        return (self._kind.table.c.name == name) & (self._kind.table.c.lease_owner == owner)
-
-    def _write(self, where: ColumnElement[bool], owner: str, until: datetime) -> bool:
-        values = {"lease_owner": owner, "lease_until": until}
-        with self._database.transaction() as session:
-            return touched(session, self._kind.table.update().where(where).values(**values)) == 1
