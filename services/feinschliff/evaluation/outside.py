@@ -70,8 +70,8 @@ class Paces:
 class RoomOutside:
     """The `Outside` of graders in this room.
 
-    Models are asked on behalf of `project`. `model` is the one that a run measures, empty outside of runs. With `waiting` an outage of inference is waited out,
-    and ends the run where it lasts; without, a few tries must do.
+    Models are asked on behalf of `project`. `model` is the one that a run measures, empty outside of runs. With
+    `waiting` an outage of inference is waited out, and ends the run where it lasts; without, a few tries must do.
     """
 
     installation: Installation
