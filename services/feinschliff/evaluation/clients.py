@@ -101,13 +101,13 @@ class Models:
         self._timeout_seconds = timeout_seconds
 
     async def ask(self, project: str, model: str, messages: Sequence[Message], sampling: Sampling) -> Answer:
-        """One answer, for a project; raises what inference refuses with. Nothing is stored in the completion log."""
+        """One answer, for `projects/{project}`; raises what inference refuses with. Nothing is stored in the completion log."""
         request = inference_pb2.ChatRequest(
             model=model,
             messages=map(to_message, messages),
             sampling=to_sampling(sampling),
             store=False,
-            project=f"projects/{project}",
+            project=project,
         )
         try:
             response = await self._stub().Chat(request, timeout=self._timeout_seconds)

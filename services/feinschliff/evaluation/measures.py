@@ -23,7 +23,7 @@ class Measures:
 
     async def embed(self, project: str, model: str, texts: Sequence[str]) -> list[list[float]]:
         """One vector per text; raises what inference refuses with."""
-        request = inference_pb2.EmbedRequest(model=model, texts=texts, project=f"projects/{project}")
+        request = inference_pb2.EmbedRequest(model=model, texts=texts, project=project)
         try:
             response = await self._stub().Embed(request, timeout=self._timeout_seconds)
         except grpc.RpcError as error:
@@ -33,7 +33,7 @@ class Measures:
     async def likelihood(self, project: str, model: str, prompt: str, text: str) -> Likelihood:
         """Of the text after the prompt; raises what inference refuses with."""
         scored = inference_pb2.ScoreText(prompt=prompt, text=text)
-        request = inference_pb2.ScoreRequest(model=model, text=scored, project=f"projects/{project}")
+        request = inference_pb2.ScoreRequest(model=model, text=scored, project=project)
         try:
             response = await self._stub().Score(request, timeout=self._timeout_seconds)
         except grpc.RpcError as error:

@@ -69,13 +69,13 @@ class EvaluationService(evaluation_pb2_grpc.EvaluationServiceServicer):
         return grader
 
     async def RunGrader(self, request: pb.RunGraderRequest, context: Context) -> pb.RunGraderResponse:
-        project = names.parse(PROJECT, request.parent, field="parent")["project"]
+        names.parse(PROJECT, request.parent, field="parent")
         graders = [self._grader(request.grader)]
         message = from_message(request.sample)
         sample = Sample(message.content or "", message.tool_calls or ())
         item = item_of(from_struct(request.item))
         begun = time.perf_counter()
-        asked = await self._grading.asked(project, graders, item, sample)
+        asked = await self._grading.asked(request.parent, graders, item, sample)
         (grade,) = await offload(self._grading.all, graders, item, sample, asked)
         return to_trial(grade, time.perf_counter() - begun)
 
