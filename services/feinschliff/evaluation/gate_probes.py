@@ -61,8 +61,10 @@ class Probes:
                 data = {"why": str(error)}
             else:
                 first, second = [await self._work.ask(partial(likelihood, text)) for text in texts]
-                if isinstance(first, Failure) or isinstance(second, Failure):
-                    data = {"why": first.message if isinstance(first, Failure) else second.message}
+                if isinstance(first, Failure):
+                    data = {"why": first.message}
+                elif isinstance(second, Failure):
+                    data = {"why": second.message}
                 else:
                     data = {"more": first.logprob, "less": second.logprob, "group": name}
             await offload(self._put, verdict, rule_id, position, data)
