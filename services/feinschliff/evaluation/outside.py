@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
-
-from pydantic import SecretStr
+from urllib.parse import urlsplit
 
 from feinschliff.evaluation.clients import Answer, Models
 from feinschliff.evaluation.failures import Fate, fate_of, pause_seconds
 from feinschliff.evaluation.measures import Measures
+from feinschliff.evaluation.outside_headers import SecretHeaders
 from feinschliff.evaluation.outside_judges import OutsideJudge, Unreadable, from_answer, to_post
 from feinschliff.evaluation.posting import Post, Poster, PostFailed, Reach
 from feinschliff.evaluation.sandboxed import Sandboxed
@@ -45,11 +45,24 @@ class Installation:
 
     embedding_model: str
     judges: Mapping[str, OutsideJudge]
-    headers: Mapping[str, Mapping[str, SecretStr]]
+    headers: Mapping[str, SecretHeaders]
     reach: Reach
     judge_reach: Reach
     attempts: int
     judge_timeout_seconds: float
+
+    def headers_for(self, name: str, url: str) -> Mapping[str, str] | None:
+        """What goes along to `url` under the name; None: there is nothing of this name for it. No name, no headers."""
+        if not name:
+            return {}
+        named = self.headers.get(name)
+        if named is None or not named.are_for(url):
+            return None
+        return {header: value.get_secret_value() for header, value in named.headers.items()}
+
+    def reach_of(self, url: str) -> Reach:
+        """Plain http goes to private addresses alone."""
+        return self.reach if urlsplit(url).scheme == "https" else self.reach._replace(public=False)
 
 
 @dataclass
@@ -126,13 +139,12 @@ class RoomOutside:
         return await asyncio.gather(*(self._patiently(ask, Fault.MODEL, named) for ask in asked))
 
     async def post(self, call: Call) -> object:
-        secret = self.installation.headers.get(call.headers_secret, {})
-        if call.headers_secret and not secret:
-            raise CannotAsk(Fault.ENDPOINT, f"the installation has no headers named {call.headers_secret}")
-        headers = {name: value.get_secret_value() for name, value in secret.items()}
+        headers = self.installation.headers_for(call.headers_secret, call.url)
+        if headers is None:
+            raise CannotAsk(Fault.ENDPOINT, f"the installation has no headers named {call.headers_secret} for this URL")
         await asyncio.sleep(self.paces.wait_seconds(call.url, call.requests_per_second, time.monotonic()))
         post = Post(call.url, headers, call.body, call.timeout_seconds)
-        return await self._posted(post, self.installation.reach, Fault.ENDPOINT)
+        return await self._posted(post, self.installation.reach_of(call.url), Fault.ENDPOINT)
 
     async def run(self, call: sandbox.Call) -> sandbox.Outcome:
         return await self.sandboxed.run(call)

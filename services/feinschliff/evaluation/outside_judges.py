@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 
+from feinschliff.evaluation.outside_headers import SecretHeaders, clean_secret
 from feinschliff.evaluation.posting import Post
 from feinschliff.graders.outside import Question, Reply
 
@@ -32,9 +33,14 @@ class OutsideJudge(BaseModel):
             raise ValueError("must be http(s)://host/v1")
         return url.rstrip("/")
 
+    @field_validator("api_key")
+    @classmethod
+    def _can_be_sent(cls, key: SecretStr) -> SecretStr:
+        return clean_secret(key)
+
 
 _JUDGES = TypeAdapter(Mapping[str, OutsideJudge])
-_HEADERS = TypeAdapter(Mapping[str, Mapping[str, SecretStr]])
+_HEADERS = TypeAdapter(Mapping[str, SecretHeaders])
 
 
 def parse_judges(text: str) -> Mapping[str, OutsideJudge]:
@@ -42,7 +48,7 @@ def parse_judges(text: str) -> Mapping[str, OutsideJudge]:
     return _parsed(_JUDGES, text)
 
 
-def parse_headers(text: str) -> Mapping[str, Mapping[str, SecretStr]]:
+def parse_headers(text: str) -> Mapping[str, SecretHeaders]:
     """Raises ValueError that repeats no secret."""
     return _parsed(_HEADERS, text)
 

@@ -99,7 +99,8 @@ class Poster:
                 f"?{quote(parts.query, safe=_PATH_SAFE + '?')}" if parts.query else ""
             )
             headers = {"content-type": "application/json", "accept": "application/json", **post.headers}
-            connection.request("POST", path, json.dumps(post.body, ensure_ascii=False).encode(), headers)
+            body = json.dumps(post.body, ensure_ascii=False).encode("utf-8", "replace")
+            connection.request("POST", path, body, headers)
             return _read(connection.getresponse(), host)
         except PostFailed:
             if time.monotonic() >= until:  # what was cut off looks like an answer that ends too soon
@@ -111,6 +112,8 @@ class Poster:
             if time.monotonic() >= until:
                 raise _late(host, post) from None
             raise PostFailed(f"{host} does not answer: {type(error).__name__}", again=True) from None
+        except ValueError:  # its text repeats the header
+            raise PostFailed(f"what goes to {host} is no request that HTTP knows", again=False) from None
         finally:
             timer.cancel()
             connection.close()

@@ -6,11 +6,13 @@ import ipaddress
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import pytest
 
-from feinschliff.evaluation.outside import Paces, sampling_of
+from feinschliff.evaluation.outside import Installation, Paces, sampling_of
+from feinschliff.evaluation.outside_headers import SecretHeaders
 from feinschliff.evaluation.outside_judges import (
     OutsideJudge,
     Unreadable,
@@ -115,6 +117,7 @@ QUESTION = Question(
     "score",
     {"temperature": 0.0, "max_completions_tokens": 9, "reasoning_effort": "low"},
 )
+INSTALLATION = Installation("", {}, {}, Reach(private=True, public=True), Reach(private=True, public=True), 3, 5)
 JUDGE = OutsideJudge.model_validate({"base_url": "https://host/v1/", "model": "m", "api_key": "k"})
 
 
@@ -170,7 +173,83 @@ def test_wrong_judges_stop_the_start_without_telling_secrets(text: str, monkeypa
 
 def test_headers_are_texts_by_name() -> None:
     assert parse_headers("") == {}
-    (mine,) = parse_headers(json.dumps({"mine": {"a": "b"}})).values()
-    assert mine["a"].get_secret_value() == "b"
-    with pytest.raises(ValueError, match="mine: "):
-        parse_headers('{"mine": "hidden"}')
+    mine = headers_for("https://host", {" a ": " b\n"})["mine"]
+    assert {name: value.get_secret_value() for name, value in mine.headers.items()} == {"a": "b"}
+
+
+def headers_for(url_prefix: str, headers: Mapping[str, str]) -> Mapping[str, SecretHeaders]:
+    return parse_headers(json.dumps({"mine": {"url_prefix": url_prefix, "headers": headers}}))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "headers"),
+    [
+        ("https://host", "hidden"),
+        ("https://host", {}),
+        ("https://host", {"a": "hidden\nx: y"}),
+        ("https://host", {"a": "hidd\u00e9n"}),
+        ("https://host", {"hidden: x": "y"}),
+        ("https://u:hidden@host", {"a": "b"}),
+        ("https://host/a/../hidden", {"a": "b"}),
+        ("ftp://hidden", {"a": "b"}),
+        ("", {"a": "hidden"}),
+    ],
+)
+def test_headers_that_cannot_be_sent_stop_the_start_without_telling_secrets(
+    prefix: str, headers: Mapping[str, str]
+) -> None:
+    with pytest.raises(ValueError, match="mine") as problem:
+        headers_for(prefix, headers)
+    assert "hidden" not in str(problem.value)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "url", "goes"),
+    [
+        ("https://host", "https://host/any?x=1", True),
+        ("https://host/", "https://HOST:443/any", True),
+        ("https://host/a", "https://host/a", True),
+        ("https://host/a/", "https://host/a/b", True),
+        ("https://host/a", "https://host/ab", False),
+        ("https://host/a", "https://host/a/../b", False),
+        ("https://host/a", "https://host/a/%2e%2E/b", False),
+        ("https://host/a", "https://host/a/..%2fb", False),
+        ("https://host/a", "https://host/a/..;/b", False),
+        ("https://host/a", "https://host", False),
+        ("https://host", "http://host/", False),
+        ("https://host", "https://host:444/", False),
+        ("https://host", "https://host.attacker/", False),
+        ("https://host", "https://host@attacker/", False),
+    ],
+)
+def test_secret_headers_go_where_they_belong_alone(prefix: str, url: str, goes: bool) -> None:
+    mine = headers_for(prefix, {"a": "b"})
+    assert mine["mine"].are_for(url) is goes
+    installation = replace(INSTALLATION, headers=mine)
+    assert installation.headers_for("mine", url) == ({"a": "b"} if goes else None)
+    assert installation.headers_for("theirs", url) is None
+    assert installation.headers_for("", url) == {}
+
+
+def test_plain_http_goes_to_private_addresses_alone() -> None:
+    assert INSTALLATION.reach_of("https://host") == Reach(private=True, public=True)
+    assert INSTALLATION.reach_of("http://host") == Reach(private=True, public=False)
+
+
+def test_a_judges_key_is_sent_without_its_line_end() -> None:
+    judges = {"big": {"base_url": "https://host/v1", "model": "m", "api_key": "k\n"}}
+    assert to_post(parse_judges(json.dumps(judges))["big"], QUESTION, 5).headers == {"authorization": "Bearer k"}
+    judges["big"]["api_key"] = "hidden\nx"
+    with pytest.raises(ValueError, match="header") as problem:
+        parse_judges(json.dumps(judges))
+    assert "hidden" not in str(problem.value)
+
+
+def test_a_header_that_http_does_not_take_is_not_repeated(poster: Poster) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        wrong = Post(f"http://127.0.0.1:{listener.getsockname()[1]}/", {"authorization": "Bearer hidden\n"}, {}, 5)
+        with pytest.raises(PostFailed) as failure:
+            poster.send(wrong, Reach(private=True, public=False))
+    assert "hidden" not in str(failure.value)
+    assert failure.value.__cause__ is None
+    assert failure.value.__suppress_context__
