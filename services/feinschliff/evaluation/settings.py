@@ -47,7 +47,7 @@ class EvaluationSettings(Settings):
     evaluation_judge_timeout_seconds: float = Field(120, gt=0, description="Deadline of one answer of a judge outside.")
     evaluation_grader_headers: SecretStr = Field(
         SecretStr(""),
-        description="Headers for endpoint graders, by the name in headers_secret, and the URLs they go to: JSON such as "
+        description="Headers for endpoint graders, by the name in headers_secret, and their URLs: JSON such as "
         '{"mine": {"url_prefix": "https://host/path", "headers": {"authorization": "Bearer k"}}}.',
     )
     evaluation_private_endpoints: bool = Field(

@@ -15,6 +15,7 @@ from tests.unit.graders.tables import REFERENCE, TEXTS
 from tests.unit.graders.tables_asking import ASKING, ENDPOINT, LABEL, LIKELY, SCORE
 from tests.unit.graders.tables_structure import BOMB, CALLS, STRUCTURES
 
+WRONG_SCHEMA = ("GRADER_SCHEMA_INVALID", "schema")
 EXACT = {"type": "string_check", "input": ANSWER, "reference": REFERENCE, "operation": "eq"}
 TOOLS = {"type": "tool_calls", "reference": REFERENCE}
 MULTI: Spec = {"type": "multi", "graders": {"a": EXACT, "b": SCORE}, "calculate_output": "a + b"}
@@ -141,6 +142,16 @@ REFUSED: list[tuple[Spec, str, str]] = [
     ({"type": "json_schema", "schema": {"items": {"$ref": "file:///etc/x"}}}, "GRADER_SCHEMA_INVALID", "schema"),
     ({"type": "json_schema", "schema": {"pattern": "(?=x)"}}, "GRADER_SCHEMA_INVALID", "schema"),
     ({"type": "json_schema", "schema": {"patternProperties": {"(": {}}}}, "GRADER_SCHEMA_INVALID", "schema"),
+    ({"type": "json_schema", "schema": {"items": {"unevaluatedProperties": {}}}}, "GRADER_SCHEMA_INVALID", "schema"),
+    ({"type": "json_schema", "schema": {"properties": {"properties": {"unevaluatedItems": {}}}}}, *WRONG_SCHEMA),
+    (
+        {"type": "json_schema", "schema": {"items": {"$schema": "http://json-schema.org/draft-07/schema#"}}},
+        *WRONG_SCHEMA,
+    ),
+    (
+        {"type": "json_schema", "schema": {"$ref": "#/properties", "properties": {"unevaluatedItems": {}}}},
+        *WRONG_SCHEMA,
+    ),
     ({"type": "json_schema", "schema": BOMB}, "GRADER_SCHEMA_INVALID", "schema"),
     ({"type": "json_schema", "schema": "{}"}, "GRADER_FIELD_TYPE", "schema"),
     ({"type": "json_path", "path": "$.a["}, "GRADER_PATH_INVALID", "path"),
