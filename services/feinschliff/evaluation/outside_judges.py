@@ -11,9 +11,11 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, Valid
 
 from feinschliff.evaluation.outside_headers import SecretHeaders, clean_secret
 from feinschliff.evaluation.posting import Post
+from feinschliff.graders.grade import is_number
 from feinschliff.graders.outside import Question, Reply
 
 T = TypeVar("T")
+TOKENS_MAX = 2**31 - 1
 
 
 class OutsideJudge(BaseModel):
@@ -98,7 +100,12 @@ def from_answer(judge: OutsideJudge, answer: object) -> Reply:
         finish = "content_filter" if message.get("refusal") else str(choice.get("finish_reason") or "")
         text = message.get("content") or message.get("refusal") or ""
         identity = {"model_version": f"{urlsplit(judge.base_url).hostname}/{answer.get('model', judge.model)}"}  # type: ignore[attr-defined]
-        tokens = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+        tokens = (_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
     except (KeyError, IndexError, TypeError, AttributeError, ValueError):
         raise Unreadable(json.dumps(answer)[:200]) from None
     return Reply(str(text), finish, identity, *tokens)
+
+
+def _count(value: object) -> int:
+    """What a server says of its tokens, where that is a number at all."""
+    return min(max(int(value), 0), TOKENS_MAX) if is_number(value) else 0

@@ -175,10 +175,15 @@ def _read(response: http.client.HTTPResponse, host: str) -> object:
         again = response.status >= 500 or response.status == 429
         raise PostFailed(f"{host} answered with status {response.status}", again=again)
     try:
-        answer: object = json.loads(body)
+        answer: object = json.loads(_without_surrogates(json.loads(body)))
     except (ValueError, RecursionError):
         raise PostFailed(f"{host} did not answer with JSON", again=False) from None
     return answer
+
+
+def _without_surrogates(values: object) -> bytes:
+    """JSON again; halves of characters, which JSON can write and UTF-8 cannot, become question marks."""
+    return json.dumps(values, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _cut(connection: http.client.HTTPConnection) -> None:

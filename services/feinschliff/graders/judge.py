@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import ClassVar, NamedTuple, Self, TypeGuard
+from typing import ClassVar, NamedTuple, Self
 
 import orjson
 
-from feinschliff.graders.grade import Fault, Grade, Item, Judgement, Sample, quoted, ungraded
+from feinschliff.graders.grade import Fault, Grade, Item, Judgement, Sample, is_number, quoted, ungraded
 from feinschliff.graders.judge_spec import JudgeSpec, read_judge
 from feinschliff.graders.outside import CannotAsk, Outside, Question, Reply
 from feinschliff.graders.spec import Spec, SpecReader, refused
@@ -216,10 +215,6 @@ def _range(reader: SpecReader) -> tuple[float, float]:
         message = f"'range' must go up; it goes from {low:g} to {high:g}."
         raise refused("GRADER_FIELD_RANGE", reader.field("range"), message, name="range", value=[low, high])
     return low, high
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _spread(numbers: Sequence[float]) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import http.client
+import io
 import ipaddress
 import json
+import math
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -11,6 +14,7 @@ from dataclasses import replace
 
 import pytest
 
+from feinschliff.evaluation import posting
 from feinschliff.evaluation.outside import Installation, Paces, sampling_of
 from feinschliff.evaluation.outside_headers import SecretHeaders
 from feinschliff.evaluation.outside_judges import (
@@ -137,6 +141,28 @@ def test_a_question_has_the_names_of_whom_it_goes_to() -> None:
 
 def chat(message: object, **more: object) -> object:
     return {"model": "m-1", "choices": [{"message": message, "finish_reason": "stop"}], **more}
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"), [(3, 3), (3.9, 3), (-1, 0), (math.inf, 0), (10**400, 0), (10**30, 2**31 - 1), ("x", 0), (None, 0)]
+)
+def test_what_a_judge_outside_says_of_its_tokens_fits(told: object, kept: int) -> None:
+    said = from_answer(JUDGE, chat({"content": "x"}, usage={"prompt_tokens": told, "completion_tokens": told}))
+    assert (said.prompt_tokens, said.completion_tokens) == (kept, kept)
+
+
+def test_half_a_character_in_an_answer_becomes_a_question_mark() -> None:
+    body = rb'{"\ud800": "a\udfff", "score": 1e999, "whole": "\ud83d\ude00"}'
+    response = http.client.HTTPResponse(Wire(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body))  # type: ignore[arg-type]
+    response.begin()
+    assert posting._read(response, "host") == {"?": "a?", "score": math.inf, "whole": "\U0001f600"}
+
+
+class Wire(io.BytesIO):
+    """What a server sent, as a socket."""
+
+    def makefile(self, mode: str) -> Wire:
+        return self
 
 
 def test_what_a_judge_outside_says_is_read_or_named() -> None:

@@ -283,6 +283,10 @@ def test_formulas_lie_in_each_other_so_deep_and_no_deeper() -> None:
         ("(" * 100 + "a" + ")" * 100, 65, "nested more than 64"),
         ("a" + "^a" * 100, 128, "nested more than 64"),
         ("a" + " " * 4096, 4097, "at most 4096"),
+        ("a" + "+a" * 1500, 402, "more than 200 steps"),
+        ("a" + "*a" * 1500, 402, "more than 200 steps"),
+        ("a" + "-b" * 201, 402, "more than 200 steps"),
+        ("a + 1e999", 5, "too large"),
     ],
 )
 def test_a_wrong_formula_is_refused_at_its_character(source: str, position: int, words: str) -> None:
@@ -292,6 +296,10 @@ def test_a_wrong_formula_is_refused_at_its_character(source: str, position: int,
     with pytest.raises(Invalid) as refusal:
         parse({"name": "g", **MULTI, "calculate_output": source})
     assert refusal.value.metadata["position"] == str(position)
+
+
+def test_the_longest_formula_has_a_value() -> None:
+    assert formula.parse("a" + "+a" * 200, ["a"]).compute({"a": 0.5}) == 100.5
 
 
 def test_a_formula_that_fails_says_where() -> None:
