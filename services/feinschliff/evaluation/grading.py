@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from feinschliff.graders.protocol import Asking, Grader, is_pure
 from feinschliff.graders.python import Python
 from feinschliff.graders.spec import refused
 from feinschliff.graders.text_similarity import Cosine
+from feinschliff.graders.together import together
 from feinschliff.kit.metrics import Metrics
 
 
@@ -48,7 +48,7 @@ class Grading:
         if not asking:
             return {}
         outside = replace(self._outside, project=project, model=model, waiting=waiting)
-        grades = await asyncio.gather(*(self._ask(grader, item, sample, outside) for grader in asking))
+        grades = await together(self._ask(grader, item, sample, outside) for grader in asking)
         return {grade.grader: grade for grade in grades}
 
     async def _ask(self, grader: Asking, item: Item, sample: Sample, outside: RoomOutside) -> GradeGiven:

@@ -20,6 +20,7 @@ from feinschliff.evaluation.sandboxed import Sandboxed
 from feinschliff.formats.records import Message
 from feinschliff.graders.grade import Fault
 from feinschliff.graders.outside import Call, CannotAsk, Likelihood, Question, Reply
+from feinschliff.graders.together import together
 from feinschliff.kit.errors import Refusal
 from feinschliff.sandbox import call as sandbox
 
@@ -67,15 +68,17 @@ class Installation:
 
 @dataclass
 class Paces:
-    """When a web server may be asked next, so that it is not asked more often than its grader says."""
+    """When a project may ask a web server next, so that it does not ask more often than its grader says."""
 
-    _next: dict[str, float] = field(default_factory=dict)
+    _next: dict[tuple[str, str], float] = field(default_factory=dict)
+    _kept: int = PACES_KEPT
 
-    def wait_seconds(self, url: str, requests_per_second: float, now: float) -> float:
-        if len(self._next) > PACES_KEPT:
+    def wait_seconds(self, project: str, url: str, requests_per_second: float, now: float) -> float:
+        if len(self._next) > self._kept:
             self._next = {key: at for key, at in self._next.items() if at > now}
-        at = max(self._next.get(url, now), now)
-        self._next[url] = at + 1 / requests_per_second
+            self._kept = max(PACES_KEPT, 2 * len(self._next))
+        at = max(self._next.get((project, url), now), now)
+        self._next[project, url] = at + 1 / requests_per_second
         return at - now
 
 
@@ -136,13 +139,14 @@ class RoomOutside:
         if not named:
             raise CannotAsk(Fault.MODEL, "the grader names no model, and none is being measured")
         asked = [partial(self.measures.likelihood, self.project, named, prompt, text) for text in texts]
-        return await asyncio.gather(*(self._patiently(ask, Fault.MODEL, named) for ask in asked))
+        return await together(self._patiently(ask, Fault.MODEL, named) for ask in asked)
 
     async def post(self, call: Call) -> object:
         headers = self.installation.headers_for(call.headers_secret, call.url)
         if headers is None:
             raise CannotAsk(Fault.ENDPOINT, f"the installation has no headers named {call.headers_secret} for this URL")
-        await asyncio.sleep(self.paces.wait_seconds(call.url, call.requests_per_second, time.monotonic()))
+        pause = self.paces.wait_seconds(self.project, call.url, call.requests_per_second, time.monotonic())
+        await asyncio.sleep(pause)
         post = Post(call.url, headers, call.body, call.timeout_seconds)
         return await self._posted(post, self.installation.reach_of(call.url), Fault.ENDPOINT)
 

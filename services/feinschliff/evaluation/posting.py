@@ -19,6 +19,11 @@ WORKERS = 32
 _READ_BYTES = 65_536
 _PATH_SAFE = "/%~!$&'()*+,;=:@-._"
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_INWARD = [
+    ipaddress.ip_network(one)
+    for one in ("192.0.0.0/24", "192.88.99.0/24", "::/96", "64:ff9b:1::/48", "fec0::/10", "3fff::/20", "5f00::/16")
+]
+"""Not of the internet at large either, whatever this version of Python says."""
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
@@ -54,7 +59,7 @@ def is_public(address: Address) -> bool:
     inner = _wrapped(address)
     if inner is not None:
         return is_public(inner)
-    return address.is_global and not address.is_multicast
+    return address.is_global and not address.is_multicast and not any(address in one for one in _INWARD)
 
 
 def _wrapped(address: Address) -> Address | None:

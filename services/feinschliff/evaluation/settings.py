@@ -59,7 +59,7 @@ class EvaluationSettings(Settings):
         "a kernel that allows unprivileged namespaces.",
     )
     evaluation_sandbox_workers: int = Field(
-        0, ge=0, le=256, description="Python grades computed at the same time; 0: one per processor, at least 2."
+        0, ge=0, le=256, description="Python grades computed at the same time; 0: one per processor, 2 to 8."
     )
     evaluation_sandbox_memory_bytes: int = Field(
         MEMORY_BYTES_MAX,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from feinschliff.graders.judge_spec import JudgeSpec, read_judge
 from feinschliff.graders.outside import CannotAsk, Outside, Question, Reply
 from feinschliff.graders.spec import Spec, SpecReader, refused
 from feinschliff.graders.template import Unresolved, unresolved
+from feinschliff.graders.together import together
 
 LABELS_MAX = 100
 STEPS_MAX = 16
@@ -69,7 +69,7 @@ async def _ask(
     def question(number: int) -> Question:
         return Question(judge.model, turns, schema, version.partition("/")[0], judge.sampling_of(number))
 
-    replies = await asyncio.gather(*(outside.judge(question(number)) for number in range(judge.samples)))
+    replies = await together(outside.judge(question(number)) for number in range(judge.samples))
     judgements = [
         Judgement(judge.model, version, turns, one.text, one.identity, one.prompt_tokens, one.completion_tokens)
         for one in replies

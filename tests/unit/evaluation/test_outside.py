@@ -15,7 +15,7 @@ from dataclasses import replace
 import pytest
 
 from feinschliff.evaluation import posting
-from feinschliff.evaluation.outside import Installation, Paces, sampling_of
+from feinschliff.evaluation.outside import PACES_KEPT, Installation, Paces, sampling_of
 from feinschliff.evaluation.outside_headers import SecretHeaders
 from feinschliff.evaluation.outside_judges import (
     OutsideJudge,
@@ -55,6 +55,12 @@ from feinschliff.graders.outside import Question
         ("64:ff9b::808:808", True),
         ("2002:7f00:1::", False),
         ("2002:a9fe:a9fe::", False),
+        ("2002:808:808::", True),
+        ("fec0::1", False),
+        ("64:ff9b:1::808:808", False),
+        ("::127.0.0.1", False),
+        ("::8.8.8.8", False),
+        ("192.0.0.8", False),
     ],
 )
 def test_an_address_is_public_only_where_all_that_it_wraps_is(address: str, public: bool) -> None:
@@ -109,9 +115,23 @@ def test_a_server_that_trickles_is_cut_off(poster: Poster) -> None:
 
 def test_posts_to_one_server_keep_their_distance() -> None:
     paces = Paces()
-    assert [paces.wait_seconds("a", 2, 10.0) for _ in range(3)] == [0.0, 0.5, 1.0]
-    assert paces.wait_seconds("b", 2, 10.0) == 0.0
-    assert paces.wait_seconds("a", 2, 20.0) == 0.0
+    assert [paces.wait_seconds("p", "a", 2, 10.0) for _ in range(3)] == [0.0, 0.5, 1.0]
+    assert paces.wait_seconds("p", "b", 2, 10.0) == 0.0
+    assert paces.wait_seconds("other", "a", 2, 10.0) == 0.0, "one project holds up no other"
+    assert paces.wait_seconds("p", "a", 2, 20.0) == 0.0
+
+
+def test_what_is_long_past_is_forgotten_and_looked_through_now_and_then() -> None:
+    paces = Paces()
+    looks = 0
+    for number in range(4 * PACES_KEPT):
+        before = paces._next
+        paces.wait_seconds("p", str(number), 0.001, 10.0)
+        looks += paces._next is not before
+    assert (looks, len(paces._next)) == (2, 4 * PACES_KEPT)
+    for number in range(5 * PACES_KEPT):
+        paces.wait_seconds("p", f"later {number}", 1000, 10_000.0 + number)
+    assert len(paces._next) <= 2 * PACES_KEPT
 
 
 QUESTION = Question(
