@@ -21,7 +21,7 @@ from feinschliff.formats.records import Message
 from feinschliff.graders.grade import Fault
 from feinschliff.graders.outside import Call, CannotAsk, Likelihood, Question, Reply
 from feinschliff.graders.together import together
-from feinschliff.kit.errors import Refusal
+from feinschliff.kit.errors import Refusal, Unavailable
 from feinschliff.sandbox import call as sandbox
 
 T = TypeVar("T")
@@ -151,18 +151,44 @@ class RoomOutside:
         return await self._posted(post, self.installation.reach_of(call.url), Fault.ENDPOINT)
 
     async def run(self, call: sandbox.Call) -> sandbox.Outcome:
-        return await self.sandboxed.run(call)
+        """As the sandbox says; in a run, what the sandbox itself failed at is tried again for as long as it waits."""
+        attempt = 0
+        while (outcome := await self.sandboxed.run(call)).again and self.waiting is not None:
+            await self._wait(self.waiting, outcome.why, attempt)
+            attempt += 1
+        if self.waiting is not None and outcome.fault is not sandbox.Fault.SANDBOX:
+            self.waiting.succeeded()
+        return outcome
 
     async def _posted(self, post: Post, reach: Reach, fault: Fault) -> object:
+        """What the server answers; tried a few times, and in a run waited for while it is not there.
+
+        Raises:
+            CannotAsk: it gives no usable answer.
+            Halt: `waiting` is at its end.
+        """
         loop = asyncio.get_running_loop()
-        for attempt in range(1, POSTS_MAX + 1):
+        attempt = 0
+        while True:
             try:
-                return await loop.run_in_executor(self.poster.pool, self.poster.send, post, reach)
+                answer = await loop.run_in_executor(self.poster.pool, self.poster.send, post, reach)
             except PostFailed as failure:
-                if not failure.again or attempt == POSTS_MAX:
+                attempt += 1
+                if failure.is_outage and self.waiting is not None:
+                    await self._wait(self.waiting, str(failure), attempt - 1)
+                elif failure.again and attempt < POSTS_MAX:
+                    await asyncio.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
+                else:
                     raise CannotAsk(fault, str(failure)) from None
-                await asyncio.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
-        raise AssertionError("the last attempt returns or raises")
+            else:
+                if self.waiting is not None:
+                    self.waiting.succeeded()
+                return answer
+
+    async def _wait(self, waiting: Waiting, why: str, attempt: int) -> None:
+        refusal = Unavailable("GRADER_UNAVAILABLE", f"What a grader asks is out of order: {why}.", why=why)
+        waiting.failed(refusal)
+        await asyncio.sleep(pause_seconds(refusal, attempt))
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]], fault: Fault, who: str) -> T:
         """What inference answers; tried again as `failures` says.

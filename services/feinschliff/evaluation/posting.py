@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 ANSWER_BYTES_MAX = 1 << 20
 WORKERS = 32
 _READ_BYTES = 65_536
+_OUTAGES = (429, 502, 503, 504)
 _PATH_SAFE = "/%~!$&'()*+,;=:@-._"
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _INWARD = [
@@ -28,11 +29,17 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class PostFailed(Exception):
-    """No usable answer; `again`: another try may help. Its text names no secret."""
+    """No usable answer. Its text names no secret.
 
-    def __init__(self, why: str, *, again: bool) -> None:
+    Args:
+        again: another try may help.
+        is_outage: the server is not there at present, whatever it is asked.
+    """
+
+    def __init__(self, why: str, *, again: bool, is_outage: bool = False) -> None:
         super().__init__(why)
         self.again = again
+        self.is_outage = is_outage
 
 
 class Post(NamedTuple):
@@ -116,7 +123,7 @@ class Poster:
         except (OSError, http.client.HTTPException) as error:
             if time.monotonic() >= until:
                 raise _late(host, post) from None
-            raise PostFailed(f"{host} does not answer: {type(error).__name__}", again=True) from None
+            raise PostFailed(f"{host} does not answer: {type(error).__name__}", again=True, is_outage=True) from None
         except ValueError:  # its text repeats the header
             raise PostFailed(f"what goes to {host} is no request that HTTP knows", again=False) from None
         finally:
@@ -161,7 +168,7 @@ def _resolved(host: str, port: int, reach: Reach) -> str:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise PostFailed(f"{host} has no address", again=True) from None
+        raise PostFailed(f"{host} has no address", again=True, is_outage=True) from None
     addresses: Sequence[str] = [str(info[4][0]).partition("%")[0] for info in found]
     refused = next((one for one in addresses if not reach.allows(ipaddress.ip_address(one))), None)
     if refused is not None:
@@ -178,7 +185,8 @@ def _read(response: http.client.HTTPResponse, host: str) -> object:
             raise PostFailed(f"{host} answered with more than {ANSWER_BYTES_MAX} bytes", again=False)
     if not 200 <= response.status < 300:
         again = response.status >= 500 or response.status == 429
-        raise PostFailed(f"{host} answered with status {response.status}", again=again)
+        is_outage = response.status in _OUTAGES
+        raise PostFailed(f"{host} answered with status {response.status}", again=again, is_outage=is_outage)
     try:
         answer: object = json.loads(_without_surrogates(json.loads(body)))
     except (ValueError, RecursionError):
