@@ -101,7 +101,7 @@ class Models:
         self._timeout_seconds = timeout_seconds
 
     async def ask(self, project: str, model: str, messages: Sequence[Message], sampling: Sampling) -> Answer:
-        """One answer, for `projects/{project}`; raises what inference refuses with. Nothing is stored in the completion log."""
+        """One answer, for `projects/{project}`; raises what inference refuses with. Nothing of it is logged."""
         request = inference_pb2.ChatRequest(
             model=model,
             messages=map(to_message, messages),
