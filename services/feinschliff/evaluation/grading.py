@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +18,7 @@ from feinschliff.graders.protocol import Asking, Grader, is_pure
 from feinschliff.graders.python import Python
 from feinschliff.graders.spec import refused
 from feinschliff.graders.text_similarity import Cosine
+from feinschliff.graders.together import together
 from feinschliff.kit.metrics import Metrics
 
 
@@ -48,7 +48,7 @@ class Grading:
         if not asking:
             return {}
         outside = replace(self._outside, project=project, model=model, waiting=waiting)
-        grades = await asyncio.gather(*(self._ask(grader, item, sample, outside) for grader in asking))
+        grades = await together(self._ask(grader, item, sample, outside) for grader in asking)
         return {grade.grader: grade for grade in grades}
 
     async def _ask(self, grader: Asking, item: Item, sample: Sample, outside: RoomOutside) -> GradeGiven:
@@ -95,8 +95,8 @@ class Grading:
 
     def _check_endpoint(self, grader: Endpoint, path: str) -> None:
         installation, parts = self._outside.installation, urlsplit(grader.url)
-        if grader.headers_secret and grader.headers_secret not in installation.headers:
-            message = f"This installation has no headers named {grader.headers_secret!r}."
+        if installation.headers_for(grader.headers_secret, grader.url) is None:
+            message = f"This installation has no headers named {grader.headers_secret!r} for this URL."
             raise refused("GRADER_HEADERS_UNKNOWN", f"{path}.endpoint.headers_secret", message)
         if parts.scheme != "https" and not installation.reach.private:
             message = "'url' must be https; plain http is for private addresses where the installation allows them."
@@ -105,6 +105,9 @@ class Grading:
             address = ipaddress.ip_address(parts.hostname or "")
         except ValueError:
             return  # a name: its addresses are checked whenever it is asked
+        if parts.scheme != "https" and is_public(address):
+            message = f"{address} is outside; 'url' must be https, plain http is for private addresses."
+            raise refused("GRADER_URL_INVALID", f"{path}.endpoint.url", message)
         if not installation.reach.allows(address):
             where = "outside" if is_public(address) else "in a private network"
             message = f"{address} is {where}, which this installation does not allow."

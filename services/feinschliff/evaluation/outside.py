@@ -8,19 +8,20 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol, TypeVar
-
-from pydantic import SecretStr
+from urllib.parse import urlsplit
 
 from feinschliff.evaluation.clients import Answer, Models
 from feinschliff.evaluation.failures import Fate, fate_of, pause_seconds
 from feinschliff.evaluation.measures import Measures
+from feinschliff.evaluation.outside_headers import SecretHeaders
 from feinschliff.evaluation.outside_judges import OutsideJudge, Unreadable, from_answer, to_post
 from feinschliff.evaluation.posting import Post, Poster, PostFailed, Reach
 from feinschliff.evaluation.sandboxed import Sandboxed
 from feinschliff.formats.records import Message
 from feinschliff.graders.grade import Fault
 from feinschliff.graders.outside import Call, CannotAsk, Likelihood, Question, Reply
-from feinschliff.kit.errors import Refusal
+from feinschliff.graders.together import together
+from feinschliff.kit.errors import Refusal, Unavailable
 from feinschliff.sandbox import call as sandbox
 
 T = TypeVar("T")
@@ -45,24 +46,39 @@ class Installation:
 
     embedding_model: str
     judges: Mapping[str, OutsideJudge]
-    headers: Mapping[str, Mapping[str, SecretStr]]
+    headers: Mapping[str, SecretHeaders]
     reach: Reach
     judge_reach: Reach
     attempts: int
     judge_timeout_seconds: float
 
+    def headers_for(self, name: str, url: str) -> Mapping[str, str] | None:
+        """What goes along to `url` under the name; None: there is nothing of this name for it. No name, no headers."""
+        if not name:
+            return {}
+        named = self.headers.get(name)
+        if named is None or not named.are_for(url):
+            return None
+        return {header: value.get_secret_value() for header, value in named.headers.items()}
+
+    def reach_of(self, url: str) -> Reach:
+        """Plain http goes to private addresses alone."""
+        return self.reach if urlsplit(url).scheme == "https" else self.reach._replace(public=False)
+
 
 @dataclass
 class Paces:
-    """When a web server may be asked next, so that it is not asked more often than its grader says."""
+    """When a project may ask a web server next, so that it does not ask more often than its grader says."""
 
-    _next: dict[str, float] = field(default_factory=dict)
+    _next: dict[tuple[str, str], float] = field(default_factory=dict)
+    _kept: int = PACES_KEPT
 
-    def wait_seconds(self, url: str, requests_per_second: float, now: float) -> float:
-        if len(self._next) > PACES_KEPT:
+    def wait_seconds(self, project: str, url: str, requests_per_second: float, now: float) -> float:
+        if len(self._next) > self._kept:
             self._next = {key: at for key, at in self._next.items() if at > now}
-        at = max(self._next.get(url, now), now)
-        self._next[url] = at + 1 / requests_per_second
+            self._kept = max(PACES_KEPT, 2 * len(self._next))
+        at = max(self._next.get((project, url), now), now)
+        self._next[project, url] = at + 1 / requests_per_second
         return at - now
 
 
@@ -124,30 +140,56 @@ class RoomOutside:
         if not named:
             raise CannotAsk(Fault.MODEL, "the grader names no model, and none is being measured")
         asked = [partial(self.measures.likelihood, self.project, named, prompt, text) for text in texts]
-        return await asyncio.gather(*(self._patiently(ask, Fault.MODEL, named) for ask in asked))
+        return await together(self._patiently(ask, Fault.MODEL, named) for ask in asked)
 
     async def post(self, call: Call) -> object:
-        secret = self.installation.headers.get(call.headers_secret, {})
-        if call.headers_secret and not secret:
-            raise CannotAsk(Fault.ENDPOINT, f"the installation has no headers named {call.headers_secret}")
-        headers = {name: value.get_secret_value() for name, value in secret.items()}
-        await asyncio.sleep(self.paces.wait_seconds(call.url, call.requests_per_second, time.monotonic()))
+        headers = self.installation.headers_for(call.headers_secret, call.url)
+        if headers is None:
+            raise CannotAsk(Fault.ENDPOINT, f"the installation has no headers named {call.headers_secret} for this URL")
+        pause = self.paces.wait_seconds(self.project, call.url, call.requests_per_second, time.monotonic())
+        await asyncio.sleep(pause)
         post = Post(call.url, headers, call.body, call.timeout_seconds)
-        return await self._posted(post, self.installation.reach, Fault.ENDPOINT)
+        return await self._posted(post, self.installation.reach_of(call.url), Fault.ENDPOINT)
 
     async def run(self, call: sandbox.Call) -> sandbox.Outcome:
-        return await self.sandboxed.run(call)
+        """As the sandbox says; in a run, what the sandbox itself failed at is tried again for as long as it waits."""
+        attempt = 0
+        while (outcome := await self.sandboxed.run(call)).again and self.waiting is not None:
+            await self._wait(self.waiting, outcome.why, attempt)
+            attempt += 1
+        if self.waiting is not None and outcome.fault is not sandbox.Fault.SANDBOX:
+            self.waiting.succeeded()
+        return outcome
 
     async def _posted(self, post: Post, reach: Reach, fault: Fault) -> object:
+        """What the server answers; tried a few times, and in a run waited for while it is not there.
+
+        Raises:
+            CannotAsk: it gives no usable answer.
+            Halt: `waiting` is at its end.
+        """
         loop = asyncio.get_running_loop()
-        for attempt in range(1, POSTS_MAX + 1):
+        attempt = 0
+        while True:
             try:
-                return await loop.run_in_executor(self.poster.pool, self.poster.send, post, reach)
+                answer = await loop.run_in_executor(self.poster.pool, self.poster.send, post, reach)
             except PostFailed as failure:
-                if not failure.again or attempt == POSTS_MAX:
+                attempt += 1
+                if failure.is_outage and self.waiting is not None:
+                    await self._wait(self.waiting, str(failure), attempt - 1)
+                elif failure.again and attempt < POSTS_MAX:
+                    await asyncio.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
+                else:
                     raise CannotAsk(fault, str(failure)) from None
-                await asyncio.sleep(PAUSE_SECONDS * 2 ** (attempt - 1))
-        raise AssertionError("the last attempt returns or raises")
+            else:
+                if self.waiting is not None:
+                    self.waiting.succeeded()
+                return answer
+
+    async def _wait(self, waiting: Waiting, why: str, attempt: int) -> None:
+        refusal = Unavailable("GRADER_UNAVAILABLE", f"What a grader asks is out of order: {why}.", why=why)
+        waiting.failed(refusal)
+        await asyncio.sleep(pause_seconds(refusal, attempt))
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]], fault: Fault, who: str) -> T:
         """What inference answers; tried again as `failures` says.

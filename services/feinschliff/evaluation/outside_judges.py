@@ -9,10 +9,13 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 
+from feinschliff.evaluation.outside_headers import SecretHeaders, clean_secret
 from feinschliff.evaluation.posting import Post
+from feinschliff.graders.grade import is_number
 from feinschliff.graders.outside import Question, Reply
 
 T = TypeVar("T")
+TOKENS_MAX = 2**31 - 1
 
 
 class OutsideJudge(BaseModel):
@@ -32,9 +35,14 @@ class OutsideJudge(BaseModel):
             raise ValueError("must be http(s)://host/v1")
         return url.rstrip("/")
 
+    @field_validator("api_key")
+    @classmethod
+    def _can_be_sent(cls, key: SecretStr) -> SecretStr:
+        return clean_secret(key)
+
 
 _JUDGES = TypeAdapter(Mapping[str, OutsideJudge])
-_HEADERS = TypeAdapter(Mapping[str, Mapping[str, SecretStr]])
+_HEADERS = TypeAdapter(Mapping[str, SecretHeaders])
 
 
 def parse_judges(text: str) -> Mapping[str, OutsideJudge]:
@@ -42,7 +50,7 @@ def parse_judges(text: str) -> Mapping[str, OutsideJudge]:
     return _parsed(_JUDGES, text)
 
 
-def parse_headers(text: str) -> Mapping[str, Mapping[str, SecretStr]]:
+def parse_headers(text: str) -> Mapping[str, SecretHeaders]:
     """Raises ValueError that repeats no secret."""
     return _parsed(_HEADERS, text)
 
@@ -92,7 +100,12 @@ def from_answer(judge: OutsideJudge, answer: object) -> Reply:
         finish = "content_filter" if message.get("refusal") else str(choice.get("finish_reason") or "")
         text = message.get("content") or message.get("refusal") or ""
         identity = {"model_version": f"{urlsplit(judge.base_url).hostname}/{answer.get('model', judge.model)}"}  # type: ignore[attr-defined]
-        tokens = (int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
+        tokens = (_count(usage.get("prompt_tokens")), _count(usage.get("completion_tokens")))
     except (KeyError, IndexError, TypeError, AttributeError, ValueError):
         raise Unreadable(json.dumps(answer)[:200]) from None
     return Reply(str(text), finish, identity, *tokens)
+
+
+def _count(value: object) -> int:
+    """What a server says of its tokens, where that is a number at all."""
+    return min(max(int(value), 0), TOKENS_MAX) if is_number(value) else 0

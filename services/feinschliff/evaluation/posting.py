@@ -17,17 +17,29 @@ from urllib.parse import quote, urlsplit
 ANSWER_BYTES_MAX = 1 << 20
 WORKERS = 32
 _READ_BYTES = 65_536
+_OUTAGES = (429, 502, 503, 504)
 _PATH_SAFE = "/%~!$&'()*+,;=:@-._"
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_INWARD = [
+    ipaddress.ip_network(one)
+    for one in ("192.0.0.0/24", "192.88.99.0/24", "::/96", "64:ff9b:1::/48", "fec0::/10", "3fff::/20", "5f00::/16")
+]
+"""Not of the internet at large either, whatever this version of Python says."""
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class PostFailed(Exception):
-    """No usable answer; `again`: another try may help. Its text names no secret."""
+    """No usable answer. Its text names no secret.
 
-    def __init__(self, why: str, *, again: bool) -> None:
+    Args:
+        again: another try may help.
+        is_outage: the server is not there at present, whatever it is asked.
+    """
+
+    def __init__(self, why: str, *, again: bool, is_outage: bool = False) -> None:
         super().__init__(why)
         self.again = again
+        self.is_outage = is_outage
 
 
 class Post(NamedTuple):
@@ -54,7 +66,7 @@ def is_public(address: Address) -> bool:
     inner = _wrapped(address)
     if inner is not None:
         return is_public(inner)
-    return address.is_global and not address.is_multicast
+    return address.is_global and not address.is_multicast and not any(address in one for one in _INWARD)
 
 
 def _wrapped(address: Address) -> Address | None:
@@ -99,7 +111,8 @@ class Poster:
                 f"?{quote(parts.query, safe=_PATH_SAFE + '?')}" if parts.query else ""
             )
             headers = {"content-type": "application/json", "accept": "application/json", **post.headers}
-            connection.request("POST", path, json.dumps(post.body, ensure_ascii=False).encode(), headers)
+            body = json.dumps(post.body, ensure_ascii=False).encode("utf-8", "replace")
+            connection.request("POST", path, body, headers)
             return _read(connection.getresponse(), host)
         except PostFailed:
             if time.monotonic() >= until:  # what was cut off looks like an answer that ends too soon
@@ -110,7 +123,9 @@ class Poster:
         except (OSError, http.client.HTTPException) as error:
             if time.monotonic() >= until:
                 raise _late(host, post) from None
-            raise PostFailed(f"{host} does not answer: {type(error).__name__}", again=True) from None
+            raise PostFailed(f"{host} does not answer: {type(error).__name__}", again=True, is_outage=True) from None
+        except ValueError:  # its text repeats the header
+            raise PostFailed(f"what goes to {host} is no request that HTTP knows", again=False) from None
         finally:
             timer.cancel()
             connection.close()
@@ -153,7 +168,7 @@ def _resolved(host: str, port: int, reach: Reach) -> str:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        raise PostFailed(f"{host} has no address", again=True) from None
+        raise PostFailed(f"{host} has no address", again=True, is_outage=True) from None
     addresses: Sequence[str] = [str(info[4][0]).partition("%")[0] for info in found]
     refused = next((one for one in addresses if not reach.allows(ipaddress.ip_address(one))), None)
     if refused is not None:
@@ -170,12 +185,18 @@ def _read(response: http.client.HTTPResponse, host: str) -> object:
             raise PostFailed(f"{host} answered with more than {ANSWER_BYTES_MAX} bytes", again=False)
     if not 200 <= response.status < 300:
         again = response.status >= 500 or response.status == 429
-        raise PostFailed(f"{host} answered with status {response.status}", again=again)
+        is_outage = response.status in _OUTAGES
+        raise PostFailed(f"{host} answered with status {response.status}", again=again, is_outage=is_outage)
     try:
-        answer: object = json.loads(body)
+        answer: object = json.loads(_without_surrogates(json.loads(body)))
     except (ValueError, RecursionError):
         raise PostFailed(f"{host} did not answer with JSON", again=False) from None
     return answer
+
+
+def _without_surrogates(values: object) -> bytes:
+    """JSON again; halves of characters, which JSON can write and UTF-8 cannot, become question marks."""
+    return json.dumps(values, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _cut(connection: http.client.HTTPConnection) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from feinschliff.evaluation.settings import EvaluationSettings
 from feinschliff.kit.errors import StartError, Unavailable
@@ -14,7 +15,9 @@ from feinschliff.sandbox.call import Call, Outcome, Sandbox
 from feinschliff.sandbox.compiled import shipped
 from feinschliff.sandbox.pool import Environments, WasmSandbox
 
-WORKERS_MIN = 2
+WORKERS_MIN, WORKERS_MAX = 2, 8
+"""Where the settings name no number; each may take all the memory of one grade."""
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 class Sandboxed:
@@ -45,13 +48,27 @@ class Sandboxed:
         self._sandbox.close()
 
 
+def workers_for(processors: float) -> int:
+    return min(max(round(processors), WORKERS_MIN), WORKERS_MAX)
+
+
+def processors(quota: Path = _QUOTA) -> float:
+    """That this process may use: its share of the machine, where a container has one, and never more than it sees."""
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        most, period = quota.read_text().split()
+    except (OSError, ValueError):
+        return seen
+    return seen if most == "max" else min(seen, int(most) / int(period))
+
+
 def sandbox_of(settings: EvaluationSettings, metrics: Metrics) -> Sandboxed:
     """The sandbox that the settings choose.
 
     Raises:
         StartError: bubblewrap is chosen and cannot be used.
     """
-    workers = settings.evaluation_sandbox_workers or max(WORKERS_MIN, os.cpu_count() or 0)
+    workers = settings.evaluation_sandbox_workers or workers_for(processors())
     memory_bytes = settings.evaluation_sandbox_memory_bytes
     starts = metrics.counter("feinschliff_evaluation_sandbox_starts_total")
     made: Sandbox

@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, model_validator
 
+from feinschliff.evaluation.outside_headers import SecretHeaders
 from feinschliff.evaluation.outside_judges import OutsideJudge, parse_headers, parse_judges
 from feinschliff.kit.settings import ENV_PREFIX, Settings
 from feinschliff.sandbox.call import MEMORY_BYTES_MAX, MEMORY_BYTES_MIN
@@ -46,8 +47,8 @@ class EvaluationSettings(Settings):
     evaluation_judge_timeout_seconds: float = Field(120, gt=0, description="Deadline of one answer of a judge outside.")
     evaluation_grader_headers: SecretStr = Field(
         SecretStr(""),
-        description="Headers for endpoint graders, by the name in headers_secret: JSON such as "
-        '{"mine": {"authorization": "Bearer k"}}.',
+        description="Headers for endpoint graders, by the name in headers_secret, and their URLs: JSON such as "
+        '{"mine": {"url_prefix": "https://host/path", "headers": {"authorization": "Bearer k"}}}.',
     )
     evaluation_private_endpoints: bool = Field(
         False, description="Whether endpoint graders may post to private addresses, and by plain http."
@@ -58,7 +59,7 @@ class EvaluationSettings(Settings):
         "a kernel that allows unprivileged namespaces.",
     )
     evaluation_sandbox_workers: int = Field(
-        0, ge=0, le=256, description="Python grades computed at the same time; 0: one per processor, at least 2."
+        0, ge=0, le=256, description="Python grades computed at the same time; 0: one per processor, 2 to 8."
     )
     evaluation_sandbox_memory_bytes: int = Field(
         MEMORY_BYTES_MAX,
@@ -93,5 +94,5 @@ class EvaluationSettings(Settings):
         return parse_judges(self.evaluation_judges.get_secret_value())
 
     @property
-    def grader_headers(self) -> Mapping[str, Mapping[str, SecretStr]]:
+    def grader_headers(self) -> Mapping[str, SecretHeaders]:
         return parse_headers(self.evaluation_grader_headers.get_secret_value())

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Self
 from urllib.parse import urlsplit
 
-from feinschliff.graders.grade import Fault, Grade, Item, Sample, ungraded
+from feinschliff.graders.grade import Fault, Grade, Item, Sample, is_number, ungraded
 from feinschliff.graders.outside import Call, CannotAsk, Outside
 from feinschliff.graders.spec import PASS_THRESHOLD_DEFAULT, TEXT_CHARACTERS_MAX, Spec, SpecReader, refused
 
@@ -69,7 +68,7 @@ class Endpoint:
         except CannotAsk as error:
             return ungraded(error.fault, str(error))
         score = answer.get("score") if isinstance(answer, Mapping) else None
-        if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+        if not is_number(score):
             return ungraded(Fault.ENDPOINT, f'the server did not answer {{"score": number}} (trace {trace})')
         value = min(max(float(score), 0.0), 1.0)
         why = f"the server gave {score:g}, passes from {self.pass_threshold:g} (trace {trace})"

@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 CHARACTERS_MAX = 4096
 DEPTH_MAX = 64
+"""Of parentheses, calls and exponents in each other."""
+STEPS_MAX = 200
+"""Of operations each of which needs the one before, as in a long sum."""
 _TOKEN = re.compile(
     r"(?P<blank>\s+)|(?P<number>(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)|(?P<name>[^\W\d]\w*)|(?P<sign>[-+*/^(),])"
 )
@@ -58,6 +61,7 @@ class _Node:
     what: str | float
     position: int
     inner: tuple[_Node, ...] = ()
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -142,14 +146,14 @@ class _Parser:
             raise FormulaError(self._next.position, f"it is nested more than {DEPTH_MAX} levels deep")
         node = self._product()
         while token := self._take("+", "-"):
-            node = _Node(token.text, token.position, (node, self._product()))
+            node = _joined(token.text, token.position, node, self._product())
         self._depth -= 1
         return node
 
     def _product(self) -> _Node:
         node = self._signed()
         while token := self._take("*", "/"):
-            node = _Node(token.text, token.position, (node, self._signed()))
+            node = _joined(token.text, token.position, node, self._signed())
         return node
 
     def _signed(self) -> _Node:
@@ -158,7 +162,7 @@ class _Parser:
         while token := self._take("+", "-"):
             is_negative ^= token.text == "-"
         node = self._power()
-        return _Node("-", first, (_Node(0.0, first), node)) if is_negative else node
+        return _joined("-", first, _Node(0.0, first), node) if is_negative else node
 
     def _power(self) -> _Node:
         base = self._atom()
@@ -170,13 +174,16 @@ class _Parser:
             raise FormulaError(token.position, f"it is nested more than {DEPTH_MAX} levels deep")
         exponent = self._signed()
         self._depth -= 1
-        return _Node("^", token.position, (base, exponent))
+        return _joined("^", token.position, base, exponent)
 
     def _atom(self) -> _Node:
         token = self._next
         if token.kind == "number":
             self._at += 1
-            return _Node(float(token.text), token.position)
+            value = float(token.text)
+            if not math.isfinite(value):
+                raise FormulaError(token.position, "the number is too large")
+            return _Node(value, token.position)
         if token.kind == "name":
             self._at += 1
             return self._call(token) if token.text in FUNCTIONS else self._named(token)
@@ -204,7 +211,7 @@ class _Parser:
         if not least <= len(arguments) <= most:
             words = f"{least}" if least == most else f"{least} to {most}"
             raise FormulaError(token.position, f"{token.text} takes {words} arguments, not {len(arguments)}")
-        return _Node(token.text, token.position, tuple(arguments))
+        return _joined(token.text, token.position, *arguments)
 
     def _expect(self, text: str) -> None:
         if not self._take(text):
@@ -213,6 +220,13 @@ class _Parser:
     def _unexpected(self, expected: str) -> FormulaError:
         found = f"found {self._next.text!r}" if self._next.kind != "end" else "found the end"
         return FormulaError(self._next.position, f"expected {expected}, {found}")
+
+
+def _joined(what: str, position: int, *inner: _Node) -> _Node:
+    steps = 1 + max(one.steps for one in inner)
+    if steps > STEPS_MAX:
+        raise FormulaError(position, f"it takes more than {STEPS_MAX} steps one after another")
+    return _Node(what, position, inner, steps)
 
 
 def _compute(node: _Node, values: Mapping[str, float]) -> float:

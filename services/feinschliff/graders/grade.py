@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import orjson
 
@@ -106,6 +107,16 @@ SAMPLE_FIELDS = ("output_text", "output_json", "output_tools", "choices")
 
 def ungraded(fault: Fault, why: str) -> Grade:
     return Grade(None, why, fault)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a JSON value is a number that a float can hold, and finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def quoted(text: str, characters_max: int = 80) -> str:

@@ -22,8 +22,12 @@ from feinschliff.kit.errors import Invalid
 
 SCHEMA_BYTES_MAX = 262_144
 STEPS_MAX = 100_000
-"""References and patterns looked at for one text; a schema that wants more is not gone through."""
+"""Keywords and patterns looked at for one text; a schema that wants more is not gone through."""
 DEPTH_MAX = 64
+_UNCOUNTED = ("unevaluatedItems", "unevaluatedProperties")
+"""They go through a schema by ways of their own, which no count of keywords bounds."""
+_NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+"""Keywords whose values are schemas by names that anybody may choose."""
 
 
 class _TooMuch(Exception):
@@ -47,11 +51,22 @@ def _automaton(pattern: str) -> Any:
     return compiled(pattern)
 
 
+def _counted(check: Any, work: _Work) -> Any:
+    def keyword(validator: Any, value: object, instance: object, schema: object) -> Any:
+        work.step()
+        return check(validator, value, instance, schema)
+
+    return keyword
+
+
+def _uncounted(validator: Any, value: object, instance: object, schema: object) -> Any:
+    raise _TooMuch
+
+
 def _validator(schema: Mapping[str, object], work: _Work) -> Any:
     """Draft 2020-12 without what could hang or call out: RE2 for patterns, no reference leaves the schema."""
 
     def pattern(validator: Any, pattern: str, instance: object, schema: object) -> Iterator[ValidationError]:
-        work.step()
         if isinstance(instance, str) and not _automaton(pattern).search(instance):
             yield ValidationError(f"{quoted(instance)} does not match {quoted(pattern)}")
 
@@ -79,17 +94,11 @@ def _validator(schema: Mapping[str, object], work: _Work) -> Any:
             elif isinstance(wanted, Mapping):
                 yield from validator.descend(value, wanted, path=key)
 
-    def reference(validator: Any, ref: str, instance: object, schema: object) -> Iterator[ValidationError]:
-        work.step()
-        yield from validator._validate_reference(ref=ref, instance=instance)
-
-    keywords = {
-        "pattern": pattern,
-        "patternProperties": pattern_properties,
-        "additionalProperties": additional,
-        "$ref": reference,
-    }
-    return extend(Draft202012Validator, keywords)(schema, registry=Registry())
+    ours = {"pattern": pattern, "patternProperties": pattern_properties, "additionalProperties": additional}
+    keywords = {name: _counted(check, work) for name, check in {**Draft202012Validator.VALIDATORS, **ours}.items()}
+    keywords |= dict.fromkeys(_UNCOUNTED, _uncounted)
+    plain = {name: value for name, value in schema.items() if name != "$schema"}  # it would lead to another validator
+    return extend(Draft202012Validator, keywords)(plain, registry=Registry())
 
 
 @dataclass(frozen=True)
@@ -152,13 +161,18 @@ def _check(schema: Mapping[str, object], field: str) -> None:
         raise _wrong(field, f"it refers to what is not in it: {str(error)[:200]}") from None
 
 
-def _walk(schema: object, field: str, depth: int) -> None:
+def _walk(schema: object, field: str, depth: int, *, is_names: bool = False) -> None:
     if depth > DEPTH_MAX:
         raise _wrong(field, f"it is nested more than {DEPTH_MAX} levels deep")
     if isinstance(schema, Mapping):
         _check_keywords(schema, field)
-        for value in schema.values():
-            _walk(value, field, depth + 1)
+        unserved = next((name for name in _UNCOUNTED if name in schema), None)
+        if unserved is not None and not is_names:
+            raise _wrong(field, f"{unserved} is not served; additionalProperties and items are")
+        if depth and isinstance(schema.get("$schema"), str):
+            raise _wrong(field, "$schema may stand at its beginning alone")
+        for name, value in schema.items():
+            _walk(value, field, depth + 1, is_names=name in _NAMED and not is_names)
     elif isinstance(schema, Sequence) and not isinstance(schema, str):
         for value in schema:
             _walk(value, field, depth + 1)

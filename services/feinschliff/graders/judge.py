@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import ClassVar, NamedTuple, Self, TypeGuard
+from typing import ClassVar, NamedTuple, Self
 
 import orjson
 
-from feinschliff.graders.grade import Fault, Grade, Item, Judgement, Sample, quoted, ungraded
+from feinschliff.graders.grade import Fault, Grade, Item, Judgement, Sample, is_number, quoted, ungraded
 from feinschliff.graders.judge_spec import JudgeSpec, read_judge
 from feinschliff.graders.outside import CannotAsk, Outside, Question, Reply
 from feinschliff.graders.spec import Spec, SpecReader, refused
 from feinschliff.graders.template import Unresolved, unresolved
+from feinschliff.graders.together import together
 
 LABELS_MAX = 100
 STEPS_MAX = 16
@@ -70,7 +69,7 @@ async def _ask(
     def question(number: int) -> Question:
         return Question(judge.model, turns, schema, version.partition("/")[0], judge.sampling_of(number))
 
-    replies = await asyncio.gather(*(outside.judge(question(number)) for number in range(judge.samples)))
+    replies = await together(outside.judge(question(number)) for number in range(judge.samples))
     judgements = [
         Judgement(judge.model, version, turns, one.text, one.identity, one.prompt_tokens, one.completion_tokens)
         for one in replies
@@ -216,10 +215,6 @@ def _range(reader: SpecReader) -> tuple[float, float]:
         message = f"'range' must go up; it goes from {low:g} to {high:g}."
         raise refused("GRADER_FIELD_RANGE", reader.field("range"), message, name="range", value=[low, high])
     return low, high
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _spread(numbers: Sequence[float]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -13,6 +12,7 @@ from feinschliff.graders.grade import Fault, Grade, Item, Sample, quoted
 from feinschliff.graders.outside import Outside
 from feinschliff.graders.protocol import Grader, Pure, is_pure, put
 from feinschliff.graders.spec import PASS_THRESHOLD_DEFAULT, Spec, SpecReader, refused
+from feinschliff.graders.together import together
 from feinschliff.kit.errors import Invalid
 
 GRADERS_MAX = 32
@@ -72,7 +72,7 @@ class AskingMulti(_Multi):
     """Of graders some of which ask a model or a server; they ask at the same time."""
 
     async def ask(self, item: Item, sample: Sample, outside: Outside) -> Grade:
-        grades = await asyncio.gather(*(put(grader, item, sample, outside) for grader in self.graders.values()))
+        grades = await together(put(grader, item, sample, outside) for grader in self.graders.values())
         return self._computed(dict(zip(self.graders, grades, strict=True)))
 
 

@@ -5,7 +5,6 @@ What a field may contain is checked by `grader.parse`; here only that the JSON h
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct, Value
 
-from feinschliff.graders.grade import quoted
+from feinschliff.graders.grade import is_number, quoted
 from feinschliff.graders.judge_spec import read_content
 from feinschliff.graders.spec import Spec, refused
 from feinschliff.kit.errors import Invalid
@@ -98,7 +97,7 @@ def _set(inner: Message, key: str, value: object, path: str, depth: int) -> None
         for turn in read_content(value, path, is_nested=False):
             inner.input.add(role=_role(turn.role), text=turn.text)
     elif key == "range" and isinstance(inner, pb.ScoreModelGrader):
-        if not isinstance(value, Sequence) or len(value) != 2 or not all(map(_is_number, value)):
+        if not isinstance(value, Sequence) or len(value) != 2 or not all(map(is_number, value)):
             raise _wrong_type(path, key, "a list of two numbers")
         inner.range_low, inner.range_high = value
     elif key == "headers" and isinstance(inner, pb.EndpointGrader):
@@ -147,7 +146,7 @@ def _plain(field: Any, value: object, path: str) -> Any:
         "a whole number": isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**31,
         "a string": isinstance(value, str),
         "true or false": isinstance(value, bool),
-    }.get(_WORDS.get(field.type, ""), field.type not in _ENUM and _is_number(value))
+    }.get(_WORDS.get(field.type, ""), field.type not in _ENUM and is_number(value))
     if field.type == FieldDescriptor.TYPE_INT64:
         is_right = isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63
     if not is_right:
@@ -213,7 +212,7 @@ def _to_value(value: object, path: str, depth: int) -> Value:
             return Value(null_value=0)  # type: ignore[arg-type]
         case bool():
             return Value(bool_value=value)
-        case int() | float() if _is_finite(value):
+        case int() | float() if is_number(value):
             return Value(number_value=value)
         case str():
             return Value(string_value=value)
@@ -227,13 +226,6 @@ def _to_value(value: object, path: str, depth: int) -> Value:
             made.list_value.values.extend(_to_value(one, path, depth + 1) for one in value)
             return made
     raise _wrong_type(path, path.rpartition(".")[2], "JSON with finite numbers")
-
-
-def _is_finite(number: float) -> bool:
-    try:
-        return math.isfinite(float(number))
-    except OverflowError:
-        return False
 
 
 def _from_struct(struct: Struct) -> dict[str, object]:
@@ -263,10 +255,6 @@ def _role(name: str) -> common.Role.ValueType:
 
 def _role_name(role: common.Role.ValueType) -> str:
     return common.Role.Name(role).removeprefix("ROLE_").lower()
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
 
 
 def _wrong_type(path: str, name: str, wanted: str) -> Invalid:

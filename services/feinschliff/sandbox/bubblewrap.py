@@ -15,6 +15,7 @@ from tempfile import TemporaryFile
 from typing import IO
 
 from feinschliff.kit.errors import Unavailable
+from feinschliff.sandbox import confine
 from feinschliff.sandbox.call import Call, Fault, Outcome, failed, read_answer
 from feinschliff.sandbox.guest import fuzz, harness
 
@@ -24,9 +25,14 @@ ANSWER_BYTES_MAX = 32 * 1024
 KEPT_BYTES = 8 * 1024
 FILE_BYTES_MAX = 1024 * 1024
 """Of what a run prints, to a file that only we read; the kernel ends it beyond."""
-PROCESSES_MAX = 64
+PROCESSES_MAX = 32
+"""Threads count; each process may have all the memory of one call. The kernel counts them inside alone from 5.14 on."""
+FOLDER_BYTES_MAX = 16 * 1024 * 1024
+"""Of all files in the only folder that can be written to; they lie in memory."""
 _RUN = """
-import sys, json, types
+import sys, json, types, resource
+resource.setrlimit(resource.RLIMIT_NPROC, (int(sys.argv[3]), int(sys.argv[3])))
+del resource
 sys.path[:] = [path for path in sys.path if path]
 payload = sys.stdin.read()
 for name, source in json.loads(sys.argv[1]):
@@ -81,7 +87,7 @@ class BubblewrapSandbox:
     def _run(self, call: Call, answer: IO[bytes], printed: IO[bytes]) -> Outcome:
         sources = [(one.__name__.rpartition(".")[2], Path(str(one.__file__)).read_text()) for one in (harness, fuzz)]
         named = json.dumps([(f"_{name}", source) for name, source in sources])
-        inside = [sys.executable, "-I", "-c", _RUN, named, str(answer.fileno())]
+        inside = [sys.executable, "-I", "-c", _RUN, named, str(answer.fileno()), str(PROCESSES_MAX)]
         process = subprocess.Popen(
             [*self._command(), *inside],
             stdin=subprocess.PIPE,
@@ -90,7 +96,7 @@ class BubblewrapSandbox:
             pass_fds=[answer.fileno()],
             env={},
             start_new_session=True,
-            preexec_fn=self._limit,  # plain system calls; the process is one program away
+            preexec_fn=self._limit,  # system calls alone; the process is one program away
         )
         with self._lock:
             if self._is_closed:
@@ -119,8 +125,7 @@ class BubblewrapSandbox:
     def _limit(self) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (self._memory_bytes, self._memory_bytes))
         resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES_MAX, FILE_BYTES_MAX))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        os.nice(10)
+        confine.give_way()
 
 
 def command(program: str, readable: Sequence[str]) -> list[str]:
@@ -134,9 +139,16 @@ def command(program: str, readable: Sequence[str]) -> list[str]:
         "--cap-drop",
         "ALL",
         "--clearenv",
+        "--setenv",
+        "OPENBLAS_NUM_THREADS",
+        "1",
         *binds,
+        "--size",
+        str(FOLDER_BYTES_MAX),
         "--tmpfs",
         "/tmp",
+        "--remount-ro",
+        "/",
         "--chdir",
         "/tmp",
         "--",

@@ -47,12 +47,16 @@ class Fault(StrEnum):
 
 
 class Outcome(NamedTuple):
-    """A finite number, or why there is none; `printed` is the end of what was printed, cut to a bound."""
+    """A finite number, or why there is none; `printed` is the end of what was printed, cut to a bound.
+
+    `again`: the sandbox itself was out of order, and the same call may have a number later.
+    """
 
     value: float | None
     fault: Fault | None = None
     why: str = ""
     printed: str = ""
+    again: bool = False
 
     def reason(self) -> str:
         """For a person: the number or what went wrong, and what was printed."""

@@ -36,12 +36,17 @@ _CALLS = {
 
 
 def become_background() -> None:
-    """Last in line for processors, and first to go where memory runs out: a service comes before what it grades."""
-    os.nice(10)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    """As `give_way`, with the stack that the interpreter needs."""
+    give_way()
     hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
     stack = _STACK_BYTES if hard == resource.RLIM_INFINITY else min(_STACK_BYTES, hard)
     resource.setrlimit(resource.RLIMIT_STACK, (stack, hard))
+
+
+def give_way() -> None:
+    """Last in line for processors, and first to go where memory runs out: a service comes before what it grades."""
+    os.nice(10)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         with open("/proc/self/oom_score_adj", "w") as file:
             file.write("1000")

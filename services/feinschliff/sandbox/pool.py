@@ -96,11 +96,13 @@ class WasmSandbox:
         return self._environments.names
 
     def run(self, call: Call) -> Outcome:
+        if call.environment and call.environment not in self.environments:
+            return failed(Fault.SANDBOX, f"{call.environment!r} is no environment of this installation.")
         self._seats.get()
         try:
             return self._run(call)
         except (_Broken, Refusal) as error:
-            return failed(Fault.SANDBOX, str(error))
+            return failed(Fault.SANDBOX, str(error))._replace(again=True)
         finally:
             self._seats.put(None)
 
@@ -147,8 +149,6 @@ class WasmSandbox:
 
     def _take(self, environment: str) -> _Mother:
         name = environment or ENVIRONMENT_DEFAULT
-        if name not in self.environments:
-            raise _Broken(f"{name!r} is no environment of this installation.")
         with self._lock:
             if self._is_closed:
                 raise _Broken("The sandbox is closed.")

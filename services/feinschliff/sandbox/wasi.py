@@ -19,10 +19,11 @@ KEPT_BYTES = 8 * 1024
 """Of one stream: its end."""
 ANSWER_BYTES_MAX = 32 * 1024
 _OPEN_FILES_MAX = 64
+_PATH_BYTES_MAX = 4096
 _VECTORS_MAX = 1024
 
 # Error numbers, file types and the shapes of WASI preview 1.
-_OK, _BADF, _FAULT, _INVAL, _NOENT, _NOSYS, _ROFS, _SPIPE, _MFILE = 0, 8, 21, 28, 44, 52, 69, 70, 33
+_OK, _BADF, _FAULT, _INVAL, _NOENT, _NOSYS, _ROFS, _SPIPE, _MFILE, _NAMETOOLONG = 0, 8, 21, 28, 44, 52, 69, 70, 33, 37
 _DEVICE, _FOLDER, _FILE = 2, 3, 4
 _FDSTAT, _FILESTAT = struct.Struct("<BxHxxxxQQ"), struct.Struct("<QQB7xQQQQQ")
 _U32, _U64, _VECTOR = struct.Struct("<I"), struct.Struct("<Q"), struct.Struct("<II")
@@ -209,6 +210,8 @@ class Guest:
         return _OK
 
     def _path_filestat_get(self, fd: int, flags: int, path: int, size: int, at: int) -> int:
+        if size > _PATH_BYTES_MAX:
+            return _NAMETOOLONG
         name = self.read(path, size)
         if fd != _ROOT:
             return _BADF
@@ -222,6 +225,8 @@ class Guest:
     def _path_open(
         self, fd: int, lookup: int, path: int, size: int, flags: int, rights: int, inherited: int, mode: int, at: int
     ) -> int:
+        if size > _PATH_BYTES_MAX:
+            return _NAMETOOLONG
         name = self.read(path, size)
         if fd != _ROOT or name not in self._library:
             return _BADF if fd != _ROOT else _NOENT

@@ -83,6 +83,10 @@ def endpoint(url: str, **fields: Any) -> pb.Grader:
     return pb.Grader(name="server", endpoint=pb.EndpointGrader(url=f"{url}/grade?v=1", **fields))
 
 
+def secret_headers(server: Server) -> SecretStr:
+    return SecretStr(json.dumps({"mine": {"url_prefix": f"{server.url}/grade", "headers": {"authorization": SECRET}}}))
+
+
 def cosine(model: str = "") -> pb.Grader:
     metric = pb.TextSimilarityGrader.METRIC_COSINE
     kind = pb.TextSimilarityGrader(
@@ -219,14 +223,16 @@ async def test_a_server_of_the_users_grades_where_the_installation_lets_it(room:
     assert "private network" in by_name.grade.error.message
     assert server.seen == []
 
-    headers = SecretStr(json.dumps({"mine": {"authorization": SECRET}}))
+    headers = secret_headers(server)
     await restarted(room, evaluation_private_endpoints=True, evaluation_grader_headers=headers)
     trial = await run(room, endpoint(server.url, headers_secret="mine"))
     assert trial.grade.value == 0.5
     path, sent, body = server.seen[-1]
     assert (path, sent["authorization"], body["sample"]["output_text"]) == ("/grade?v=1", SECRET, "refund")
-    refusal = await refusal_of(run(room, endpoint(server.url, headers_secret="theirs")))
-    assert refusal.reason == "GRADER_HEADERS_UNKNOWN"
+    for url, name in ((server.url, "theirs"), (f"{server.url}/other", "mine")):
+        refusal = await refusal_of(run(room, endpoint(url, headers_secret=name)))
+        assert refusal.reason == "GRADER_HEADERS_UNKNOWN"
+    assert len(server.seen) == 1
 
 
 @pytest.mark.parametrize(
@@ -243,7 +249,7 @@ async def test_a_server_of_the_users_grades_where_the_installation_lets_it(room:
 async def test_a_servers_answer_counts_or_says_why_not(
     room: Room, server: Server, answers: list[tuple[int, object]], value: float | None, why: str, posts: int
 ) -> None:
-    headers = SecretStr(json.dumps({"mine": {"authorization": SECRET}}))
+    headers = secret_headers(server)
     await restarted(room, evaluation_private_endpoints=True, evaluation_grader_headers=headers)
     server.answers = list(answers)
     grade = (await run(room, endpoint(server.url, headers_secret="mine"))).grade

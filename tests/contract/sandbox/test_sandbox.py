@@ -240,6 +240,19 @@ def test_bubblewrap_is_told_to_take_everything_away() -> None:
     assert {"--unshare-all", "--die-with-parent", "--new-session", "--clearenv"} <= set(told)
     assert told[told.index("--cap-drop") + 1] == "ALL"
     assert "--bind" not in told
+    folder, whole = told.index("--tmpfs"), told.index("--remount-ro")
+    assert told[folder - 2 : folder + 2] == ["--size", str(16 * 1024**2), "--tmpfs", "/tmp"]
+    assert told[whole + 1] == "/"
+    assert folder < whole
+
+
+def test_what_bubblewrap_runs_is_counted_and_goes_first_where_memory_runs_out(fake_program: str) -> None:
+    sandbox = BubblewrapSandbox(workers=1, memory_bytes=1024**3, program=fake_program)
+    body = "import resource; return resource.getrlimit(resource.RLIMIT_NPROC)[1]"
+    assert sandbox.run(Call(_grade(body), {}, {})).value == 32
+    if sys.platform == "linux":
+        assert sandbox.run(Call(_grade("return float(open('/proc/self/oom_score_adj').read())"), {}, {})).value == 1000
+    sandbox.close()
 
 
 def _children_of(pid: int) -> set[int]:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import http.client
+import io
 import ipaddress
 import json
+import math
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import pytest
 
-from feinschliff.evaluation.outside import Paces, sampling_of
+from feinschliff.evaluation import posting
+from feinschliff.evaluation.outside import PACES_KEPT, Installation, Paces, sampling_of
+from feinschliff.evaluation.outside_headers import SecretHeaders
 from feinschliff.evaluation.outside_judges import (
     OutsideJudge,
     Unreadable,
@@ -49,6 +55,12 @@ from feinschliff.graders.outside import Question
         ("64:ff9b::808:808", True),
         ("2002:7f00:1::", False),
         ("2002:a9fe:a9fe::", False),
+        ("2002:808:808::", True),
+        ("fec0::1", False),
+        ("64:ff9b:1::808:808", False),
+        ("::127.0.0.1", False),
+        ("::8.8.8.8", False),
+        ("192.0.0.8", False),
     ],
 )
 def test_an_address_is_public_only_where_all_that_it_wraps_is(address: str, public: bool) -> None:
@@ -103,9 +115,23 @@ def test_a_server_that_trickles_is_cut_off(poster: Poster) -> None:
 
 def test_posts_to_one_server_keep_their_distance() -> None:
     paces = Paces()
-    assert [paces.wait_seconds("a", 2, 10.0) for _ in range(3)] == [0.0, 0.5, 1.0]
-    assert paces.wait_seconds("b", 2, 10.0) == 0.0
-    assert paces.wait_seconds("a", 2, 20.0) == 0.0
+    assert [paces.wait_seconds("p", "a", 2, 10.0) for _ in range(3)] == [0.0, 0.5, 1.0]
+    assert paces.wait_seconds("p", "b", 2, 10.0) == 0.0
+    assert paces.wait_seconds("other", "a", 2, 10.0) == 0.0, "one project holds up no other"
+    assert paces.wait_seconds("p", "a", 2, 20.0) == 0.0
+
+
+def test_what_is_long_past_is_forgotten_and_looked_through_now_and_then() -> None:
+    paces = Paces()
+    looks = 0
+    for number in range(4 * PACES_KEPT):
+        before = paces._next
+        paces.wait_seconds("p", str(number), 0.001, 10.0)
+        looks += paces._next is not before
+    assert (looks, len(paces._next)) == (2, 4 * PACES_KEPT)
+    for number in range(5 * PACES_KEPT):
+        paces.wait_seconds("p", f"later {number}", 1000, 10_000.0 + number)
+    assert len(paces._next) <= 2 * PACES_KEPT
 
 
 QUESTION = Question(
@@ -115,6 +141,7 @@ QUESTION = Question(
     "score",
     {"temperature": 0.0, "max_completions_tokens": 9, "reasoning_effort": "low"},
 )
+INSTALLATION = Installation("", {}, {}, Reach(private=True, public=True), Reach(private=True, public=True), 3, 5)
 JUDGE = OutsideJudge.model_validate({"base_url": "https://host/v1/", "model": "m", "api_key": "k"})
 
 
@@ -134,6 +161,28 @@ def test_a_question_has_the_names_of_whom_it_goes_to() -> None:
 
 def chat(message: object, **more: object) -> object:
     return {"model": "m-1", "choices": [{"message": message, "finish_reason": "stop"}], **more}
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"), [(3, 3), (3.9, 3), (-1, 0), (math.inf, 0), (10**400, 0), (10**30, 2**31 - 1), ("x", 0), (None, 0)]
+)
+def test_what_a_judge_outside_says_of_its_tokens_fits(told: object, kept: int) -> None:
+    said = from_answer(JUDGE, chat({"content": "x"}, usage={"prompt_tokens": told, "completion_tokens": told}))
+    assert (said.prompt_tokens, said.completion_tokens) == (kept, kept)
+
+
+def test_half_a_character_in_an_answer_becomes_a_question_mark() -> None:
+    body = rb'{"\ud800": "a\udfff", "score": 1e999, "whole": "\ud83d\ude00"}'
+    response = http.client.HTTPResponse(Wire(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body))  # type: ignore[arg-type]
+    response.begin()
+    assert posting._read(response, "host") == {"?": "a?", "score": math.inf, "whole": "\U0001f600"}
+
+
+class Wire(io.BytesIO):
+    """What a server sent, as a socket."""
+
+    def makefile(self, mode: str) -> Wire:
+        return self
 
 
 def test_what_a_judge_outside_says_is_read_or_named() -> None:
@@ -170,7 +219,92 @@ def test_wrong_judges_stop_the_start_without_telling_secrets(text: str, monkeypa
 
 def test_headers_are_texts_by_name() -> None:
     assert parse_headers("") == {}
-    (mine,) = parse_headers(json.dumps({"mine": {"a": "b"}})).values()
-    assert mine["a"].get_secret_value() == "b"
-    with pytest.raises(ValueError, match="mine: "):
-        parse_headers('{"mine": "hidden"}')
+    mine = headers_for("https://host", {" a ": " b\n"})["mine"]
+    assert {name: value.get_secret_value() for name, value in mine.headers.items()} == {"a": "b"}
+
+
+def headers_for(url_prefix: str, headers: Mapping[str, str]) -> Mapping[str, SecretHeaders]:
+    return parse_headers(json.dumps({"mine": {"url_prefix": url_prefix, "headers": headers}}))
+
+
+@pytest.mark.parametrize(
+    ("prefix", "headers"),
+    [
+        ("https://host", "hidden"),
+        ("https://host", {}),
+        ("https://host", {"a": "hidden\nx: y"}),
+        ("https://host", {"a": "hidd\u00e9n"}),
+        ("https://host", {"hidden: x": "y"}),
+        ("https://u:hidden@host", {"a": "b"}),
+        ("https://host/a/../hidden", {"a": "b"}),
+        ("ftp://hidden", {"a": "b"}),
+        ("", {"a": "hidden"}),
+    ],
+)
+def test_headers_that_cannot_be_sent_stop_the_start_without_telling_secrets(
+    prefix: str, headers: Mapping[str, str]
+) -> None:
+    with pytest.raises(ValueError, match="mine") as problem:
+        headers_for(prefix, headers)
+    assert "hidden" not in str(problem.value)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "url", "goes"),
+    [
+        ("https://host", "https://host/any?x=1", True),
+        ("https://host/", "https://HOST:443/any", True),
+        ("https://host/a", "https://host/a", True),
+        ("https://host/a/", "https://host/a/b", True),
+        ("https://host/a", "https://host/ab", False),
+        ("https://host/a", "https://host/a/../b", False),
+        ("https://host/a", "https://host/a/%2e%2E/b", False),
+        ("https://host/a", "https://host/a/..%2fb", False),
+        ("https://host/a", "https://host/a/..;/b", False),
+        ("https://host/a", "https://host", False),
+        ("https://host", "http://host/", False),
+        ("https://host", "https://host:444/", False),
+        ("https://host", "https://host.attacker/", False),
+        ("https://host", "https://host@attacker/", False),
+    ],
+)
+def test_secret_headers_go_where_they_belong_alone(prefix: str, url: str, goes: bool) -> None:
+    mine = headers_for(prefix, {"a": "b"})
+    assert mine["mine"].are_for(url) is goes
+    installation = replace(INSTALLATION, headers=mine)
+    assert installation.headers_for("mine", url) == ({"a": "b"} if goes else None)
+    assert installation.headers_for("theirs", url) is None
+    assert installation.headers_for("", url) == {}
+
+
+def test_plain_http_goes_to_private_addresses_alone() -> None:
+    assert INSTALLATION.reach_of("https://host") == Reach(private=True, public=True)
+    assert INSTALLATION.reach_of("http://host") == Reach(private=True, public=False)
+
+
+def test_a_judges_key_is_sent_without_its_line_end() -> None:
+    judges = {"big": {"base_url": "https://host/v1", "model": "m", "api_key": "k\n"}}
+    assert to_post(parse_judges(json.dumps(judges))["big"], QUESTION, 5).headers == {"authorization": "Bearer k"}
+    judges["big"]["api_key"] = "hidden\nx"
+    with pytest.raises(ValueError, match="header") as problem:
+        parse_judges(json.dumps(judges))
+    assert "hidden" not in str(problem.value)
+
+
+def test_a_header_that_http_does_not_take_is_not_repeated(poster: Poster) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        wrong = Post(f"http://127.0.0.1:{listener.getsockname()[1]}/", {"authorization": "Bearer hidden\n"}, {}, 5)
+        with pytest.raises(PostFailed) as failure:
+            poster.send(wrong, Reach(private=True, public=False))
+    assert "hidden" not in str(failure.value)
+    assert failure.value.__cause__ is None
+    assert failure.value.__suppress_context__
+
+
+@pytest.mark.parametrize(("status", "outage"), [(429, True), (500, False), (503, True), (404, False)])
+def test_some_answers_say_that_the_server_is_not_there(status: int, outage: bool) -> None:
+    response = http.client.HTTPResponse(Wire(b"HTTP/1.1 %d x\r\ncontent-length: 0\r\n\r\n" % status))  # type: ignore[arg-type]
+    response.begin()
+    with pytest.raises(PostFailed) as failure:
+        posting._read(response, "host")
+    assert failure.value.is_outage is outage

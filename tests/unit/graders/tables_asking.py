@@ -175,6 +175,8 @@ ASKING = [
         ([{"score": "1"}], None, Fault.ENDPOINT),
         ([{"score": True}], None, Fault.ENDPOINT),
         ([{"score": float("nan")}], None, Fault.ENDPOINT),
+        ([{"score": 10**400}], None, Fault.ENDPOINT),
+        ([{"score": 10**300}], 1.0),
         ([{}], None, Fault.ENDPOINT),
         ([[1]], None, Fault.ENDPOINT),
         ([CannotAsk(Fault.ENDPOINT, "down")], None, Fault.ENDPOINT),

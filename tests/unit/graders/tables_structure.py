@@ -24,6 +24,11 @@ BOMB = {
     "$defs": {"d40": {}} | {f"d{k}": {"allOf": [{"$ref": f"#/$defs/d{k + 1}"}] * 2} for k in range(40)},
 }
 LATE_BOMB = {"properties": {"x": {"$ref": "#/$defs/d0"}}, "$defs": BOMB["$defs"]}
+DYNAMIC_BOMB = {
+    "$dynamicAnchor": "n",
+    "type": "array",
+    "items": {"allOf": [{"$dynamicRef": "#n"}, {"$dynamicRef": "#n"}]},
+}
 NAMED = {"type": "object", "patternProperties": {"^x_": {"type": "integer"}}, "additionalProperties": False}
 ORDER = (
     '{"id": 7, "items": [{"sku": "a", "price": 1.5}, {"sku": "b", "price": 2}], "paid": true, "note": null, "é": "ü"}'
@@ -67,6 +72,12 @@ STRUCTURES: list[Row] = [
         ("", DEEP, None, Fault.SAMPLE),
     ),
     *rows(schema(LATE_BOMB), ("", "{}", 1), ("", '{"x": 1}', None, Fault.SAMPLE)),
+    *rows(schema(DYNAMIC_BOMB), ("", "[[]]", 1), ("", "[" * 16 + "]" * 16, None, Fault.SAMPLE)),
+    *rows(
+        schema({"$schema": "https://json-schema.org/draft/2020-12/schema", **LATE_BOMB}),
+        ("", '{"x": 1}', None, Fault.SAMPLE),
+    ),
+    *rows(schema({"properties": {"unevaluatedItems": {"type": "null"}}}), ("", '{"unevaluatedItems": 1}', 0)),
     *rows(schema({}), ("", "1", 1), ("", "{", 0)),
     *rows({**schema({"type": "object"}), "input": REFERENCE}, ({"a": 1}, "", 1), ([1], "", 0)),
     *rows(path("$.id"), (7, ORDER, 1), ("7", ORDER, 1), (7.0, ORDER, 1), (8, ORDER, 0), (True, '{"id": 1}', 0)),

@@ -15,6 +15,7 @@ from tests.unit.graders.tables import REFERENCE, TEXTS
 from tests.unit.graders.tables_asking import ASKING, ENDPOINT, LABEL, LIKELY, SCORE
 from tests.unit.graders.tables_structure import BOMB, CALLS, STRUCTURES
 
+WRONG_SCHEMA = ("GRADER_SCHEMA_INVALID", "schema")
 EXACT = {"type": "string_check", "input": ANSWER, "reference": REFERENCE, "operation": "eq"}
 TOOLS = {"type": "tool_calls", "reference": REFERENCE}
 MULTI: Spec = {"type": "multi", "graders": {"a": EXACT, "b": SCORE}, "calculate_output": "a + b"}
@@ -141,6 +142,16 @@ REFUSED: list[tuple[Spec, str, str]] = [
     ({"type": "json_schema", "schema": {"items": {"$ref": "file:///etc/x"}}}, "GRADER_SCHEMA_INVALID", "schema"),
     ({"type": "json_schema", "schema": {"pattern": "(?=x)"}}, "GRADER_SCHEMA_INVALID", "schema"),
     ({"type": "json_schema", "schema": {"patternProperties": {"(": {}}}}, "GRADER_SCHEMA_INVALID", "schema"),
+    ({"type": "json_schema", "schema": {"items": {"unevaluatedProperties": {}}}}, "GRADER_SCHEMA_INVALID", "schema"),
+    ({"type": "json_schema", "schema": {"properties": {"properties": {"unevaluatedItems": {}}}}}, *WRONG_SCHEMA),
+    (
+        {"type": "json_schema", "schema": {"items": {"$schema": "http://json-schema.org/draft-07/schema#"}}},
+        *WRONG_SCHEMA,
+    ),
+    (
+        {"type": "json_schema", "schema": {"$ref": "#/properties", "properties": {"unevaluatedItems": {}}}},
+        *WRONG_SCHEMA,
+    ),
     ({"type": "json_schema", "schema": BOMB}, "GRADER_SCHEMA_INVALID", "schema"),
     ({"type": "json_schema", "schema": "{}"}, "GRADER_FIELD_TYPE", "schema"),
     ({"type": "json_path", "path": "$.a["}, "GRADER_PATH_INVALID", "path"),
@@ -272,6 +283,10 @@ def test_formulas_lie_in_each_other_so_deep_and_no_deeper() -> None:
         ("(" * 100 + "a" + ")" * 100, 65, "nested more than 64"),
         ("a" + "^a" * 100, 128, "nested more than 64"),
         ("a" + " " * 4096, 4097, "at most 4096"),
+        ("a" + "+a" * 1500, 402, "more than 200 steps"),
+        ("a" + "*a" * 1500, 402, "more than 200 steps"),
+        ("a" + "-b" * 201, 402, "more than 200 steps"),
+        ("a + 1e999", 5, "too large"),
     ],
 )
 def test_a_wrong_formula_is_refused_at_its_character(source: str, position: int, words: str) -> None:
@@ -281,6 +296,10 @@ def test_a_wrong_formula_is_refused_at_its_character(source: str, position: int,
     with pytest.raises(Invalid) as refusal:
         parse({"name": "g", **MULTI, "calculate_output": source})
     assert refusal.value.metadata["position"] == str(position)
+
+
+def test_the_longest_formula_has_a_value() -> None:
+    assert formula.parse("a" + "+a" * 200, ["a"]).compute({"a": 0.5}) == 100.5
 
 
 def test_a_formula_that_fails_says_where() -> None:

@@ -23,7 +23,7 @@ from feinschliff.sandbox.call import WHY_CHARACTERS_MAX, Fault, Outcome, failed,
 from feinschliff.sandbox.guest import fuzz, harness
 from feinschliff.sandbox.wasi import ANSWER_BYTES_MAX, KEPT_BYTES, OUTPUT_BYTES_MAX, Ended, Guest, signatures
 
-BADF, FAULT, NOENT, ROFS, NOSYS = 8, 21, 44, 69, 52
+BADF, FAULT, NAMETOOLONG, NOENT, ROFS, NOSYS = 8, 21, 37, 44, 69, 52
 
 
 @pytest.mark.parametrize(
@@ -142,6 +142,12 @@ def test_the_library_can_be_read_and_nothing_else(guest: Guest) -> None:
     assert _ask(guest, "fd_read", fd, 300, 1, 216) == BADF
     assert [_open(guest, name) for name in (b"../lib.zip", b"/etc/passwd", b".", b"")] == [NOENT] * 4
     assert [_open(guest, b"lib.zip", flags=1), _open(guest, b"lib.zip", rights=0x40)] == [ROFS] * 2
+
+
+def test_a_path_that_no_file_has_is_not_copied(guest: Guest) -> None:
+    for size in (4097, 2**31 - 1):
+        assert _ask(guest, "path_open", 3, 0, 0, size, 0, 0, 0, 0, 200) == NAMETOOLONG
+        assert _ask(guest, "path_filestat_get", 3, 0, 0, size, 200) == NAMETOOLONG
 
 
 def test_files_that_stay_open_are_counted(guest: Guest) -> None:
