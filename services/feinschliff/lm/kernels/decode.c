@@ -27,7 +27,7 @@
 #define GATES 2048    /* numbers at a time */
 #define LINEARS 7     /* of a layer */
 #define TOGETHER_MAX 3 /* of them, with one input */
-#define SPINS 4000     /* some 50 microseconds */
+#define SPINS 100000   /* about a millisecond */
 #if defined(__x86_64__)
 #define PAUSE() __builtin_ia32_pause()
 #elif defined(__aarch64__)
@@ -65,7 +65,8 @@ typedef struct {
     _Atomic uint32_t phase, sleepers;
 } Team;
 
-/* Spins for about as long as a phase takes; then sleeps, for a thread of the team has lost its processor to others. */
+/* Spins for far longer than a phase takes; then sleeps, for a thread of the team has lost its processor to others. Who sleeps
+ * sooner is woken on the core of who wakes it, and the team shares one core from then on. */
 static void wait_past(Team *team, uint32_t present) {
     for (int64_t turn = 0; turn < SPINS; turn++) {
         if (atomic_load_explicit(&team->phase, memory_order_acquire) != present) return;
