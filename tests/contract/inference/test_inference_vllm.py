@@ -23,7 +23,7 @@ from feinschliff.inference.scores import ScoringRequest
 from feinschliff.kit.errors import Unavailable, Unserved, WrongState
 from tests.contract.inference.adapters import Oracle, make_adapter
 from tests.contract.inference.generating import Generation
-from tests.contract.inference.vllm_place import DIGEST, Vllm, base_of, open_counting, with_adapters
+from tests.contract.inference.vllm_place import DIGEST, Vllm, another_copy, base_of, open_counting, with_adapters
 from tests.support import vllm_stub
 from tests.support.vllm_stub import Counting, Running, Stub
 from tests.support.waiting import eventually
@@ -154,6 +154,27 @@ def test_a_server_that_forgot_an_adapter_answers_nothing_in_its_name(
     assert said(opened.engine, "two") == known
     opened.close()
     assert not opened.stub.adapters
+
+
+def test_a_copy_that_leaves_takes_no_adapters_from_the_one_that_has_come(
+    tiny_model: Path, tmp_path: Path, adapters: dict[str, Path]
+) -> None:
+    before = open_counting(tiny_model, tmp_path, look_seconds=60)
+    with_adapters(before.engine, adapters)
+    known = said(before.engine, "two")
+    after = with_adapters(another_copy(before, tiny_model, tmp_path), adapters)
+    before.engine.close()
+    assert said(after, "two") == known
+    assert after.capacity().losses == 0
+    before.server.crash()
+    eventually(lambda: not after.capacity().is_up)
+    before.server.listen()
+    eventually(lambda: after.capacity().is_up)
+    assert said(after, "two") == known
+    after.close()
+    assert not before.stub.adapters
+    assert not list((tmp_path / "shared").glob("*"))
+    before.server.stop()
 
 
 @pytest.mark.parametrize(

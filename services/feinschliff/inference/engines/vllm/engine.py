@@ -352,8 +352,6 @@ class VllmEngine:
             for task in late:
                 task.cancel()
         await self._keeper.close()
-        for digest in self._sizes:
-            shutil.rmtree(self._folder_of(digest), ignore_errors=True)
         self._server.forget()
 
 

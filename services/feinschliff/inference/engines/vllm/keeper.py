@@ -214,15 +214,19 @@ class Keeper:
         self._adapters[digest] = folder
 
     async def drop(self, digest: str) -> None:
-        """Has an adapter unloaded; what the server does not know is gone already."""
-        self._adapters.pop(digest, None)
+        """Has an adapter unloaded; what the server does not know is gone already, and what another gave it is not ours."""
+        folder = self._adapters.pop(digest, None)
         try:
-            await self.client.unload_adapter(digest)
+            there = (await self.client.models()).get(digest)
+            if there is not None and there.root in ("", folder):
+                await self.client.unload_adapter(digest)
         except Lost:
             self.doubt()
         except Refused as refused:
             if not refused.said.is_unknown_model:
                 logger.warning("a vLLM server does not unload an adapter: %s", refused)
+        except wire.Broken as broken:
+            logger.warning("a vLLM server does not say what it has: %s", broken)
 
     async def _give(self, client: Client, digest: str, folder: str) -> None:
         try:
