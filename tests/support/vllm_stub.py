@@ -96,6 +96,7 @@ class Stub:
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.running = self.aborted = 0
         self.is_dead = False
+        self.refused: set[str] = set()  # adapters that it does not load
         self.changes: Callable[[dict[str, Any]], dict[str, Any]] = lambda event: event  # of what a stream says
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -164,6 +165,8 @@ class Stub:
             said = f"The lora adapter '{name}' has already been loaded."
             wanted = "If you want to load the adapter in place, set 'load_inplace' to True."
             return _error(400, "InvalidUserInput", f"{said} {wanted}")
+        if name in self.refused:
+            return _error(500, "InternalServerError", "CUDA out of memory")
         config_path = Path(path) / "adapter_config.json"
         if not config_path.is_file():
             return _error(404, "NotFoundError", f"Loading lora {name} failed: No adapter found for {path}")

@@ -177,6 +177,25 @@ def test_a_copy_that_leaves_takes_no_adapters_from_the_one_that_has_come(
     before.server.stop()
 
 
+def test_an_adapter_that_a_server_refuses_is_lost_alone(counting: Vllm, adapters: dict[str, Path]) -> None:
+    engine = with_adapters(counting.engine, adapters)
+    known = {name: said(engine, name) for name in ("", "one")}
+    counting.server.crash()
+    eventually(lambda: not engine.capacity().is_up)
+    counting.stub.refused = {"two"}
+    counting.server.listen()
+    eventually(lambda: engine.capacity().is_up)
+    assert {name: said(engine, name) for name in known} == known
+    assert engine.adapters() == adapters.keys() - {"two"}
+    with pytest.raises(WrongState) as refused:
+        Generation(engine, GenerationRequest(PROMPT, "two", max_tokens=2))
+    assert refused.value.reason == "ADAPTER_NOT_LOADED"
+    with pytest.raises(WrongState) as again:
+        engine.load_adapter("two", adapters["two"])
+    assert again.value.reason == "ADAPTER_UNSUPPORTED"
+    assert engine.capacity().is_up
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [

@@ -154,6 +154,18 @@ def test_failed_loading_is_tried_again_after_a_pause_that_doubles(bench: Bench) 
     eventually(lambda: bench.pool.look_at_base(located.key).seen is Seen.HELD)
 
 
+def test_what_an_engine_lost_by_itself_may_be_loaded_again(bench: Bench) -> None:
+    key = bench.load_base()
+    routed, kept, lost = bench.load_adapter(key, 1), bench.load_adapter(key, 2), bench.on_demand(key, 3, limit=1)
+    bench.loader.engines[0].loaded = {kept}
+    bench.pool.forget_gone(key)
+    assert bench.pool.loaded_adapters(key) == [kept]
+    assert not bench.pool.is_on_demand(key, lost)
+    assert bench.load_adapter(key, 1) == routed
+    assert bench.on_demand(key, 3, limit=1) == lost
+    assert bench.loader.engines[0].loaded == {routed, kept, lost}
+
+
 def test_the_longest_unused_adapter_goes_first(bench: Bench) -> None:
     key = bench.load_base()
     one = bench.on_demand(key, 1)

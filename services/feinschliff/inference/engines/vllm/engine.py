@@ -72,7 +72,7 @@ class VllmEngine:
         limits = Limits(options.rows_max, options.queue_max, sys.maxsize, sys.maxsize, is_cache_by_row=True)
         self._batcher: Batcher[Row] = Batcher(limits)
         name = served_name(base.files.digest, base.precision)
-        self._keeper = Keeper(server, name, options.vllm, self._lost)
+        self._keeper = Keeper(server, name, options.vllm, self._lost, self._forget)
         self._answering = Answering(self._keeper, name, self._left, queue_max=options.queue_max)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -323,6 +323,12 @@ class VllmEngine:
         row.finish(Finish.CANCELLED)
         row.tell_done()
         self._pump()
+
+    def _forget(self, digest: str) -> None:
+        """An adapter that the server does not take again: who wants it loads it anew, and hears why that fails."""
+        shutil.rmtree(self._folder_of(digest), ignore_errors=True)
+        with self._lock:
+            self._sizes.pop(digest, None)
 
     def _lost(self, why: str, is_all_over: bool) -> None:
         """What waits would wait for minutes; what runs cannot end well where all is over."""
