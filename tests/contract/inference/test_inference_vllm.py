@@ -132,6 +132,15 @@ def test_a_server_that_dies_fails_what_runs_and_has_its_adapters_before_the_next
     assert "/v1/completions" in told[3:]
 
 
+def test_everybody_who_waits_hears_of_a_loss_however_many_there_are(tiny_model: Path, tmp_path: Path) -> None:
+    opened = open_counting(tiny_model, tmp_path, queue_max=1000, rows_max=1)
+    begun(opened.engine)
+    waiting = [Generation(opened.engine, GenerationRequest(PROMPT, max_tokens=2)) for _ in range(600)]
+    opened.stub.name = "sha256:other@fp32"
+    assert {(one.done.finish, one.done.retry_after_seconds) for one in waiting} == {(Finish.FAILED, 5.0)}
+    opened.close()
+
+
 def test_an_engine_that_is_dead_behind_its_server_fails_what_runs(counting: Vllm) -> None:
     running = begun(counting.engine)
     counting.stub.is_dead = True

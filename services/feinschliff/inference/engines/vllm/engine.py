@@ -334,11 +334,14 @@ class VllmEngine:
         """What waits would wait for minutes; what runs cannot end well where all is over."""
         with self._lock:
             rows = list(self._batcher)
-        for row in rows:
-            if not self._answering.has(row):
-                row.finish(Finish.FAILED, error=why, retry_after_seconds=RETRY_SECONDS)
-                self._left(row)
-            elif is_all_over:
+            waiting = [row for row in rows if not self._answering.has(row)]
+            for row in waiting:  # all at once, before any is told: there may be hundreds
+                self._batcher.remove(row)
+        for row in waiting:
+            row.finish(Finish.FAILED, error=why, retry_after_seconds=RETRY_SECONDS)
+            row.tell_done()
+        for row in rows if is_all_over else ():
+            if self._answering.has(row):
                 row.finish(Finish.FAILED, error=why, retry_after_seconds=RETRY_SECONDS)
                 self._answering.end(row)
         if is_all_over:
