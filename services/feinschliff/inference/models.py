@@ -18,7 +18,7 @@ from feinschliff.inference.reconciler import refuse_other_base
 from feinschliff.inference.targets import (
     LOADING,
     Target,
-    is_host,
+    hosts,
     key_of,
     loading,
     may_load_on_demand,
@@ -38,6 +38,8 @@ from feinschliff.kit.watch import Wake
 ANYONE = Caller()
 ANSWER_SECONDS = 0.5
 """What a call that waited in vain keeps of its time to be told so."""
+_OTHERS_MAY = ("ADAPTER_UNSUPPORTED", "ENGINE_LOST")
+"""Why one engine does not load a version that another one may."""
 
 
 class Identity(NamedTuple):
@@ -261,20 +263,21 @@ class Models:
             deployments = self._view.all()
             if granted := self._granted(targets(version.name, deployments)):
                 return granted
-            hosts = [one for one in deployments if is_host(one, version)]
-            if not hosts:
+            able = hosts(version, deployments)
+            if not able:
                 raise why_not(model, deployments)
             with self._in_line(model):
-                if granted := await self._load(version, hosts, deployments, left):
+                if granted := await self._load(version, able, deployments, left):
                     return granted
                 await self._wake.wait(turn, min(left, 1.0))
         raise loading(model)
 
     async def _load(
-        self, version: Version, hosts: Sequence[Deployment], deployments: Sequence[Deployment], seconds: float
+        self, version: Version, able: Sequence[Deployment], deployments: Sequence[Deployment], seconds: float
     ) -> Granted | None:
-        """Loads the version onto the first host whose base is there; None where none is yet."""
-        for host in hosts:
+        """Loads the version onto the first host whose base is there and that takes it; None where none is yet."""
+        refusal: Refusal | None = None
+        for host in sorted(able, key=lambda one: not self._answers(Target(one, version))):  # who has it already first
             key = key_of(host)
             if key is None or self._pool.engine(key) is None:
                 continue
@@ -285,6 +288,14 @@ class Models:
             done, _ = await asyncio.wait({asyncio.wrap_future(future)}, timeout=seconds)
             if not done:
                 raise loading(version.name)
-            future.result()
+            try:
+                done.pop().result()
+            except Refusal as error:
+                if error.reason not in _OTHERS_MAY:
+                    raise
+                refusal = error
+                continue
             return self._granted([Target(host, version)])
+        if refusal is not None:
+            raise refusal
         return None

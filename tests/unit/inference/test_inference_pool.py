@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from feinschliff.inference.life import Precision, Seen
+from feinschliff.inference.life import EngineName, Precision, Seen
 from feinschliff.inference.pool import BaseKey, Located, Pool, Source
 from feinschliff.kit.clock import ManualClock
 from feinschliff.kit.errors import Exhausted, WrongState
@@ -32,8 +32,8 @@ class Bench:
         assert located is not None
         return located
 
-    def load_base(self, precision: Precision = "fp32") -> BaseKey:
-        source = Source(BASE, precision)
+    def load_base(self, precision: Precision = "fp32", engine: EngineName = "transformers") -> BaseKey:
+        source = Source(BASE, precision, engine)
         located = self.locate(source)
         self.pool.load_base(located)
         eventually(lambda: self.pool.look_at_base(located.key).seen is Seen.HELD)
