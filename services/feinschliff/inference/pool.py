@@ -229,7 +229,7 @@ class Pool:
             return True
 
     def forget_gone(self, key: BaseKey) -> None:
-        """What the engine of a base has lost by itself is held no more, so that it is loaded again where it is wanted."""
+        """What an engine has lost by itself is held no more, so that it is loaded again where it is wanted."""
         with self._moves:
             held, engine = self.loaded_adapters(key), self._engines.held(key)
             if engine is None:

@@ -23,7 +23,7 @@ class HandEngine:
     """Remembers its adapters."""
 
     def __init__(self, digest: str = DIGEST) -> None:
-        self.facts = EngineFacts("file:/base", digest, "fp32", "sha256:template", 512, 300)
+        self.facts = EngineFacts("file:/base", digest, "fp32", "sha256:template", 512, 300, dimensions=(8,))
         self.loaded: set[str] = set()
         self.bytes: dict[str, int] = {}
         self.is_closed = False
@@ -111,7 +111,9 @@ class HandLoader:
         self.gate.set()
 
     def locate(self, source: Source) -> Located:
-        return Located(BaseFiles(source.uri, DIGEST, "folder", Path("/base")), BaseKey(DIGEST, source.precision, source.engine))
+        return Located(
+            BaseFiles(source.uri, DIGEST, "folder", Path("/base")), BaseKey(DIGEST, source.precision, source.engine)
+        )
 
     def load(self, located: Located) -> HandEngine:
         assert self.gate.wait(10)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
+from typing import cast
 
 import pytest
 
@@ -200,3 +202,28 @@ async def test_what_one_engine_does_not_load_another_one_may(reason: str) -> Non
     bench.known[V2], vllm.errors, ours.errors = version(2), [WrongState("BROKEN", "no")], []
     assert (await bench.refused(V2, seconds_left=5)).reason == "BROKEN"
     assert version(2).adapter_digest not in ours.loaded
+
+
+async def test_of_several_that_serve_a_base_one_that_can_and_is_up_answers() -> None:
+    bench = Waiting()
+    vllm, ours = await asyncio.to_thread(bench.serves_on_two_engines)
+    vllm.facts = replace(vllm.facts, dimensions=())
+
+    async def answering(*, needs_vectors: bool = False) -> HandEngine:
+        granted = await bench.models.grant(BASE, seconds_left=5, needs_vectors=needs_vectors)
+        return cast(HandEngine, granted.lease.engine)
+
+    assert [await answering(), await answering(needs_vectors=True)] == [vllm, ours]
+    vllm.is_up = False
+    assert [await answering(), await answering(needs_vectors=True)] == [ours, ours]
+    vllm.is_up, ours.is_up = True, False
+    assert [await answering(), await answering(needs_vectors=True)] == [vllm, ours]
+
+
+async def test_a_model_whose_server_is_away_is_not_ready() -> None:
+    bench = Waiting()
+    vllm, ours = await asyncio.to_thread(bench.serves_on_two_engines)
+    vllm.is_up = False
+    assert [await bench.models.is_ready(model) for model in (D, BASE)] == [False, True]
+    ours.is_up = False
+    assert not await bench.models.is_ready(BASE)

@@ -232,7 +232,7 @@ class Keeper:
         self._adapters[digest] = folder
 
     async def drop(self, digest: str) -> None:
-        """Has an adapter unloaded; what the server does not know is gone already, and what another gave it is not ours."""
+        """Has an adapter unloaded; what the server does not know is gone already, what another gave it not ours."""
         folder = self._adapters.pop(digest, None)
         try:
             there = (await self.client.models()).get(digest)
