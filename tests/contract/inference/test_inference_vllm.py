@@ -280,6 +280,18 @@ def test_a_server_of_something_else_is_none(
     server.stop()
 
 
+@pytest.mark.parametrize("said", [{"models": []}, [], {"data": [{"name": "a"}]}, {"data": {"id": "a"}}, {"data": 3}])
+def test_a_server_that_is_no_vllm_is_named_in_the_refusal(tiny_model: Path, tmp_path: Path, said: Any) -> None:
+    server = Running(Stub(Counting(), f"{DIGEST}@fp32"))
+    server.stub.listing = said
+    options = EngineOptions(tmp_path, vllm=VllmOptions(urls=[server.url], start_seconds=30))
+    with pytest.raises(WrongState) as refused:
+        ENGINES["vllm"](base_of(tiny_model), "fp32", options)
+    assert refused.value.reason == "ENGINE_START_FAILED"
+    assert server.url in refused.value.message
+    server.stop()
+
+
 def test_a_server_that_may_not_load_adapters_says_how_it_may(
     tiny_model: Path, tmp_path: Path, adapters: dict[str, Path]
 ) -> None:

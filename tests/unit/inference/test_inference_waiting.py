@@ -227,3 +227,11 @@ async def test_a_model_whose_server_is_away_is_not_ready() -> None:
     assert [await bench.models.is_ready(model) for model in (D, BASE)] == [False, True]
     ours.is_up = False
     assert not await bench.models.is_ready(BASE)
+
+
+async def test_vectors_of_a_version_on_demand_come_from_an_engine_that_gives_them() -> None:
+    bench = Waiting()
+    vllm, ours = await asyncio.to_thread(bench.serves_on_two_engines)
+    vllm.facts = replace(vllm.facts, dimensions=())
+    assert (await bench.models.grant(V1, seconds_left=5)).lease.engine is vllm
+    assert (await bench.models.grant(V1, seconds_left=5, needs_vectors=True)).lease.engine is ours
