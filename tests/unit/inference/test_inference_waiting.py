@@ -51,7 +51,7 @@ class Waiting(Bench):
     def serves_on_two_engines(self) -> tuple[HandEngine, HandEngine]:
         """The deployments `d` on vLLM and `e` on our own engine, of one base; both load on demand."""
         for engine in ("vllm", "transformers"):
-            self.load_base(engine=engine)  # type: ignore[arg-type]
+            self.load_base(engine=engine)
         self.show(deployment("d", engine="vllm", on_demand=True))
         self.show(deployment("e", on_demand=True))
         vllm, ours = self.loader.engines
