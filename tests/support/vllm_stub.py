@@ -96,6 +96,8 @@ class Stub:
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.running = self.aborted = 0
         self.is_dead = False
+        self.listing: Any = None  # what it says of its models, where that is no vLLM's word
+        self.refused: set[str] = set()  # adapters that it does not load
         self.changes: Callable[[dict[str, Any]], dict[str, Any]] = lambda event: event  # of what a stream says
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -138,7 +140,8 @@ class Stub:
         if path in ("/metrics", "/metrics/"):
             return await _send(writer, 200, self._metrics().encode(), kind="text/plain")
         if path == "/v1/models":
-            return await _send(writer, 200, {"object": "list", "data": self._models()})
+            listing = {"object": "list", "data": self._models()} if self.listing is None else self.listing
+            return await _send(writer, 200, listing)
         if path in ("/v1/load_lora_adapter", "/v1/unload_lora_adapter") and self.updates:
             change = self._load if path == "/v1/load_lora_adapter" else self._unload_request
             return await _send(writer, *await asyncio.to_thread(change, body))
@@ -164,6 +167,8 @@ class Stub:
             said = f"The lora adapter '{name}' has already been loaded."
             wanted = "If you want to load the adapter in place, set 'load_inplace' to True."
             return _error(400, "InvalidUserInput", f"{said} {wanted}")
+        if name in self.refused:
+            return _error(500, "InternalServerError", "CUDA out of memory")
         config_path = Path(path) / "adapter_config.json"
         if not config_path.is_file():
             return _error(404, "NotFoundError", f"Loading lora {name} failed: No adapter found for {path}")

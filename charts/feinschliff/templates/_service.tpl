@@ -85,7 +85,8 @@ automountServiceAccountToken: false
 {{- $values := .root.Values -}}
 {{- $labels := include "feinschliff.labels" (dict "root" .root "component" .name) -}}
 {{- $selector := include "feinschliff.selector" (dict "root" .root "component" .name) -}}
-{{- $alone := or (.options.cache | default dict).enabled .pod.trains .pod.gpu -}}
+{{- $serversElsewhere := and (has "inference" .pod.rooms) (index ($values.inference.settings | default dict) "inference_vllm_urls") -}}
+{{- $alone := or (.options.cache | default dict).enabled .pod.trains .pod.gpu $serversElsewhere -}}
 {{- $secrets := list $values.database.existingSecret $values.postgresql.existingSecret $values.s3.existingSecret $values.minio.existingSecret $values.gateway.apiKeys.existingSecret $values.s3.ca.existingSecret | compact }}
 ---
 apiVersion: apps/v1
@@ -104,7 +105,7 @@ spec:
     {{- if .options.strategy }}
     {{- toYaml .options.strategy | nindent 4 }}
     {{- else if $alone }}
-    type: Recreate  # a volume, a GPU or running attempts cannot be in two pods at once
+    type: Recreate  # a volume, a GPU, running attempts or the adapters of a vLLM server cannot be two pods'
     {{- else }}
     type: RollingUpdate
     rollingUpdate: {maxSurge: 1, maxUnavailable: 0}

@@ -37,6 +37,15 @@ def refuse_unable(engine: EngineName, version: Version) -> None:
     )
 
 
+def is_able(engine: EngineName, version: Version) -> bool:
+    """See `refuse_unable`."""
+    try:
+        refuse_unable(engine, version)
+    except Unserved:
+        return False
+    return True
+
+
 def no_vectors(model: str) -> Unserved:
     message = f"The engine that serves {model} gives no vectors: a vLLM server that generates has none."
     advice = ["Deploy the model on the engine TRANSFORMERS for that."]

@@ -21,7 +21,7 @@ from feinschliff.inference.guards.proto import from_finding
 from feinschliff.inference.life import Sampling
 from feinschliff.inference.models import Granted, Models
 from feinschliff.inference.proto import Asked, refuse_unserved
-from feinschliff.inference.recorder import Entry, Recorder, as_chat, refuse_unloggable
+from feinschliff.inference.recorder import Entry, Recorder, as_chat, refuse_foreign, refuse_unloggable
 from feinschliff.inference.requests import generation, refuse, sampling_violations, unknown_biases
 from feinschliff.inference.scores import ScoringRequest, TokenScore
 from feinschliff.inference.several import drawn_apart
@@ -177,6 +177,7 @@ class Completions:
                     raise judging.not_a_chat_model(request.model, facts)
                 refuse(unknown_biases(drawn.sampling, engine.facts.vocabulary_tokens, sampling_path))
                 deployment = granted.deployment
+                refuse_foreign(request, f"projects/{deployment.project}", path)
                 guarded = self._guards.over(
                     deployment.spec.guards,
                     deployment.name,

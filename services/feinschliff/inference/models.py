@@ -18,7 +18,7 @@ from feinschliff.inference.reconciler import refuse_other_base
 from feinschliff.inference.targets import (
     LOADING,
     Target,
-    is_host,
+    hosts,
     key_of,
     loading,
     may_load_on_demand,
@@ -38,6 +38,8 @@ from feinschliff.kit.watch import Wake
 ANYONE = Caller()
 ANSWER_SECONDS = 0.5
 """What a call that waited in vain keeps of its time to be told so."""
+_OTHERS_MAY = ("ADAPTER_UNSUPPORTED", "ENGINE_LOST")
+"""Why one engine does not load a version that another one may."""
 
 
 class Identity(NamedTuple):
@@ -93,6 +95,13 @@ class Patience(NamedTuple):
     calls_max: int
 
 
+class _Wish(NamedTuple):
+    """See `Models.grant`."""
+
+    is_within_call: bool = False
+    needs_vectors: bool = False
+
+
 class Models:
     """Grants what a call names; what is on its way is waited for, but not beyond the call's deadline."""
 
@@ -127,6 +136,7 @@ class Models:
         seconds_left: float | None,
         caller: Caller = ANYONE,
         is_within_call: bool = False,
+        needs_vectors: bool = False,
     ) -> Granted:
         """A lease on exactly what `model` names.
 
@@ -134,6 +144,7 @@ class Models:
             caller: on whose behalf, and what keeps it on one route of a deployment.
             is_within_call: asked for another call, which has its place: it needs none of its own, and no canary is
                 judged by it.
+            needs_vectors: of several that could answer, one that gives vectors is the best.
 
         Raises:
             NotFound: MODEL_UNKNOWN.
@@ -142,16 +153,17 @@ class Models:
             Exhausted: ADAPTERS_BUSY, PROJECT_LIMIT.
         """
         project, sticky = caller.project, caller.sticky or secrets.token_hex(8)
-        if granted := self._granted(targets(model, within(self._view.all(), model, project), sticky), is_within_call):
+        wish = _Wish(is_within_call, needs_vectors)
+        if granted := self._granted(targets(model, within(self._view.all(), model, project), sticky), wish):
             return granted
         until = time.monotonic() + self._patience_seconds(seconds_left)
         turn, deployments = self._wake.turn, await offload(self._look_again)
         while True:
             deployments = within(deployments, model, project)
-            if granted := self._granted(targets(model, deployments, sticky), is_within_call):
+            if granted := self._granted(targets(model, deployments, sticky), wish):
                 return granted
             if may_load_on_demand(model, deployments):
-                return await self._on_demand(model, until - time.monotonic())
+                return await self._on_demand(model, until - time.monotonic(), wish)
             refusal = why_not(model, deployments)
             left = until - time.monotonic()
             if refusal.reason != LOADING or left <= 0:
@@ -194,9 +206,12 @@ class Models:
         return True
 
     def _answers(self, target: Target) -> bool:
-        """Whether it is loaded here, and in traffic."""
+        """Whether it is loaded here, in traffic, and computed at present."""
         key = key_of(target.deployment)
-        if key is None or self._pool.engine(key) is None or self._traffic.is_draining(target.deployment):
+        engine = self._pool.engine(key) if key else None
+        if key is None or engine is None or self._traffic.is_draining(target.deployment):
+            return False
+        if not engine.capacity().is_up:
             return False
         return target.version is None or self._pool.is_loaded(key, target.version.adapter_digest)
 
@@ -210,7 +225,7 @@ class Models:
         """
         for look in (self._view.all, self._look_again):
             deployments = within(await offload(look), model, "")
-            if granted := self._granted(targets(model, deployments), is_within_call=True):
+            if granted := self._granted(targets(model, deployments), _Wish(is_within_call=True)):
                 return granted
         raise why_not(model, deployments)
 
@@ -234,48 +249,59 @@ class Models:
                     return one
         raise NotFound("DEPLOYMENT_NOT_FOUND", f"There is no deployment {name}.", deployment=name)
 
-    def _granted(self, found: Sequence[Target], is_within_call: bool = False) -> Granted | None:
+    def _lacks(self, target: Target, wish: _Wish) -> tuple[bool, bool]:
+        """By which who can comes before who cannot, and who is up before who is away."""
+        key = key_of(target.deployment)
+        engine = self._pool.engine(key) if key else None
+        if engine is None:
+            return True, True
+        return wish.needs_vectors and not engine.facts.dimensions, not engine.capacity().is_up
+
+    def _granted(self, found: Sequence[Target], wish: _Wish) -> Granted | None:
         refusal: Refusal | None = None
-        for target in found:
+        best_first = sorted(found, key=lambda one: self._lacks(one, wish)) if len(found) > 1 else found
+        for target in best_first:
             key = key_of(target.deployment)
             digest = target.version.adapter_digest if target.version else ""
             if key is not None and (lease := self._pool.acquire(key, digest)) is not None:
                 try:
-                    self._traffic.enter(target.deployment, lease, is_within_call=is_within_call)
+                    self._traffic.enter(target.deployment, lease, is_within_call=wish.is_within_call)
                 except Refusal as error:
                     lease.give_back()
                     refusal = error
                 else:
-                    if target.route and not is_within_call:
+                    if target.route and not wish.is_within_call:
                         lease.call.watch = self._observations.watch(target.deployment.name, target.route)
                     return Granted(lease, target.deployment, target.version, self._answer_tokens_default)
         if refusal is not None:
             raise refusal
         return None
 
-    async def _on_demand(self, model: str, seconds: float) -> Granted:
+    async def _on_demand(self, model: str, seconds: float, wish: _Wish) -> Granted:
         until = time.monotonic() + seconds
         version = await offload(self._versions.lookup, model)
         while (left := until - time.monotonic()) > 0:
             turn = self._wake.turn
             deployments = self._view.all()
-            if granted := self._granted(targets(version.name, deployments)):
+            if granted := self._granted(targets(version.name, deployments), wish):
                 return granted
-            hosts = [one for one in deployments if is_host(one, version)]
-            if not hosts:
+            able = [Target(host, version) for host in hosts(version, deployments)]
+            if not able:
                 raise why_not(model, deployments)
+            able.sort(key=lambda one: (*self._lacks(one, wish), not self._answers(one)))  # who has it already first
             with self._in_line(model):
-                if granted := await self._load(version, hosts, deployments, left):
+                if granted := await self._load(version, able, deployments, left):
                     return granted
                 await self._wake.wait(turn, min(left, 1.0))
         raise loading(model)
 
     async def _load(
-        self, version: Version, hosts: Sequence[Deployment], deployments: Sequence[Deployment], seconds: float
+        self, version: Version, able: Sequence[Target], deployments: Sequence[Deployment], seconds: float
     ) -> Granted | None:
-        """Loads the version onto the first host whose base is there; None where none is yet."""
-        for host in hosts:
-            key = key_of(host)
+        """Loads the version onto the first host whose base is there and that takes it; None where none is yet."""
+        refusal: Refusal | None = None
+        for host in able:
+            key = key_of(host.deployment)
             if key is None or self._pool.engine(key) is None:
                 continue
             refuse_other_base(version, key.digest)
@@ -285,6 +311,14 @@ class Models:
             done, _ = await asyncio.wait({asyncio.wrap_future(future)}, timeout=seconds)
             if not done:
                 raise loading(version.name)
-            future.result()
-            return self._granted([Target(host, version)])
+            try:
+                done.pop().result()
+            except Refusal as error:
+                if error.reason not in _OTHERS_MAY:
+                    raise
+                refusal = error
+                continue
+            return self._granted([host], _Wish())
+        if refusal is not None:
+            raise refusal
         return None

@@ -67,7 +67,9 @@ class OpenInference(open_inference_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         asked = tensors.read_infer(request)
         granted = await self._models.grant(
-            self._model(request.model_name, request.model_version), seconds_left=context.time_remaining()
+            self._model(request.model_name, request.model_version),
+            seconds_left=context.time_remaining(),
+            needs_vectors=EMBEDDING in asked.wanted,
         )
         with granted.lease as lease:
             facts = lease.engine.head(lease.adapter_digest)

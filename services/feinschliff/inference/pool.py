@@ -228,6 +228,18 @@ class Pool:
                 engine.unload_adapter(digest)
             return True
 
+    def forget_gone(self, key: BaseKey) -> None:
+        """What an engine has lost by itself is held no more, so that it is loaded again where it is wanted."""
+        with self._moves:
+            held, engine = self.loaded_adapters(key), self._engines.held(key)
+            if engine is None:
+                return
+            gone = set(held) - engine.adapters()
+            with self._lock:
+                for digest in gone:
+                    self._adapters.take((key, digest))
+                    self._on_demand.get(key, OrderedDict()).pop(digest, None)
+
     def unload_base(self, key: BaseKey) -> bool:
         """Frees a base with its adapters, or says False while something is being loaded or a request runs on it."""
         with self._moves, self._lock:

@@ -9,6 +9,7 @@ from feinschliff.inference.chatting import Prepared
 from feinschliff.inference.dialects import dialect_of
 from feinschliff.inference.guards.guarding import Guards
 from feinschliff.inference.models import Models
+from feinschliff.inference.recorder import refuse_foreign
 from feinschliff.inference.requests import generation, refuse, sampling_violations, unknown_biases
 from feinschliff.inference.several import drawn_apart
 from feinschliff.inference.tools import tool_form, tool_violations
@@ -35,6 +36,7 @@ async def prepare(
     caller = caller_of_chat(request, path, asked)
     granted = await models.grant(request.model, seconds_left=seconds_left, caller=caller)
     try:
+        refuse_foreign(request, f"projects/{granted.deployment.project}", path)
         engine = granted.lease.engine
         if facts := engine.head(granted.lease.adapter_digest):
             raise judging.not_a_chat_model(request.model, facts)

@@ -162,6 +162,7 @@ class Reconciler:
                 self._move_adapters_of(key, wanted.get(key, {}), on_demand=key in on_demand)
 
     def _move_adapters_of(self, key: BaseKey, wanted: Mapping[str, Version], *, on_demand: bool) -> None:
+        self._pool.forget_gone(key)
         for digest in {*wanted, *self._pool.adapters(key)}:
             match DECIDE.get((digest in wanted, self._pool.look_at_adapter(key, digest).seen)):
                 case Act.LOAD | Act.LOAD_AGAIN:

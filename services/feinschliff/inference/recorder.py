@@ -279,7 +279,7 @@ def refuse_unloggable(request: inference_pb2.ChatRequest | inference_pb2.Complet
     """What the log could not take later is refused at once, whether it is kept or not.
 
     Raises:
-        Invalid: REQUEST_INVALID, NAME_MALFORMED.
+        Invalid: REQUEST_INVALID, NAME_MALFORMED, PROJECT_MISMATCH.
     """
     wrong = []
     pairs = request.metadata
@@ -300,3 +300,25 @@ def refuse_unloggable(request: inference_pb2.ChatRequest | inference_pb2.Complet
         raise Invalid("REQUEST_INVALID", " ".join(one.description for one in wrong), fields=wrong)
     if request.completion:
         names.parse(COMPLETION, request.completion, field=f"{path}completion")
+        refuse_foreign(request, request.project, path)
+
+
+def refuse_foreign(request: inference_pb2.ChatRequest | inference_pb2.CompleteRequest, project: str, path: str) -> None:
+    """Nobody writes into another project's log.
+
+    Args:
+        project: of the call or of the deployment that answers, `projects/{project}`; empty where it is not known yet.
+
+    Raises:
+        Invalid: PROJECT_MISMATCH.
+    """
+    if not project or not request.completion or request.completion.startswith(f"{project}/"):
+        return
+    message = f"{path}completion is not in {project}, whose call this is: {request.completion}."
+    raise Invalid(
+        "PROJECT_MISMATCH",
+        message,
+        fields=[FieldViolation(f"{path}completion", message, "PROJECT_MISMATCH")],
+        completion=request.completion,
+        project=project,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from feinschliff.inference.abilities import is_able
 from feinschliff.inference.engine import Engine
 from feinschliff.inference.life import PROJECT, Deployment, Version
 from feinschliff.inference.models import Identity, context_of, identity_of
@@ -84,7 +85,8 @@ class ServableModels:
                 if target.version is not None:
                     named[target.version.name] = target
         for version in on_demand:
-            if is_host(deployment, version) and version.base_digest == key.digest:
+            can = is_host(deployment, version) and is_able(deployment.spec.engine, version)
+            if can and version.base_digest == key.digest:
                 named.setdefault(version.name, Target(deployment, version))
         held = {"", *self._pool.loaded_adapters(key)}
         return [_servable(name, target, engine, held) for name, target in named.items()]

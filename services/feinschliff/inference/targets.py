@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from feinschliff.inference.abilities import is_able, refuse_unable
 from feinschliff.inference.life import NAME, Deployment, Failure, Route, RouteState, RouteStatus, State, Version
 from feinschliff.inference.pool import BaseKey
 from feinschliff.inference.sticky import Share, choose
@@ -114,6 +115,19 @@ def is_host(deployment: Deployment, version: Version) -> bool:
     of_its_project = deployment.project == version.name.split("/")[1]
     same_base = version.base_model == deployment.spec.base_model or version.base_digest == deployment.status.base_digest
     return deployment.is_wanted and deployment.spec.on_demand and of_its_project and same_base
+
+
+def hosts(version: Version, deployments: Sequence[Deployment]) -> list[Deployment]:
+    """Those that may load the version on demand, and whose engine can compute it.
+
+    Raises:
+        Unserved: ENGINE_UNSERVED where there are some, but none that can.
+    """
+    found = [one for one in deployments if is_host(one, version)]
+    able = [one for one in found if is_able(one.spec.engine, version)]
+    if found and not able:
+        refuse_unable(found[0].spec.engine, version)
+    return able
 
 
 def key_of(deployment: Deployment) -> BaseKey | None:

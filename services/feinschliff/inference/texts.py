@@ -72,7 +72,7 @@ class Texts:
         """
         inputs.refuse_several(len(request.texts), len(request.tokens))
         caller = caller_of(request)
-        granted = await self._models.grant(request.model, seconds_left=seconds_left, caller=caller)
+        granted = await self._models.grant(request.model, seconds_left=seconds_left, caller=caller, needs_vectors=True)
         return await self.embed_on(granted, request)
 
     async def embed_on(self, granted: Granted, request: pb.EmbedRequest) -> pb.EmbedResponse:

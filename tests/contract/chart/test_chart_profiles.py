@@ -134,6 +134,15 @@ def test_attempts_as_processes_need_neither_profiles_nor_a_token() -> None:
     assert not [one for one in of_kind(manifests, "ConfigMap") if one["metadata"]["name"].endswith("-profiles")]
 
 
+def test_a_pod_that_gives_adapters_to_servers_elsewhere_is_gone_before_the_next_one_comes() -> None:
+    def strategy(settings: dict[str, Any]) -> str:
+        manifests = render({"inference": {"settings": settings}}, name="minimal")
+        return str(find(manifests, "Deployment", "-inference")["spec"]["strategy"]["type"])
+
+    elsewhere = {"inference_vllm_urls": "http://vllm:8000"}
+    assert [strategy(one) for one in ({}, elsewhere)] == ["RollingUpdate", "Recreate"]
+
+
 def trainer_of(name: str, folder: Path) -> Pod:
     """The pod that the runner makes of the chart's default profile."""
     profile = profiles(folder, name=name).get("")

@@ -153,9 +153,13 @@ async def test_an_exchange_is_stored_whole_under_the_name_that_its_answer_says(
 
     request = chat_request(logged.base, "stream")
     request.store, request.completion = True, "projects/theirs/completions/chatcmpl-mine"
+    with pytest.raises(Invalid) as refused:
+        await refusing(logged.chats.Chat(request, timeout=30))
+    assert refused.value.reason == "PROJECT_MISMATCH"
+    request.completion = f"{PARENT}/completions/chatcmpl-mine"
     events = [one async for one in logged.chats.ChatStream(pb.ChatStreamRequest(chat=request), timeout=30)]
     assert events[-1].end.completion == request.completion
-    await in_log(log, 1, "theirs")
+    await in_log(log, 2)
     streamed = await log.call("GetCompletion", name=request.completion)
     assert text_of(pb.ChatResponse(message=streamed.response)) == "".join(one.delta.text for one in events)
     assert logged.metric("completions_delivered_total") == 2

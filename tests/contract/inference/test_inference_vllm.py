@@ -23,7 +23,7 @@ from feinschliff.inference.scores import ScoringRequest
 from feinschliff.kit.errors import Unavailable, Unserved, WrongState
 from tests.contract.inference.adapters import Oracle, make_adapter
 from tests.contract.inference.generating import Generation
-from tests.contract.inference.vllm_place import DIGEST, Vllm, base_of, open_counting, with_adapters
+from tests.contract.inference.vllm_place import DIGEST, Vllm, another_copy, base_of, open_counting, with_adapters
 from tests.support import vllm_stub
 from tests.support.vllm_stub import Counting, Running, Stub
 from tests.support.waiting import eventually
@@ -132,6 +132,15 @@ def test_a_server_that_dies_fails_what_runs_and_has_its_adapters_before_the_next
     assert "/v1/completions" in told[3:]
 
 
+def test_everybody_who_waits_hears_of_a_loss_however_many_there_are(tiny_model: Path, tmp_path: Path) -> None:
+    opened = open_counting(tiny_model, tmp_path, queue_max=1000, rows_max=1)
+    begun(opened.engine)
+    waiting = [Generation(opened.engine, GenerationRequest(PROMPT, max_tokens=2)) for _ in range(600)]
+    opened.stub.name = "sha256:other@fp32"
+    assert {(one.done.finish, one.done.retry_after_seconds) for one in waiting} == {(Finish.FAILED, 5.0)}
+    opened.close()
+
+
 def test_an_engine_that_is_dead_behind_its_server_fails_what_runs(counting: Vllm) -> None:
     running = begun(counting.engine)
     counting.stub.is_dead = True
@@ -154,6 +163,46 @@ def test_a_server_that_forgot_an_adapter_answers_nothing_in_its_name(
     assert said(opened.engine, "two") == known
     opened.close()
     assert not opened.stub.adapters
+
+
+def test_a_copy_that_leaves_takes_no_adapters_from_the_one_that_has_come(
+    tiny_model: Path, tmp_path: Path, adapters: dict[str, Path]
+) -> None:
+    before = open_counting(tiny_model, tmp_path, look_seconds=60)
+    with_adapters(before.engine, adapters)
+    known = said(before.engine, "two")
+    after = with_adapters(another_copy(before, tiny_model, tmp_path), adapters)
+    before.engine.close()
+    assert said(after, "two") == known
+    assert after.capacity().losses == 0
+    before.server.crash()
+    eventually(lambda: not after.capacity().is_up)
+    before.server.listen()
+    eventually(lambda: after.capacity().is_up)
+    assert said(after, "two") == known
+    after.close()
+    assert not before.stub.adapters
+    assert not list((tmp_path / "shared").glob("*"))
+    before.server.stop()
+
+
+def test_an_adapter_that_a_server_refuses_is_lost_alone(counting: Vllm, adapters: dict[str, Path]) -> None:
+    engine = with_adapters(counting.engine, adapters)
+    known = {name: said(engine, name) for name in ("", "one")}
+    counting.server.crash()
+    eventually(lambda: not engine.capacity().is_up)
+    counting.stub.refused = {"two"}
+    counting.server.listen()
+    eventually(lambda: engine.capacity().is_up)
+    assert {name: said(engine, name) for name in known} == known
+    assert engine.adapters() == adapters.keys() - {"two"}
+    with pytest.raises(WrongState) as refused:
+        Generation(engine, GenerationRequest(PROMPT, "two", max_tokens=2))
+    assert refused.value.reason == "ADAPTER_NOT_LOADED"
+    with pytest.raises(WrongState) as again:
+        engine.load_adapter("two", adapters["two"])
+    assert again.value.reason == "ADAPTER_UNSUPPORTED"
+    assert engine.capacity().is_up
 
 
 @pytest.mark.parametrize(
@@ -228,6 +277,18 @@ def test_a_server_of_something_else_is_none(
         ENGINES["vllm"](base_of(tiny_model), "fp32", options)
     assert refused.value.reason == "ENGINE_START_FAILED"
     assert told in refused.value.message
+    server.stop()
+
+
+@pytest.mark.parametrize("said", [{"models": []}, [], {"data": [{"name": "a"}]}, {"data": {"id": "a"}}, {"data": 3}])
+def test_a_server_that_is_no_vllm_is_named_in_the_refusal(tiny_model: Path, tmp_path: Path, said: Any) -> None:
+    server = Running(Stub(Counting(), f"{DIGEST}@fp32"))
+    server.stub.listing = said
+    options = EngineOptions(tmp_path, vllm=VllmOptions(urls=[server.url], start_seconds=30))
+    with pytest.raises(WrongState) as refused:
+        ENGINES["vllm"](base_of(tiny_model), "fp32", options)
+    assert refused.value.reason == "ENGINE_START_FAILED"
+    assert server.url in refused.value.message
     server.stop()
 
 

@@ -57,6 +57,12 @@ def open_counting(
     return Vllm(ENGINES["vllm"](base_of(tiny_model), "fp32", options), server)
 
 
+def another_copy(opened: Vllm, tiny_model: Path, folder: Path) -> Engine:
+    """Over the same server and the same shared folder."""
+    vllm = VllmOptions(urls=[opened.server.url], folder=folder / "shared", look_seconds=0.1, start_seconds=30)
+    return ENGINES["vllm"](base_of(tiny_model), "fp32", EngineOptions(folder, vllm=vllm))
+
+
 def with_adapters(engine: Engine, adapters: Mapping[str, Path]) -> Engine:
     """The engine with these and no others, once it is idle."""
     eventually(lambda: engine.capacity().running == 0)

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from feinschliff.inference.canary import CanaryPolicy
 from feinschliff.inference.life import (
     Deployment,
+    EngineName,
     Failure,
     Route,
     RouteState,
@@ -60,6 +61,7 @@ def deployment(
     on_demand: bool = False,
     replicas: int = 1,
     project: str = "default",
+    engine: EngineName = "transformers",
 ) -> Deployment:
     """`routes` by id: what is wanted, and how far it is."""
     given = routes or {}
@@ -72,6 +74,7 @@ def deployment(
         ),
         on_demand=on_demand,
         replicas=replicas,
+        engine=engine,
         canary=canary,
     )
     status = Status(

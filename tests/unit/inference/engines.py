@@ -23,10 +23,12 @@ class HandEngine:
     """Remembers its adapters."""
 
     def __init__(self, digest: str = DIGEST) -> None:
-        self.facts = EngineFacts("file:/base", digest, "fp32", "sha256:template", 512, 300)
+        self.facts = EngineFacts("file:/base", digest, "fp32", "sha256:template", 512, 300, dimensions=(8,))
         self.loaded: set[str] = set()
         self.bytes: dict[str, int] = {}
         self.is_closed = False
+        self.is_up = True
+        self.errors: list[Exception] = []  # of loading adapters
 
     def encode_chat(
         self, messages: Sequence[Message], tools: Tools | None = None, add_generation_prompt: bool = True
@@ -54,6 +56,8 @@ class HandEngine:
         return ""
 
     def load_adapter(self, digest: str, folder: Path) -> None:
+        if self.errors:
+            raise self.errors.pop()
         self.loaded.add(digest)
 
     def unload_adapter(self, digest: str) -> None:
@@ -90,7 +94,7 @@ class HandEngine:
         raise NotImplementedError
 
     def capacity(self) -> Capacity:
-        return Capacity(rows_max=4, running=0, waiting=0, queue_max=8, kv_cache_bytes=0, kv_cache_bytes_max=0)
+        return Capacity(4, 0, 0, queue_max=8, kv_cache_bytes=0, kv_cache_bytes_max=0, is_up=self.is_up)
 
     def close(self) -> None:
         self.is_closed = True
@@ -107,7 +111,9 @@ class HandLoader:
         self.gate.set()
 
     def locate(self, source: Source) -> Located:
-        return Located(BaseFiles(source.uri, DIGEST, "folder", Path("/base")), BaseKey(DIGEST, source.precision))
+        return Located(
+            BaseFiles(source.uri, DIGEST, "folder", Path("/base")), BaseKey(DIGEST, source.precision, source.engine)
+        )
 
     def load(self, located: Located) -> HandEngine:
         assert self.gate.wait(10)

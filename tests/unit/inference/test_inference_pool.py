@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from feinschliff.inference.life import Precision, Seen
+from feinschliff.inference.life import EngineName, Precision, Seen
 from feinschliff.inference.pool import BaseKey, Located, Pool, Source
 from feinschliff.kit.clock import ManualClock
 from feinschliff.kit.errors import Exhausted, WrongState
@@ -32,8 +32,8 @@ class Bench:
         assert located is not None
         return located
 
-    def load_base(self, precision: Precision = "fp32") -> BaseKey:
-        source = Source(BASE, precision)
+    def load_base(self, precision: Precision = "fp32", engine: EngineName = "transformers") -> BaseKey:
+        source = Source(BASE, precision, engine)
         located = self.locate(source)
         self.pool.load_base(located)
         eventually(lambda: self.pool.look_at_base(located.key).seen is Seen.HELD)
@@ -152,6 +152,18 @@ def test_failed_loading_is_tried_again_after_a_pause_that_doubles(bench: Bench) 
     bench.clock.advance(0.2)
     bench.pool.load_base(located)
     eventually(lambda: bench.pool.look_at_base(located.key).seen is Seen.HELD)
+
+
+def test_what_an_engine_lost_by_itself_may_be_loaded_again(bench: Bench) -> None:
+    key = bench.load_base()
+    routed, kept, lost = bench.load_adapter(key, 1), bench.load_adapter(key, 2), bench.on_demand(key, 3, limit=1)
+    bench.loader.engines[0].loaded = {kept}
+    bench.pool.forget_gone(key)
+    assert bench.pool.loaded_adapters(key) == [kept]
+    assert not bench.pool.is_on_demand(key, lost)
+    assert bench.load_adapter(key, 1) == routed
+    assert bench.on_demand(key, 3, limit=1) == lost
+    assert bench.loader.engines[0].loaded == {routed, kept, lost}
 
 
 def test_the_longest_unused_adapter_goes_first(bench: Bench) -> None:

@@ -16,7 +16,17 @@ from feinschliff.formats.records import Message
 from feinschliff.inference.conversation import to_messages
 from feinschliff.inference.life import Deployment, Spec, State, Status
 from feinschliff.inference.policies import BELIEVED_SECONDS, Policies
-from feinschliff.inference.recorder import Heard, Kept, Recorder, as_chat, is_kept, named, refuse_unloggable, turn_of
+from feinschliff.inference.recorder import (
+    Heard,
+    Kept,
+    Recorder,
+    as_chat,
+    is_kept,
+    named,
+    refuse_foreign,
+    refuse_unloggable,
+    turn_of,
+)
 from feinschliff.inference.segments import Segment
 from feinschliff.inference.spool import Spool
 from feinschliff.kit.clock import ManualClock
@@ -71,6 +81,21 @@ def test_what_the_log_could_not_take_is_refused_with_its_path(wrong: dict[str, A
     with pytest.raises(Invalid) as caught:
         refuse_unloggable(inference_pb2.ChatRequest(**wrong), "chat.")
     assert [one.field for one in caught.value.fields] == fields
+
+
+def test_nobody_writes_into_another_projects_log() -> None:
+    for make in (inference_pb2.ChatRequest, inference_pb2.CompleteRequest):
+        refuse_unloggable(make(completion=NAME, project="projects/theirs"), "")
+        refuse_foreign(make(completion=NAME), "projects/theirs", "")
+        refuse_foreign(make(), PROJECT, "")
+        for project in (PROJECT, "projects/their"):
+            for refuse in (
+                lambda: refuse_unloggable(make(completion=NAME, project=project), "chat."),  # noqa: B023
+                lambda: refuse_foreign(make(completion=NAME), project, "chat."),  # noqa: B023
+            ):
+                with pytest.raises(Invalid) as caught:
+                    refuse()
+                assert (caught.value.reason, caught.value.fields[0].field) == ("PROJECT_MISMATCH", "chat.completion")
 
 
 def heard(*deltas: inference_pb2.ChatDelta) -> common_pb2.Message:

@@ -149,9 +149,12 @@ def test_a_server_gets_none_of_our_settings() -> None:
 
 
 def test_servers_elsewhere_may_see_the_folder_by_another_name() -> None:
-    folder = Path("/here/vllm/sha256-1")
-    assert Elsewhere(VllmOptions(folder_there="/there/")).seen(folder) == "/there/sha256-1"
-    assert Elsewhere(VllmOptions()).seen(folder) == str(folder)
+    here = Path("/here/vllm")
+    one, other = (Elsewhere(VllmOptions(folder=here, folder_there="/there/")) for _ in range(2))
+    assert one.folder() != other.folder()
+    assert one.seen(one.folder() / "sha256-1") == f"/there/{one.folder().name}/sha256-1"
+    alike = Elsewhere(VllmOptions(folder=here))
+    assert alike.seen(alike.folder() / "sha256-1") == f"{alike.folder()}/sha256-1"
 
 
 def test_settings_say_it_all(tmp_path: Path) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
+from typing import cast
 
 import pytest
 
 from feinschliff.inference.callers import Caller
-from feinschliff.inference.life import Deployment, State
+from feinschliff.inference.life import Deployment, State, Version
 from feinschliff.inference.models import Models, Patience
 from feinschliff.inference.observed import Observations
 from feinschliff.inference.traffic import Traffic
 from feinschliff.inference.view import View
 from feinschliff.kit.errors import NotFound, Refusal, Unavailable, WrongState
 from feinschliff.kit.watch import Wake
-from tests.unit.inference.builders import BASE, MODEL, PROJECT, deployment, ready
+from tests.unit.inference.builders import BASE, MODEL, PROJECT, deployment, ready, version
+from tests.unit.inference.engines import HandEngine
 from tests.unit.inference.test_inference_pool import Bench
 
 D, V1, V2 = f"{PROJECT}/deployments/d", f"{MODEL}/versions/1", f"{MODEL}/versions/2"
@@ -27,6 +30,7 @@ class Waiting(Bench):
 
     def __init__(self, waiting_max: int = 4, wait_seconds_max: float = 10.0, project_requests_max: int = 0) -> None:
         super().__init__(idle_seconds=60)
+        self.known = {V1: version(1)}
         self.view, self.wake, self.traffic = (
             View(),
             Wake(),
@@ -36,7 +40,7 @@ class Waiting(Bench):
             self.pool,
             self.view,
             self.view.all,
-            None,  # type: ignore[arg-type]  # nothing here is loaded on demand
+            self,  # type: ignore[arg-type]  # the registry, as far as it is asked
             self.wake,
             self.traffic,
             Observations(self.clock),
@@ -44,9 +48,22 @@ class Waiting(Bench):
         )
         self.show(deployment(state=State.LOADING))
 
+    def serves_on_two_engines(self) -> tuple[HandEngine, HandEngine]:
+        """The deployments `d` on vLLM and `e` on our own engine, of one base; both load on demand."""
+        for engine in ("vllm", "transformers"):
+            self.load_base(engine=engine)
+        self.show(deployment("d", engine="vllm", on_demand=True))
+        self.show(deployment("e", on_demand=True))
+        vllm, ours = self.loader.engines
+        return vllm, ours
+
     def show(self, found: Deployment) -> None:
         self.view.put(found)
         self.wake.notify()
+
+    def lookup(self, name: str) -> Version:
+        """What the registry says."""
+        return self.known[name]
 
     def become_ready(self) -> None:
         self.load_base()
@@ -162,3 +179,59 @@ async def test_only_calls_that_shares_decided_about_are_watched() -> None:
     assert by_share.version == again.version
     assert (by_share.lease.call.watch is None, by_name.lease.call.watch is None) == (False, True)
     assert by_share.lease.call.tenant == "default"
+
+
+async def test_a_version_is_loaded_on_demand_where_it_can_be_computed() -> None:
+    bench = Waiting()
+    vllm, ours = await asyncio.to_thread(bench.serves_on_two_engines)
+    bench.known[V1] = version(1).model_copy(update={"adaptation": "dora"})
+    granted = await bench.models.grant(V1, seconds_left=5)
+    assert (granted.lease.engine, vllm.loaded) == (ours, set())
+    bench.show(deployment("e", on_demand=False))
+    assert (await bench.refused(V1, seconds_left=5)).reason == "ENGINE_UNSERVED"
+
+
+@pytest.mark.parametrize("reason", ["ADAPTER_UNSUPPORTED", "ENGINE_LOST"])
+async def test_what_one_engine_does_not_load_another_one_may(reason: str) -> None:
+    bench = Waiting()
+    vllm, ours = await asyncio.to_thread(bench.serves_on_two_engines)
+    vllm.errors = [WrongState(reason, "no")]
+    for _ in range(2):
+        assert (await bench.models.grant(V1, seconds_left=5)).lease.engine is ours
+    assert not vllm.errors
+    bench.known[V2], vllm.errors, ours.errors = version(2), [WrongState("BROKEN", "no")], []
+    assert (await bench.refused(V2, seconds_left=5)).reason == "BROKEN"
+    assert version(2).adapter_digest not in ours.loaded
+
+
+async def test_of_several_that_serve_a_base_one_that_can_and_is_up_answers() -> None:
+    bench = Waiting()
+    vllm, ours = await asyncio.to_thread(bench.serves_on_two_engines)
+    vllm.facts = replace(vllm.facts, dimensions=())
+
+    async def answering(*, needs_vectors: bool = False) -> HandEngine:
+        granted = await bench.models.grant(BASE, seconds_left=5, needs_vectors=needs_vectors)
+        return cast(HandEngine, granted.lease.engine)
+
+    assert [await answering(), await answering(needs_vectors=True)] == [vllm, ours]
+    vllm.is_up = False
+    assert [await answering(), await answering(needs_vectors=True)] == [ours, ours]
+    vllm.is_up, ours.is_up = True, False
+    assert [await answering(), await answering(needs_vectors=True)] == [vllm, ours]
+
+
+async def test_a_model_whose_server_is_away_is_not_ready() -> None:
+    bench = Waiting()
+    vllm, ours = await asyncio.to_thread(bench.serves_on_two_engines)
+    vllm.is_up = False
+    assert [await bench.models.is_ready(model) for model in (D, BASE)] == [False, True]
+    ours.is_up = False
+    assert not await bench.models.is_ready(BASE)
+
+
+async def test_vectors_of_a_version_on_demand_come_from_an_engine_that_gives_them() -> None:
+    bench = Waiting()
+    vllm, ours = await asyncio.to_thread(bench.serves_on_two_engines)
+    vllm.facts = replace(vllm.facts, dimensions=())
+    assert (await bench.models.grant(V1, seconds_left=5)).lease.engine is vllm
+    assert (await bench.models.grant(V1, seconds_left=5, needs_vectors=True)).lease.engine is ours

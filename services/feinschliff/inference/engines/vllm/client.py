@@ -44,7 +44,7 @@ class Model(NamedTuple):
 
 
 class Client:
-    """Every method raises Lost or Refused."""
+    """Every method raises Lost or Refused, or wire.Broken for what no vLLM says."""
 
     def __init__(self, address: Address) -> None:
         headers = {"Authorization": f"Bearer {address.api_key}"} if address.api_key else {}
@@ -72,9 +72,13 @@ class Client:
 
     async def models(self) -> dict[str, Model]:
         said = await self._json("GET", "/v1/models")
-        return {
-            one["id"]: Model(one["id"], one.get("root") or "", one.get("max_model_len") or 0) for one in said["data"]
-        }
+        try:
+            return {
+                str(one["id"]): Model(str(one["id"]), str(one.get("root") or ""), int(one.get("max_model_len") or 0))
+                for one in said["data"]
+            }
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise wire.Broken(f"its list of models is none of vLLM's: {str(said)[:200]}") from error
 
     async def load(self) -> wire.Load:
         with _naming_loss():
@@ -159,4 +163,6 @@ def _read(body: bytes) -> dict[str, Any]:
         said: dict[str, Any] = orjson.loads(body)
     except ValueError as error:
         raise wire.Broken(f"vLLM's answer is no JSON: {body[:200]!r}") from error
+    if not isinstance(said, dict):
+        raise wire.Broken(f"vLLM's answer is no object: {body[:200]!r}")
     return said

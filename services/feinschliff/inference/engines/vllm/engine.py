@@ -72,7 +72,7 @@ class VllmEngine:
         limits = Limits(options.rows_max, options.queue_max, sys.maxsize, sys.maxsize, is_cache_by_row=True)
         self._batcher: Batcher[Row] = Batcher(limits)
         name = served_name(base.files.digest, base.precision)
-        self._keeper = Keeper(server, name, options.vllm, self._lost)
+        self._keeper = Keeper(server, name, options.vllm, self._lost, self._forget)
         self._answering = Answering(self._keeper, name, self._left, queue_max=options.queue_max)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -324,15 +324,24 @@ class VllmEngine:
         row.tell_done()
         self._pump()
 
+    def _forget(self, digest: str) -> None:
+        """An adapter that the server does not take again: who wants it loads it anew, and hears why that fails."""
+        shutil.rmtree(self._folder_of(digest), ignore_errors=True)
+        with self._lock:
+            self._sizes.pop(digest, None)
+
     def _lost(self, why: str, is_all_over: bool) -> None:
         """What waits would wait for minutes; what runs cannot end well where all is over."""
         with self._lock:
             rows = list(self._batcher)
-        for row in rows:
-            if not self._answering.has(row):
-                row.finish(Finish.FAILED, error=why, retry_after_seconds=RETRY_SECONDS)
-                self._left(row)
-            elif is_all_over:
+            waiting = [row for row in rows if not self._answering.has(row)]
+            for row in waiting:  # all at once, before any is told: there may be hundreds
+                self._batcher.remove(row)
+        for row in waiting:
+            row.finish(Finish.FAILED, error=why, retry_after_seconds=RETRY_SECONDS)
+            row.tell_done()
+        for row in rows if is_all_over else ():
+            if self._answering.has(row):
                 row.finish(Finish.FAILED, error=why, retry_after_seconds=RETRY_SECONDS)
                 self._answering.end(row)
         if is_all_over:
@@ -352,8 +361,6 @@ class VllmEngine:
             for task in late:
                 task.cancel()
         await self._keeper.close()
-        for digest in self._sizes:
-            shutil.rmtree(self._folder_of(digest), ignore_errors=True)
         self._server.forget()
 
 

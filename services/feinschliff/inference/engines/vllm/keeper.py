@@ -35,13 +35,22 @@ class Keeper:
     Args:
         name: by which the server must know the base.
         on_loss: told why, and whether nothing that runs can go on.
+        on_refusal: told of an adapter that a server which came anew does not take again.
     """
 
-    def __init__(self, server: Server, name: str, options: VllmOptions, on_loss: Callable[[str, bool], None]) -> None:
+    def __init__(
+        self,
+        server: Server,
+        name: str,
+        options: VllmOptions,
+        on_loss: Callable[[str, bool], None],
+        on_refusal: Callable[[str], None],
+    ) -> None:
         self._server = server
         self._name = name
         self._options = options
         self._on_loss = on_loss
+        self._on_refusal = on_refusal
         self._found: _Found | None = None
         self._adapters: dict[str, str] = {}  # digest -> folder, as the server names it
         self._doubt = asyncio.Event()
@@ -66,10 +75,10 @@ class Keeper:
         return self._found.model.context_tokens if self._found else 0
 
     async def bring_up(self) -> None:
-        """Returns once a server has the base and all adapters.
+        """Returns once a server has the base and all adapters that it takes.
 
         Raises:
-            WrongState: ENGINE_START_FAILED, ADAPTER_UNSUPPORTED.
+            WrongState: ENGINE_START_FAILED.
         """
         addresses = await self._server.begin()
         until = time.monotonic() + self._options.start_seconds
@@ -83,12 +92,21 @@ class Keeper:
         self._found = found
         try:
             for digest, folder in list(self._adapters.items()):
-                await self._give(found.client, digest, folder)
+                await self._give_again(found.client, digest, folder)
             self.load = await found.client.load()
         except Answers as error:
             raise start_failed(str(error)) from error
         self.is_up = True
         logger.info("a vLLM server serves a base", extra={"base": self._name, "adapters": len(self._adapters)})
+
+    async def _give_again(self, client: Client, digest: str, folder: str) -> None:
+        """One that the server refuses is no longer served; the base and the others are."""
+        try:
+            await self._give(client, digest, folder)
+        except WrongState as refusal:
+            logger.error("an adapter is no longer served: %s", refusal.message, extra={"adapter": digest})
+            self._adapters.pop(digest, None)
+            self._on_refusal(digest)
 
     async def _find(self, addresses: Sequence[Address]) -> _Found | None:
         """The first server that has the base; None while one that may have it does not answer."""
@@ -214,15 +232,19 @@ class Keeper:
         self._adapters[digest] = folder
 
     async def drop(self, digest: str) -> None:
-        """Has an adapter unloaded; what the server does not know is gone already."""
-        self._adapters.pop(digest, None)
+        """Has an adapter unloaded; what the server does not know is gone already, what another gave it not ours."""
+        folder = self._adapters.pop(digest, None)
         try:
-            await self.client.unload_adapter(digest)
+            there = (await self.client.models()).get(digest)
+            if there is not None and there.root in ("", folder):
+                await self.client.unload_adapter(digest)
         except Lost:
             self.doubt()
         except Refused as refused:
             if not refused.said.is_unknown_model:
                 logger.warning("a vLLM server does not unload an adapter: %s", refused)
+        except wire.Broken as broken:
+            logger.warning("a vLLM server does not say what it has: %s", broken)
 
     async def _give(self, client: Client, digest: str, folder: str) -> None:
         try:

@@ -6,9 +6,11 @@ import asyncio
 import logging
 import os
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
+import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,12 +62,14 @@ class Server(Protocol):
 
 
 class Elsewhere:
-    """See `Server`. It is this copy's alone as far as adapters go: what nobody here wants is unloaded."""
+    """See `Server`. Its adapters are one copy's at a time; whoever writes some has a folder of its own, so that the one
+    who leaves takes nothing from the one who has come."""
 
     is_ours = False
 
     def __init__(self, options: VllmOptions) -> None:
         self._options = options
+        self._place = options.folder / f"copy-{uuid.uuid4().hex}"
 
     async def begin(self) -> Sequence[Address]:
         return [Address(url.rstrip("/"), api_key=self._options.api_key) for url in self._options.urls]
@@ -76,13 +80,14 @@ class Elsewhere:
     async def end(self) -> None: ...
 
     def folder(self) -> Path:
-        return self._options.folder
+        return self._place
 
     def seen(self, folder: Path) -> str:
         there = self._options.folder_there.rstrip("/")
-        return f"{there}/{folder.name}" if there else str(folder)
+        return f"{there}/{folder.relative_to(self._options.folder)}" if there else str(folder)
 
-    def forget(self) -> None: ...
+    def forget(self) -> None:
+        shutil.rmtree(self._place, ignore_errors=True)
 
 
 class OwnProcess:
