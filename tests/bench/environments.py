@@ -21,12 +21,17 @@ class Failed(Exception):
 
 
 class Environment(NamedTuple):
-    """What a tool needs; `stubs` stand in for packages that are imported and not used."""
+    """What a tool needs; `stubs` stand in for packages that are imported and not used.
+
+    Args:
+        variables: of the environment that it is installed in: how it is compiled, for one.
+    """
 
     name: str
     requirements: tuple[str, ...]
     without_dependencies: tuple[str, ...] = ()
     stubs: tuple[str, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
 
 
 def python_of(environment: Environment, folder: Path) -> Path:
@@ -45,7 +50,7 @@ def python_of(environment: Environment, folder: Path) -> Path:
     packages = next(place.glob("lib/python*/site-packages"))
     (packages / "ours.pth").write_text(OURS + "\n", "utf-8")
     pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *_pinned_torch(place)]
-    _do([*pip, *environment.requirements])
+    _do([*pip, *environment.requirements], **dict(environment.variables))
     if environment.without_dependencies:
         _do([*pip, "--no-deps", *environment.without_dependencies])
     for stub in environment.stubs:
@@ -61,9 +66,10 @@ def _pinned_torch(place: Path) -> list[str]:
     return ["--constraint", str(constraint)]
 
 
-def _do(command: list[str]) -> None:
+def _do(command: list[str], **variables: str) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS_MAX, env=os.environ)
+        where = {**os.environ, **variables}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS_MAX, env=where)
     except subprocess.TimeoutExpired as error:
         raise Failed(f"`{' '.join(command)}` took more than {INSTALL_SECONDS_MAX} s") from error
     if done.returncode:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import random
 import socket
@@ -18,6 +19,8 @@ SINGLES = (10_240, 20_000)
 PAIRS = (20_000, 22_768)
 PAIR_OFFSET = 10_000
 """All below 32768, where systems begin to take ports for outgoing connections."""
+
+_ANYWHERE = itertools.count(random.SystemRandom().randrange(1 << 16))
 
 
 def free_ports(number: int) -> list[int]:
@@ -62,16 +65,15 @@ def _turns(first: int, end: int) -> Iterator[int]:
 
 
 def _count(path: Path) -> int:
-    """One more than the last caller got; a random number where the folder cannot be written."""
-    anywhere = random.SystemRandom().randrange(1 << 16)
-    with suppress(OSError):
+    """One more than the last caller got; where the folder cannot be written, than this process's last one did."""
+    with suppress(OSError, ValueError):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with open(descriptor, "r+", encoding="ascii") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             before = file.read(20)
-            number = (int(before) if before.isdecimal() else anywhere) + 1
+            number = (int(before) if before.isdecimal() else next(_ANYWHERE)) + 1
             file.seek(0)
             file.truncate()
             file.write(str(number))
         return number
-    return anywhere
+    return next(_ANYWHERE)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ def load_base(base: BaseFiles, *, precision: Literal["auto", "bf16", "fp32"] = "
     Args:
         base: local files, as `artifacts.bases.resolve` gives them.
         precision: of the frozen weights; `auto` is bf16 where the hardware multiplies bf16, else fp32.
-        cache_dir: where a GGUF is unpacked once; shared by all processes of a machine.
+        cache_dir: where a GGUF is unpacked once, and rounded once; shared by all processes of a machine.
 
     Raises:
         Invalid: BASE_MODEL_UNREADABLE when the files are no model that transformers knows.
@@ -67,7 +68,7 @@ def load_base(base: BaseFiles, *, precision: Literal["auto", "bf16", "fp32"] = "
         digest=base.digest,
         folder=folder,
         precision=chosen,
-        model=load_model(folder, precision=chosen),
+        model=load_model(_rounded(folder) if base.kind == "gguf" and chosen == "bf16" else folder, precision=chosen),
         tokenizer=load_tokenizer(folder),
     )
 
@@ -99,6 +100,20 @@ def prepare(base: BaseFiles, cache_dir: Path) -> Path:
     if base.kind == "folder":
         return base.path
     target = cache_dir / PREPARED_LAYOUT / base.digest.removeprefix("sha256:")
+    return _made_once(target, functools.partial(_dequantise, base.path))
+
+
+def _rounded(folder: Path) -> Path:
+    """The weights of an unpacked GGUF in bf16, made once: files of the dtype asked for are mapped, others copied."""
+
+    def save(aside: Path) -> None:
+        load_model(folder, precision="bf16").save_pretrained(aside, max_shard_size=SHARD_BYTES_MAX)
+
+    return _made_once(folder.with_name(f"{folder.name}-bf16"), save)
+
+
+def _made_once(target: Path, make: Callable[[Path], None]) -> Path:
+    """A folder that `make` fills; whole or not there, whoever else makes it meanwhile."""
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +123,7 @@ def prepare(base: BaseFiles, cache_dir: Path) -> Path:
                 shutil.rmtree(leftover, ignore_errors=True)
             aside = Path(tempfile.mkdtemp(prefix=target.name + ".", dir=target.parent))
             try:
-                _dequantise(base.path, aside)
+                make(aside)
                 aside.rename(target)
             except BaseException:
                 shutil.rmtree(aside, ignore_errors=True)

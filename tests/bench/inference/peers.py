@@ -20,7 +20,15 @@ from tests.bench.inference.prompts import ANSWER_TOKENS
 from tests.support.ports import free_port
 
 HERE = Path(__file__).parent
-LLAMA_CPP = Environment("llamacpp", ("llama-cpp-python",))
+_LEFT_OUT = ("TESTS", "TOOLS", "EXAMPLES", "SERVER")  # of llama.cpp: most of what would be compiled
+LLAMA_CPP = Environment(
+    "llamacpp",
+    ("llama-cpp-python",),
+    variables=(
+        ("CMAKE_ARGS", " ".join(["-DGGML_NATIVE=ON", *(f"-DLLAMA_BUILD_{one}=OFF" for one in _LEFT_OUT)])),
+        ("CMAKE_BUILD_PARALLEL_LEVEL", "2"),
+    ),
+)
 RUN_SECONDS_MAX = 900.0
 START_SECONDS_MAX = 180.0
 

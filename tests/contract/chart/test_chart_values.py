@@ -42,7 +42,8 @@ def test_every_option_stands_in_values_once() -> None:
     """What holds for every pod stands in `defaults`; targets of `image` take what the image of a server takes."""
     shared = tuple(f".{key}" for key in (*VALUES["defaults"], "scratch"))
     missing = [path for path in options(SCHEMA) if not said(VALUES, path)]
-    missing = [path for path in missing if not path.startswith(("image.control", "image.trainer", "image.inference"))]
+    targets = tuple(f"image.{one}." for one in ("control", "trainer", "inference", "vllm"))
+    missing = [path for path in missing if not path.startswith(targets)]
     rooms = re.compile(r"^(gateway|ingestion|training|evaluation|registry|inference|control)(\..+)")
     beside = [path for path in missing if not ((found := rooms.match(path)) and found[2].startswith(shared))]
     issuer = [path for path in beside if not path.startswith("tls.certManager.issuerRef")]

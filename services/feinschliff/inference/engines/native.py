@@ -24,6 +24,7 @@ from feinschliff.inference.engines.parts import Adapter, Opening
 from feinschliff.inference.engines.prefixes import PrefixCache
 from feinschliff.inference.engines.products import Product, Products
 from feinschliff.inference.engines.row import Row
+from feinschliff.inference.engines.sizes import page_out
 from feinschliff.inference.engines.steps import Rows, Stepper
 from feinschliff.lm.kernels import Kernels
 
@@ -132,6 +133,7 @@ class NativeDecoder:
         if not off <= _PROOF_TOLERANCE[model.dtype]:
             logger.warning("the hand-written pass differs from the model's own by %.2g and is not used", off)
             return None
+        page_out(product.weight_OI for product in decoder._linears.products if product.packed_bytes)
         return decoder
 
     @property

@@ -114,7 +114,8 @@ class PrefixCache:
     def _touch(self, keys: Sequence[_Key]) -> None:
         """A page is of no use without those before it, so they go after it."""
         for key in reversed(keys):
-            self._pages.move_to_end(key)
+            if key in self._pages:  # room for the last ones may have cost the first
+                self._pages.move_to_end(key)
 
     def _fit(self) -> None:
         while self.allocated_bytes > self._bytes_max:

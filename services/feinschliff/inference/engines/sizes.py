@@ -5,13 +5,17 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import gc
-from collections.abc import Collection, Iterator, Mapping
+import sys
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from mmap import PAGESIZE
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from feinschliff.inference.engine import DeviceMemory
+
+_MADV_PAGEOUT = 21  # madvise(2); Linux 5.4 and later
 
 
 def bytes_of(thing: Any, *, beside: nn.Module | None = None) -> int:
@@ -51,6 +55,21 @@ def memory_of(device: torch.device) -> DeviceMemory | None:
         return None
     free_bytes, bytes_max = torch.cuda.mem_get_info(device)
     return DeviceMemory(str(device), bytes_max - free_bytes, bytes_max)
+
+
+def page_out(tensors: Iterable[Tensor]) -> None:
+    """Lets go of memory that lies in files too, unchanged: it comes back by itself when somebody reads it.
+
+    The system decides; where it cannot (no Linux, weights that were copied), all stays as it is.
+    """
+    advise = getattr(ctypes.CDLL(None), "madvise", None)
+    if advise is None or sys.platform != "linux":
+        return
+    for tensor in tensors:
+        first = -(-tensor.data_ptr() // PAGESIZE) * PAGESIZE
+        length = (tensor.data_ptr() + tensor.nbytes - first) // PAGESIZE * PAGESIZE
+        if length > 0:
+            advise(ctypes.c_void_p(first), ctypes.c_size_t(length), _MADV_PAGEOUT)
 
 
 def give_back_memory() -> None:
