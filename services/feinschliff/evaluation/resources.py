@@ -96,7 +96,8 @@ class GraderResult(NamedTuple):
     pass_all: Mapping[int, float] = MappingProxyType({})
 
     def to_json(self) -> Mapping[str, object]:
-        return {**self._asdict(), "interval": list(self.interval) if self.interval else None}
+        by_k = {"pass_at": dict(self.pass_at), "pass_all": dict(self.pass_all)}
+        return {**self._asdict(), "interval": list(self.interval) if self.interval else None, **by_k}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> GraderResult:

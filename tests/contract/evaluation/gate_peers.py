@@ -52,6 +52,7 @@ class ScoringInference(Inference):
     def Score(self, request: inference_pb2.ScoreRequest, context: grpc.ServicerContext) -> inference_pb2.ScoreResponse:
         with self.lock:
             self.scored.append(request.text.text)
+            self.projects.add(request.project)
         return inference_pb2.ScoreResponse(
             identity=common.Identity(model_version=request.model), total_logprob=self.likelihood(request.text.text)
         )

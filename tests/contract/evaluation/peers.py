@@ -145,7 +145,7 @@ class CompletionLog(ingestion_pb2_grpc.CompletionLogServiceServicer):
 
 @dataclass
 class Inference(inference_pb2_grpc.InferenceServiceServicer):
-    """Answers by `reply`; while `gate` is shut, calls hang. Remembers what was asked.
+    """Answers by `reply`; while `gate` is shut, calls hang. Remembers what was asked, and by which projects.
 
     `shut_at`: the gate shuts by itself as so many calls have come; 0: never.
     """
@@ -155,6 +155,7 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer):
     gate: threading.Event = field(default_factory=threading.Event)
     shut_at: int = 0
     requests: list[inference_pb2.ChatRequest] = field(default_factory=list)
+    projects: set[str] = field(default_factory=set)
     running: int = 0
     most_running: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -165,6 +166,7 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer):
     def Chat(self, request: inference_pb2.ChatRequest, context: grpc.ServicerContext) -> inference_pb2.ChatResponse:
         with self.lock:
             self.requests.append(request)
+            self.projects.add(request.project)
             if len(self.requests) == self.shut_at:
                 self.gate.clear()
             self.running += 1
@@ -181,11 +183,13 @@ class Inference(inference_pb2_grpc.InferenceServiceServicer):
 
     def Embed(self, request: inference_pb2.EmbedRequest, context: grpc.ServicerContext) -> inference_pb2.EmbedResponse:
         """Texts of one length are alike."""
+        self.projects.add(request.project)
         vectors = [inference_pb2.Embedding(values=[len(text), 1.0]) for text in request.texts]
         return inference_pb2.EmbedResponse(embeddings=vectors)
 
     def Score(self, request: inference_pb2.ScoreRequest, context: grpc.ServicerContext) -> inference_pb2.ScoreResponse:
         """The shorter the likelier."""
+        self.projects.add(request.project)
         tokens = [common.TokenLogprob(logprob=-1.0) for _ in request.text.text]
         return inference_pb2.ScoreResponse(logprobs=tokens, total_logprob=-float(len(tokens)))
 

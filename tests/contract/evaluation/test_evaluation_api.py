@@ -238,13 +238,6 @@ async def test_what_does_not_exist_or_cannot_be_read_is_refused_with_its_reason(
     assert (await refusal_of(call(room.stub))).reason == reason
 
 
-async def test_an_unserved_method_says_so(room: Room) -> None:
-    search = pb.PromptOptimization(eval=UNKNOWN, model="router")
-    request = pb.OptimizePromptRequest(parent=PARENT, prompt_optimization=search)
-    refusal = await refusal_of(room.stub.OptimizePrompt(request))
-    assert (refusal.code.name, refusal.reason) == ("UNIMPLEMENTED", "METHOD_UNSERVED")
-
-
 async def test_lists_page_filter_and_order(room: Room) -> None:
     for k in range(5):
         await room.eval(eval_id=f"e{k}", display_name=f"name {4 - k}", labels={"even": str(k % 2 == 0).lower()})

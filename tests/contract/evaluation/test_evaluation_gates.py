@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import grpc
 import pytest
 
+from feinschliff.v1 import common_pb2 as common
 from feinschliff.v1 import evaluation_pb2 as pb
 from feinschliff.v1 import evaluation_pb2_grpc, inference_pb2
 from tests.contract.evaluation.conftest import PARENT, Room, Settings, exact
 from tests.contract.evaluation.gate_peers import BASE, CANDIDATE, GatePeers, people
-from tests.contract.evaluation.peers import VERSION, number_of, right_answer
+from tests.contract.evaluation.peers import VERSION, Reply, number_of, right_answer
 from tests.contract.evaluation.test_evaluation_api import refusal_of
 from tests.support.ports import free_port
 from tests.support.processes import room_process
@@ -31,6 +33,16 @@ def wrong_for(model: str, rows: int) -> Callable[[inference_pb2.ChatRequest], st
         return "nonsense" if request.model == model and number_of(request) < rows else right_answer(request)
 
     return reply
+
+
+def slowly(reply: Reply) -> Reply:
+    """As a model answers: what came before is stored meanwhile."""
+
+    def answer(request: inference_pb2.ChatRequest) -> str:
+        time.sleep(0.05)
+        return reply(request)
+
+    return answer
 
 
 @pytest.fixture
@@ -121,6 +133,27 @@ async def test_a_candidate_that_holds_in_every_lane_passes_with_the_evidence(roo
     swapped = [one for one in peers.inference.requests if "She writes" in one.messages[-1].parts[0].text]
     assert len(swapped) == ROWS
     assert peers.inference.asked_of(BASE) == ROWS
+    assert peers.inference.projects == {PARENT}
+
+
+async def test_an_eval_with_a_stored_prompt_and_several_answers_per_row_decides_as_its_runs_do(
+    room: Room, peers: GatePeers
+) -> None:
+    text = "Which? {{ item.prompt[1].content }}"
+    prompt = pb.Prompt(messages=[pb.TemplateMessage(role=common.ROLE_USER, text=text)])
+    stored = await room.stub.CreatePrompt(pb.CreatePromptRequest(parent=PARENT, prompt_id="route", prompt=prompt))
+    sampling = common.SamplingParams(temperature=0.5, n=2, seed=7)
+    eval_ = await room.eval(prompt=pb.PromptTemplate(prompt=stored.name), sampling=sampling)
+    swaps = pb.TermSwapTest(pairs=[pb.TermPair(first="he", second="she")])
+    policy = await gate(room, rule(eval_), rule(eval_, "swaps", bias=pb.BiasDemand(term_swaps=swaps, effect_max=0.2)))
+    begun = await begin(room, policy)
+    assert begun.progress.total == (2 + 2 + 1) * ROWS
+    passed = await given(room, begun.name)
+    assert passed.state == pb.Verdict.STATE_PASSED, [outcome.why for outcome in passed.outcomes]
+    assert passed.progress.done == passed.progress.total
+    assert (passed.outcomes[0].comparison.n, passed.outcomes[1].bias.n) == (ROWS, ROWS)
+    asked = [one.messages[-1].parts[0].text.split(":")[0] for one in peers.inference.requests]
+    assert {one: asked.count(one) for one in asked} == {"Which? He writes": 4 * ROWS, "Which? She writes": ROWS}
 
 
 async def test_each_lane_refuses_by_itself_and_says_by_which_numbers(room: Room, peers: GatePeers) -> None:
@@ -155,6 +188,7 @@ async def test_a_verdict_goes_on_where_its_process_was_killed_and_asks_nothing_t
     eval_ = await room.eval()
     pairs = rule(eval_, "pairs", bias=pb.BiasDemand(minimal_pairs=pb.MinimalPairTest(), effect_max=0.3))
     policy = await gate(room, rule(eval_), pairs)
+    peers.inference.reply = slowly(peers.inference.reply)
     await room.stop()
     settings = room.settings.model_copy(update={"evaluation_port": free_port(), "evaluation_lease_seconds": 0.5})
     values = settings.model_dump(mode="json", exclude_defaults=True)
@@ -176,7 +210,7 @@ async def test_a_verdict_goes_on_where_its_process_was_killed_and_asks_nothing_t
     assert passed.state == pb.Verdict.STATE_PASSED
     assert passed.outcomes[1].bias.n == ROWS
     assert passed.outcomes[0].comparison.n == ROWS
-    assert len(peers.inference.requests) <= 2 * ROWS + 8  # only what was on its way as it died is asked again
+    assert len(peers.inference.requests) < 2 * ROWS + 18  # only what was on its way as it died is asked again
     assert len(peers.inference.scored) <= 2 * ROWS + 8
     runs = await room.stub.ListEvalRuns(pb.ListEvalRunsRequest(parent=eval_.name))
     assert runs.total_size == 2

@@ -146,13 +146,14 @@ async def test_a_judge_that_cannot_be_asked_leaves_the_answer_ungraded(room: Roo
     assert "MODEL_NOT_FOUND" in trial.grade.error.message
 
 
-async def test_embeddings_and_likelihoods_are_asked_of_inference(room: Room) -> None:
+async def test_embeddings_and_likelihoods_are_asked_of_inference(room: Room, peers: Peers) -> None:
     assert (await run(room, cosine("embedder"))).grade.value == pytest.approx(1.0)
     assert (await run(room, cosine("embedder"), "a")).grade.value == pytest.approx(0.8137, abs=1e-3)
     trial = await run(room, likely("scorer"))
     assert (trial.grade.value, trial.grade.label, trial.grade.expected_label) == (1.0, "no", "no")
     lost = await run(room, likely())
     assert lost.grade.error.kind == pb.GraderError.KIND_MODEL
+    assert peers.inference.projects == {PARENT}
     refusal = await refusal_of(run(room, cosine()))
     assert (refusal.reason, refusal.fields[0].field) == ("GRADER_MODEL_MISSING", "grader.text_similarity.model")
     await restarted(room, evaluation_embedding_model="embedder")
