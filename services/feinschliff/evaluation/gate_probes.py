@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from feinschliff.evaluation.gate_rules import GroupGap, MinimalPairs, TermSwaps
 from feinschliff.evaluation.grading import Grading
 from feinschliff.evaluation.measures import Measures
 from feinschliff.evaluation.plan import Plan
-from feinschliff.evaluation.resources import GradeGiven, OutputItem, Run, passes
+from feinschliff.evaluation.resources import GradedLine, GradeGiven, Run, passes
 from feinschliff.evaluation.results import OVERALL
 from feinschliff.evaluation.row_work import Rows, RowWork
 from feinschliff.formats.report import Failure
@@ -144,10 +144,10 @@ class Probes:
         fail("evaluation.after_probe")
 
 
-def gap_of(demand: GroupGap, grader: str, items: Sequence[OutputItem]) -> BiasNumbers:
+def gap_of(demand: GroupGap, grader: str, items: Iterable[tuple[Item, GradedLine]]) -> BiasNumbers:
     """From the items of a run alone: the group is in the row, the value in its grades."""
     path = template.parse_path(demand.group_path, field="group_path")
-    rows = [(_group(path, item.item), value_of(grader, item.grades)) for item in items]
+    rows = [(_group(path, item), value_of(grader, line.grades)) for item, line in items]
     return group_gap(rows, rows_min=demand.group_rows_min, confidence=demand.level)
 
 

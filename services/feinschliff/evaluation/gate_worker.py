@@ -12,20 +12,30 @@ from feinschliff.evaluation.comparisons import Comparisons, grader_named
 from feinschliff.evaluation.drafts import Once, RunDraft
 from feinschliff.evaluation.evaluations import Evaluations
 from feinschliff.evaluation.fairness import BiasNumbers
+from feinschliff.evaluation.gate_evidence import result_strictly
 from feinschliff.evaluation.gate_judging import Cost, Evidence, judge
 from feinschliff.evaluation.gate_probes import Probes, gap_of, passed_by
-from feinschliff.evaluation.gate_rules import PROBED, Bound, Gain, GroupGap, MinimalPairs, NoLoss, Rule, TermSwaps
+from feinschliff.evaluation.gate_rules import (
+    PROBED,
+    Bound,
+    Floor,
+    Gain,
+    GroupGap,
+    MinimalPairs,
+    NoLoss,
+    Rule,
+    TermSwaps,
+)
 from feinschliff.evaluation.gate_store import Gate, VerdictRow, VerdictState
 from feinschliff.evaluation.judges import Credentials, require_calibrated
 from feinschliff.evaluation.keeping import Halted
 from feinschliff.evaluation.life import UNFINISHED, State
 from feinschliff.evaluation.plan import Plan, prompt_named_by
-from feinschliff.evaluation.resources import Eval, OutputItem, Run
+from feinschliff.evaluation.resources import Eval, GraderResult, Run
 from feinschliff.evaluation.results import OVERALL
 from feinschliff.evaluation.row_work import Rows
 from feinschliff.evaluation.runs import Runs, RunView
 from feinschliff.evaluation.sources import Sources
-from feinschliff.evaluation.statistics import SEED
 from feinschliff.evaluation.verdicts import Verdicts
 from feinschliff.formats.report import Failure
 from feinschliff.graders.spec import refused
@@ -186,17 +196,17 @@ class GateWorker:
             evidence = evidence._replace(baseline_run=baseline.run.name)
         match rule.demand:
             case Gain() | NoLoss():
-                compare = self._comparisons.compare
-                level = rule.demand.level
-                compared = await offload(compare, evidence.baseline_run, evidence.candidate_run, grader, level, SEED)
-                return evidence._replace(comparison=compared.numbers)
+                strictly, level = self._comparisons.strictly, rule.demand.level
+                numbers = await offload(strictly, evidence.baseline_run, evidence.candidate_run, grader, level)
+                return evidence._replace(comparison=numbers)
+            case Floor() if evidence.result is not None:
+                return evidence._replace(result=await offload(self._floored, rule, evidence))
             case Bound():
                 cost = await offload(self._cost, evidence.candidate_run)
                 base = await offload(self._cost, evidence.baseline_run) if evidence.baseline_run else None
                 return evidence._replace(cost=cost, baseline_cost=base)
             case GroupGap():
-                items = await offload(self._items, evidence.candidate_run)
-                return evidence._replace(bias=await offload(gap_of, rule.demand, grader, items))
+                return evidence._replace(bias=await offload(self._gap, rule.demand, grader, evidence.candidate_run))
             case MinimalPairs() | TermSwaps():
                 return evidence._replace(bias=await self._probe(verdict, rule, evidence.candidate_run))
         return evidence
@@ -210,17 +220,32 @@ class GateWorker:
         assert isinstance(rule.demand, TermSwaps)
         named = prompt_named_by(planned, eval_)
         plan = Plan.of(planned, eval_, await offload(self._sources.prompts.get, named) if named else None)
-        first = [item for item in await offload(self._items, run) if item.sample_index == 0]
-        before = {item.line: passed_by(rule.grader, item.grades) for item in first}
+        before = await offload(self._before, run, rule.grader)
         return await self._probes.swaps(verdict.name, rule.id, rule.demand, rule.grader, plan, rows, before)
+
+    def _floored(self, rule: Rule, evidence: Evidence) -> GraderResult | None:
+        if evidence.result is None:
+            return None
+        is_binary = grader_named(self._evaluations.get(rule.eval), evidence.result.grader)
+        with self._database.reading() as session:
+            lines = item_store.graded_lines(session, evidence.candidate_run)
+        return result_strictly(is_binary, lines, evidence.result)
 
     def _cost(self, run: str) -> Cost:
         with self._database.reading() as session:
-            return Cost.of(*item_store.costs(session, run))
+            return Cost.of(*item_store.costs(session, run), unanswered=item_store.errored(session, run))
 
-    def _items(self, run: str) -> list[OutputItem]:
+    def _gap(self, demand: GroupGap, grader: str, run: str) -> BiasNumbers:
         with self._database.reading() as session:
-            return item_store.answered(session, run)
+            return gap_of(demand, grader, item_store.graded_items(session, run))
+
+    def _before(self, run: str, grader: str) -> Mapping[int, bool | None]:
+        """Whether the first answer to each row passes, by line."""
+        passed: dict[int, bool | None] = {}
+        with self._database.reading() as session:
+            for line in item_store.graded_lines(session, run):
+                passed.setdefault(line.line, passed_by(grader, line.grades))
+        return passed
 
 
 def runs_of(rules: Sequence[Rule]) -> list[RunKey]:
