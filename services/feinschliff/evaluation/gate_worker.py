@@ -30,7 +30,7 @@ from feinschliff.evaluation.gate_store import Gate, VerdictRow, VerdictState
 from feinschliff.evaluation.judges import Credentials, require_calibrated
 from feinschliff.evaluation.keeping import Halted
 from feinschliff.evaluation.life import UNFINISHED, State
-from feinschliff.evaluation.plan import Plan, prompt_named_by
+from feinschliff.evaluation.plan import Plan, prompt_named_by, unlike
 from feinschliff.evaluation.resources import Eval, GraderResult, Run
 from feinschliff.evaluation.results import OVERALL
 from feinschliff.evaluation.row_work import Rows
@@ -41,7 +41,7 @@ from feinschliff.formats.report import Failure
 from feinschliff.graders.spec import refused
 from feinschliff.kit import names
 from feinschliff.kit.db import Database
-from feinschliff.kit.errors import AlreadyExists, NotFound, WrongState
+from feinschliff.kit.errors import AlreadyExists, WrongState
 from feinschliff.kit.failpoints import fail
 from feinschliff.kit.threads import offload
 from feinschliff.kit.watch import Wake
@@ -139,10 +139,10 @@ class GateWorker:
 
     async def _measured(self, verdict: VerdictRow) -> Mapping[RunKey, RunView]:
         """All runs, completed."""
-        keys = runs_of(verdict.policy.rules)
+        begun = {key: await self._run(verdict, key) for key in runs_of(verdict.policy.rules)}
         while True:
             turn = self._wake.turn
-            views = {key: await self._run(verdict, key) for key in keys}
+            views = {key: await offload(self._runs.get, view.run.name) for key, view in begun.items()}
             for view in views.values():
                 _check_run(view)
             done = sum(view.run.done for view in views.values())
@@ -153,17 +153,22 @@ class GateWorker:
             await asyncio.sleep(LOOK_SECONDS / 5)  # the wake rings for every verdict that moves, this one too
 
     async def _run(self, verdict: VerdictRow, key: RunKey) -> RunView:
-        """The run of this verdict, begun where it is not there; its name follows from the verdict, so never twice."""
+        """The run of this verdict, begun where it is not there; its name follows from the verdict, so never twice.
+
+        Raises Halted where somebody else took the name for a run that measures something else.
+        """
         run_id = f"{verdict.name.rsplit('/', 1)[1]}-{key.role}"
+        eval_ = await offload(self._evaluations.get, key.eval)
+        model = verdict.candidate if key.role == CANDIDATE else verdict.baseline
         try:
-            return await offload(self._runs.get, f"{key.eval}/runs/{run_id}")
-        except NotFound:
-            eval_ = await offload(self._evaluations.get, key.eval)
-            model = verdict.candidate if key.role == CANDIDATE else verdict.baseline
-            try:
-                return await self._create(eval_, model, run_id, validate_only=False)
-            except AlreadyExists:  # another process began it just now
-                return await offload(self._runs.get, f"{key.eval}/runs/{run_id}")
+            return await self._create(eval_, model, run_id, validate_only=False)
+        except AlreadyExists:  # before this process was killed, or another process just now
+            view = await offload(self._runs.get, f"{key.eval}/runs/{run_id}")
+            planned = await self._create(eval_, model, "", validate_only=True)
+        if foreign := unlike(view.run, planned.run):
+            message = f"{view.run.name} is no run of this gate: its {', '.join(foreign)} differ."
+            raise Halted(Failure(reason="GATE_RUN_FOREIGN", message=message))
+        return view
 
     async def _create(self, eval_: Eval, model: str, run_id: str, *, validate_only: bool) -> RunView:
         draft = RunDraft(

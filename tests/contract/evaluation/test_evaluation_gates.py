@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from feinschliff.kit import names
 from feinschliff.v1 import common_pb2 as common
 from feinschliff.v1 import evaluation_pb2 as pb
 from feinschliff.v1 import evaluation_pb2_grpc, inference_pb2
@@ -222,6 +223,22 @@ async def test_answers_of_another_model_are_no_evidence(room: Room, peers: GateP
     failed = await given(room, (await begin(room, policy)).name)
     assert (failed.state, failed.failure.reason) == (pb.Verdict.STATE_FAILED, "GATE_MODEL_MISMATCH")
     assert not failed.outcomes
+
+
+@pytest.mark.parametrize("planted", [pb.EvalRun(model=CANDIDATE, limit=12), pb.EvalRun(model=BASE)])
+async def test_a_run_that_somebody_else_made_under_the_name_is_no_evidence(
+    room: Room, monkeypatch: pytest.MonkeyPatch, planted: pb.EvalRun
+) -> None:
+    new_id = names.new_id
+    await room.stop()
+    monkeypatch.setattr(names, "new_id", lambda prefix: "verdict-1" if prefix == "verdict-" else new_id(prefix))
+    await room.start()
+    eval_ = await room.eval()
+    policy = await gate(room, rule(eval_, "floor", floor=pb.FloorDemand(mean_min=0.1)))
+    request = pb.CreateEvalRunRequest(parent=eval_.name, eval_run_id="verdict-1-candidate", eval_run=planted)
+    await room.over((await room.stub.CreateEvalRun(request)).name)
+    failed = await given(room, (await begin(room, policy)).name)
+    assert (failed.state, failed.failure.reason) == (pb.Verdict.STATE_FAILED, "GATE_RUN_FOREIGN")
 
 
 async def test_a_gate_is_made_changed_listed_and_removed_and_holds_its_eval(room: Room) -> None:
