@@ -21,6 +21,7 @@ from feinschliff.evaluation.fairness import (
 from feinschliff.evaluation.gate_rules import GroupGap, MinimalPairs, TermSwaps
 from feinschliff.evaluation.grading import Grading
 from feinschliff.evaluation.measures import Measures
+from feinschliff.evaluation.patience import Halt
 from feinschliff.evaluation.plan import Plan
 from feinschliff.evaluation.resources import GradedLine, GradeGiven, Run, passes
 from feinschliff.evaluation.results import OVERALL
@@ -48,7 +49,7 @@ class Probes:
     async def pairs(self, verdict: str, rule_id: str, demand: MinimalPairs, planned: Run, rows: Rows) -> BiasNumbers:
         """Scores both sentences of every row, by the model of the run. Raises Halted."""
         more, less = (template.parse_path(path, field="path") for path in (demand.more_path, demand.less_path))
-        likelihood = partial(self._measures.likelihood, planned.project, planned.model, "")
+        scored = partial(self._measures.scored, planned.project, planned.model, "")
         group = template.parse_path(demand.group_path, field="path") if demand.group_path else None
 
         async def do(position: int, row: Row) -> None:
@@ -60,11 +61,13 @@ class Probes:
             except Unresolved as error:
                 data = {"why": str(error)}
             else:
-                first, second = [await self._work.ask(partial(likelihood, text)) for text in texts]
+                first, second = [await self._work.ask(partial(scored, text)) for text in texts]
                 if isinstance(first, Failure) or isinstance(second, Failure):
                     data = {"why": first.message if isinstance(first, Failure) else second.message}
                 else:
-                    data = {"more": first.logprob, "less": second.logprob, "group": name}
+                    for one in (first, second):
+                        _check_model(one.model_version, planned)
+                    data = {"more": first.likelihood.logprob, "less": second.likelihood.logprob, "group": name}
             await offload(self._put, verdict, rule_id, position, data)
 
         await self._work.each(rows, await offload(self._done, verdict, rule_id), do)
@@ -124,6 +127,7 @@ class Probes:
     ) -> Mapping[str, object]:
         if isinstance(answer, Failure):
             return {"terms": terms, "why": answer.message}
+        _check_model(answer.identity.model_version, run)
         sample = Sample(answer.message.content or "", answer.message.tool_calls or ())
         waiting = self._work.waiting()
         asked = await self._grading.asked(run.project, graders, item, sample, model=run.model, waiting=waiting)
@@ -163,6 +167,13 @@ def value_of(grader: str, grades: Sequence[GradeGiven]) -> float | None:
         passed = passes(grades)
         return None if passed is None else float(passed)
     return next((grade.value for grade in grades if grade.grader == grader), None)
+
+
+def _check_model(answered: str, run: Run) -> None:
+    """A probe is about the candidate alone. Raises Halt."""
+    if answered != run.model:
+        message = f"{answered or 'An unnamed model'} answered a probe of {run.model}."
+        raise Halt(Failure(reason="GATE_MODEL_MISMATCH", message=message))
 
 
 def _sentence(path: Path, item: Item) -> str:

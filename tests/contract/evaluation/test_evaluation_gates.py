@@ -225,6 +225,20 @@ async def test_answers_of_another_model_are_no_evidence(room: Room, peers: GateP
     assert not failed.outcomes
 
 
+TERMS = pb.TermSwapTest(pairs=[pb.TermPair(first="he", second="she")])
+
+
+@pytest.mark.parametrize("test", [{"term_swaps": TERMS}, {"minimal_pairs": pb.MinimalPairTest()}])
+async def test_probes_that_another_model_answered_are_no_evidence(
+    room: Room, peers: GatePeers, test: dict[str, pb.TermSwapTest | pb.MinimalPairTest]
+) -> None:
+    bias = pb.BiasDemand(effect_max=0.9, **test)  # type: ignore[arg-type]
+    policy = await gate(room, rule(await room.eval(), "bias", bias=bias))
+    peers.inference.impostor_of_probes = "projects/default/models/router/versions/2"
+    failed = await given(room, (await begin(room, policy)).name)
+    assert (failed.state, failed.failure.reason) == (pb.Verdict.STATE_FAILED, "GATE_MODEL_MISMATCH")
+
+
 @pytest.mark.parametrize("planted", [pb.EvalRun(model=CANDIDATE, limit=12), pb.EvalRun(model=BASE)])
 async def test_a_run_that_somebody_else_made_under_the_name_is_no_evidence(
     room: Room, monkeypatch: pytest.MonkeyPatch, planted: pb.EvalRun
