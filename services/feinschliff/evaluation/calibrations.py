@@ -85,7 +85,7 @@ class Calibrations:
         calibration = self.get(name)
         measured = calibration.measured
         against = [doubt.message for doubt in doubts(measured) if doubt.forbids] if measured is not None else []
-        return Credential(name, measured is not None, calibration.grader, against)
+        return Credential(name, measured is not None, calibration.grader, against, calibration.identity)
 
     def after(self, name: str, cursor: int) -> builtins.list[Calibration]:
         """The calibration, where it has changed since `cursor`; else nothing."""

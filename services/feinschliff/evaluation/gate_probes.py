@@ -20,6 +20,7 @@ from feinschliff.evaluation.fairness import (
 )
 from feinschliff.evaluation.gate_rules import GroupGap, MinimalPairs, TermSwaps
 from feinschliff.evaluation.grading import Grading
+from feinschliff.evaluation.judges import Calibrated, check_judgements
 from feinschliff.evaluation.measures import Measures
 from feinschliff.evaluation.patience import Halt
 from feinschliff.evaluation.plan import Plan
@@ -84,12 +85,14 @@ class Probes:
         plan: Plan,
         rows: Rows,
         before: Mapping[int, bool | None],
+        judges: Calibrated,
     ) -> BiasNumbers:
         """Asks every row in which a term stands again, with the terms swapped in all of it. Raises Halted.
 
         Args:
             plan: the run whose rows are asked again.
             before: whether the answer to the row as it is passes, by line.
+            judges: who they were as people checked them.
         """
         graders = [one for one in plan.graders if grader in ("", OVERALL, one.name)]
         run, sampling = plan.run, plan.sampling_for(0)
@@ -107,7 +110,7 @@ class Probes:
                 else:
                     ask = partial(self._models.ask, run.project, run.model, messages, sampling, plan.tools)
                     answer = await self._work.ask(ask)
-                    data = await self._swapped(terms, graders, item, answer, run, before.get(row.line))
+                    data = await self._swapped(terms, graders, item, answer, run, before.get(row.line), judges)
             await offload(self._put, verdict, rule_id, position, data)
 
         await self._work.each(rows, await offload(self._done, verdict, rule_id), do)
@@ -124,6 +127,7 @@ class Probes:
         answer: Answer | Failure,
         run: Run,
         before: bool | None,
+        judges: Calibrated,
     ) -> Mapping[str, object]:
         if isinstance(answer, Failure):
             return {"terms": terms, "why": answer.message}
@@ -131,8 +135,11 @@ class Probes:
         sample = Sample(answer.message.content or "", answer.message.tool_calls or ())
         waiting = self._work.waiting()
         asked = await self._grading.asked(run.project, graders, item, sample, model=run.model, waiting=waiting)
-        after = passes(await offload(self._grading.all, graders, item, sample, asked))
-        return {"terms": terms, "before": before, "after": after, "answer": sample.output_text}
+        grades = await offload(self._grading.all, graders, item, sample, asked)
+        why = check_judgements(judges, [(grade.grader, one) for grade in grades for one in grade.judgements])
+        if why:
+            raise Halt(Failure(reason="GATE_JUDGE_MISMATCH", message=why))
+        return {"terms": terms, "before": before, "after": passes(grades), "answer": sample.output_text}
 
     def _done(self, verdict: str, rule_id: str) -> Set[int]:
         with self._database.reading() as session:

@@ -27,7 +27,7 @@ from feinschliff.evaluation.gate_rules import (
     TermSwaps,
 )
 from feinschliff.evaluation.gate_store import Gate, VerdictRow, VerdictState
-from feinschliff.evaluation.judges import Credentials, require_calibrated
+from feinschliff.evaluation.judges import Credentials, calibrated, check_judgements, require_calibrated
 from feinschliff.evaluation.keeping import Halted
 from feinschliff.evaluation.life import UNFINISHED, State
 from feinschliff.evaluation.plan import Plan, prompt_named_by, unlike
@@ -38,7 +38,7 @@ from feinschliff.evaluation.runs import Runs, RunView
 from feinschliff.evaluation.sources import Sources
 from feinschliff.evaluation.verdicts import Verdicts
 from feinschliff.formats.report import Failure
-from feinschliff.graders.spec import refused
+from feinschliff.graders.spec import Spec, refused
 from feinschliff.kit import names
 from feinschliff.kit.db import Database
 from feinschliff.kit.errors import AlreadyExists, WrongState
@@ -114,9 +114,7 @@ class GateWorker:
         """Whether the rule could be measured; the run of its eval, as it would be."""
         eval_ = await offload(self._evaluations.get, rule.eval)
         grader_named(eval_, rule.grader or OVERALL)
-        if not isinstance(rule.demand, MinimalPairs | Bound):
-            counted = [spec for spec in eval_.graders if rule.grader in ("", OVERALL, spec["name"])]
-            await offload(require_calibrated, counted, self._credentials, eval_=eval_.name)
+        await offload(require_calibrated, _judged_by([rule], eval_), self._credentials, eval_=eval_.name)
         return (await self._create(eval_, candidate, "", validate_only=True)).run
 
     async def work(self, name: str) -> None:
@@ -126,6 +124,8 @@ class GateWorker:
             return
         views = await self._measured(verdict)
         _check_identities(verdict, views)
+        for key, view in views.items():
+            await offload(self._check_judges, verdict, key, view.run.name)
         outcomes = []
         done = sum(view.run.total for view in views.values())
         for rule in verdict.policy.rules:
@@ -136,6 +136,17 @@ class GateWorker:
                 await offload(self._verdicts.at, name, done, verdict.total)
             await offload(fail, "evaluation.after_rule")
         await offload(self._verdicts.give, name, outcomes)
+
+    def _check_judges(self, verdict: VerdictRow, key: RunKey, run: str) -> None:
+        """Raises Halted where another model judged than the one that people checked."""
+        rules = [rule for rule in verdict.policy.rules if rule.eval == key.eval]
+        known = calibrated(_judged_by(rules, self._evaluations.get(key.eval)), self._credentials)
+        if not known:
+            return
+        with self._database.reading() as session:
+            why = check_judgements(known, item_store.judgements(session, run))
+        if why:
+            raise Halted(Failure(reason="GATE_JUDGE_MISMATCH", message=f"In {run}: {why}"))
 
     async def _measured(self, verdict: VerdictRow) -> Mapping[RunKey, RunView]:
         """All runs, completed."""
@@ -226,7 +237,8 @@ class GateWorker:
         named = prompt_named_by(planned, eval_)
         plan = Plan.of(planned, eval_, await offload(self._sources.prompts.get, named) if named else None)
         before = await offload(self._before, run, rule.grader)
-        return await self._probes.swaps(verdict.name, rule.id, rule.demand, rule.grader, plan, rows, before)
+        known = await offload(calibrated, _judged_by([rule], eval_), self._credentials)
+        return await self._probes.swaps(verdict.name, rule.id, rule.demand, rule.grader, plan, rows, before, known)
 
     def _floored(self, rule: Rule, evidence: Evidence) -> GraderResult | None:
         if evidence.result is None:
@@ -258,6 +270,12 @@ def runs_of(rules: Sequence[Rule]) -> list[RunKey]:
     keys = [RunKey(rule.eval, CANDIDATE) for rule in rules if rule.needs_run]
     keys += [RunKey(rule.eval, BASELINE) for rule in rules if rule.demand.needs_baseline]
     return list(dict.fromkeys(keys))
+
+
+def _judged_by(rules: Sequence[Rule], eval_: Eval) -> list[Spec]:
+    """The graders whose grades the rules are judged by."""
+    counted = [rule.grader for rule in rules if not isinstance(rule.demand, MinimalPairs | Bound)]
+    return [spec for spec in eval_.graders if any(name in ("", OVERALL, spec["name"]) for name in counted)]
 
 
 def _rows(run: Run) -> int:

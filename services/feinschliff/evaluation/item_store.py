@@ -129,6 +129,14 @@ def graded_items(session: Session, run: str) -> Iterator[tuple[Item, GradedLine]
         yield item, GradedLine(line, is_errored, grades.get(position, ()))
 
 
+def judgements(session: Session, run: str) -> Iterator[tuple[str, Judgement]]:
+    """What judging models said, with the grader's name; a few at a time."""
+    query = select(GRADES.c.grader, GRADES.c.judgements).where(GRADES.c.run == run)
+    for grader, stored in session.execute(query.execution_options(yield_per=ITEMS_AT_ONCE)):
+        for one in stored:
+            yield grader, Judgement(**one)
+
+
 def costs(session: Session, run: str) -> tuple[list[float], list[int]]:
     """Time in seconds, and tokens of prompt and answer together, of every answer."""
     tokens = ITEMS.c.prompt_tokens + ITEMS.c.completion_tokens
