@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from feinschliff.evaluation.effects import judged
-from feinschliff.evaluation.fairness import BiasNumbers, GroupNumbers
+from feinschliff.evaluation.fairness import GROUPS_MAX, BiasNumbers, GroupNumbers
 from feinschliff.evaluation.gate_evidence import too_little
 from feinschliff.evaluation.gate_rules import Bound, Floor, Gain, GroupGap, MinimalPairs, NoLoss, Rule, TermSwaps
 from feinschliff.evaluation.resources import GraderResult
@@ -175,7 +175,7 @@ def _bound(demand: Bound, evidence: Evidence) -> tuple[bool, str]:
 
 def _bias(effect_max: float, numbers: BiasNumbers | None) -> tuple[bool, str]:
     if numbers is None or numbers.effect is None or numbers.interval is None:
-        return False, "Too few rows say anything about bias."
+        return False, f"Too few rows, or more than {GROUPS_MAX} groups, say anything about bias."
     if lacking := too_little(numbers.n, numbers.ungraded):
         return False, lacking
     holds = numbers.interval.high <= effect_max
