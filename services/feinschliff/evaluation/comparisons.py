@@ -116,8 +116,8 @@ class Comparisons:
         """The numbers of a gate: see `compare_strictly`. Raises as `compare`."""
         eval_ = self._common_eval(self._runs.get(baseline).run, self._runs.get(candidate).run)
         with self._database.reading() as session:
-            sides = [item_store.graded_lines(session, run) for run in (baseline, candidate)]
-        return compare_strictly(grader, grader_named(eval_, grader), *sides, level)
+            left, right = item_store.graded_lines(session, baseline), item_store.graded_lines(session, candidate)
+        return compare_strictly(grader, grader_named(eval_, grader), left, right, level)
 
     def _numbers(
         self, eval_: Eval, grader: str, baseline: str, candidate: str, level: float, seed: int

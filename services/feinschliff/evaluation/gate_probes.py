@@ -50,7 +50,7 @@ class Probes:
     async def pairs(self, verdict: str, rule_id: str, demand: MinimalPairs, planned: Run, rows: Rows) -> BiasNumbers:
         """Scores both sentences of every row, by the model of the run. Raises Halted."""
         more, less = (template.parse_path(path, field="path") for path in (demand.more_path, demand.less_path))
-        scored = partial(self._measures.scored, planned.project, planned.model, "")
+        score = partial(self._measures.scored, planned.project, planned.model, "")
         group = template.parse_path(demand.group_path, field="path") if demand.group_path else None
 
         async def do(position: int, row: Row) -> None:
@@ -62,7 +62,7 @@ class Probes:
             except Unresolved as error:
                 data = {"why": str(error)}
             else:
-                first, second = [await self._work.ask(partial(scored, text)) for text in texts]
+                first, second = [await self._work.ask(partial(score, text)) for text in texts]
                 if isinstance(first, Failure) or isinstance(second, Failure):
                     data = {"why": first.message if isinstance(first, Failure) else second.message}
                 else:

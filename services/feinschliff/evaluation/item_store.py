@@ -121,8 +121,10 @@ def graded_items(session: Session, run: str) -> Iterator[tuple[Item, GradedLine]
     """Every stored item's row with its values, a few at a time; of its grades no more than whether it passes."""
     columns = [GRADES.c[name] for name in ("position", "grader", "value", "passed")]
     grades: dict[int, list[GradeGiven]] = {}
-    for position, *given in session.execute(select(*columns).where(GRADES.c.run == run).order_by(GRADES.c.ordinal)):
-        grades.setdefault(position, []).append(GradeGiven(*given, why=""))
+    for position, grader, value, passed in session.execute(
+        select(*columns).where(GRADES.c.run == run).order_by(GRADES.c.ordinal)
+    ):
+        grades.setdefault(position, []).append(GradeGiven(grader, value, passed, ""))
     query = select(ITEMS.c.position, ITEMS.c.line, ITEMS.c.errored, ITEMS.c.item).where(ITEMS.c.run == run)
     ordered = query.order_by(ITEMS.c.position).execution_options(yield_per=ITEMS_AT_ONCE)
     for position, line, is_errored, item in session.execute(ordered):
