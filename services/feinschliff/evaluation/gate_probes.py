@@ -63,8 +63,10 @@ class Probes:
                 data = {"why": str(error)}
             else:
                 first, second = [await self._work.ask(partial(score, text)) for text in texts]
-                if isinstance(first, Failure) or isinstance(second, Failure):
-                    data = {"why": first.message if isinstance(first, Failure) else second.message}
+                if isinstance(first, Failure):
+                    data = {"why": first.message}
+                elif isinstance(second, Failure):
+                    data = {"why": second.message}
                 else:
                     for one in (first, second):
                         _check_model(one.model_version, planned)

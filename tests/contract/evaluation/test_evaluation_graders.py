@@ -188,6 +188,27 @@ async def test_a_run_keeps_what_judges_said_and_waits_for_them(room: Room, peers
         assert grades["likely"].label == "no"
 
 
+async def test_a_run_whose_judge_stays_away_fails_and_keeps_only_what_was_judged(room: Room, peers: Peers) -> None:
+    await restarted(room, evaluation_patience_seconds=0.5)
+    peers.ingestion.versions[VERSION] = {"train": conversations(12)}
+    judged = []
+
+    def reply(request: inference_pb2.ChatRequest) -> str:
+        if request.sampling.HasField("response_format"):
+            judged.append(request)
+            if len(judged) > 3:
+                raise Trouble(grpc.StatusCode.UNAVAILABLE, "SERVER_STOPPING")
+        return str(answering(0.75)(request))
+
+    peers.inference.reply = reply
+    failed = await room.measured((await room.eval(exact(), judge())).name, model="router")
+    assert (failed.state, failed.failure.reason) == (pb.EvalRun.STATE_FAILED, "SERVER_STOPPING")
+    assert failed.failure.retryable
+    items = await room.stub.ListOutputItems(pb.ListOutputItemsRequest(parent=failed.name))
+    assert [len(item.grades) for item in items.output_items] == [2, 2, 2]
+    assert {grade.value for item in items.output_items for grade in item.grades} == {0.75, 1.0}
+
+
 async def test_a_server_of_the_users_grades_where_the_installation_lets_it(room: Room, server: Server) -> None:
     refusal = await refusal_of(run(room, endpoint(server.url)))
     assert (refusal.reason, refusal.fields[0].field) == ("GRADER_URL_INVALID", "grader.endpoint.url")

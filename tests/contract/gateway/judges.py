@@ -10,6 +10,7 @@ from feinschliff.evaluation.clients import Answer
 from feinschliff.evaluation.grading import Grading
 from feinschliff.evaluation.outside import Installation, Paces, RoomOutside
 from feinschliff.evaluation.posting import Poster, Reach
+from feinschliff.evaluation.prompt_service import Prompting
 from feinschliff.evaluation.resources import Identity, Usage
 from feinschliff.evaluation.service import EvaluationService
 from feinschliff.formats.records import Message
@@ -47,6 +48,16 @@ class Judges:
         outside = RoomOutside(installation, models, measures=models, poster=Poster(), paces=Paces(), sandboxed=models)
         nothing: Any = None
         grading = Grading(outside, Metrics("evaluation"))
-        service = EvaluationService(nothing, nothing, nothing, nothing, grading, nothing, nothing)
+        service = EvaluationService(
+            evaluations=nothing,
+            runs=nothing,
+            comparisons=nothing,
+            prompting=Prompting(*[nothing] * len(Prompting._fields)),
+            reports=nothing,
+            grading=grading,
+            deciding=nothing,
+            clock=nothing,
+            wake=nothing,
+        )
         add = evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server
         return Servicer(add, service, "feinschliff.v1.EvaluationService")

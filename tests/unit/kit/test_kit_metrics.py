@@ -10,6 +10,7 @@ from feinschliff.kit.metrics import Metrics
 UNITS = ("_total", "_seconds", "_bytes", "_tokens", "_jobs", "_requests", "_sequences", "_per_second")
 THINGS = ("_in_flight", "_healthy", "jobs", "models", "versions", "runs", "deployments", "_bases", "_adapters")
 THINGS += ("watchers", "workers", "slots", "slots_used", "_pending", "_step", "_steps", "_loss", "_rate", "_norm")
+THINGS += ("_away", "_losses")
 
 
 @pytest.mark.parametrize("name", sorted(CATALOGUE))
