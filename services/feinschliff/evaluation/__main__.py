@@ -65,7 +65,7 @@ def wire(settings: EvaluationSettings) -> Room:
     comparisons = Comparisons(database, evaluations, runs)
     optimizations = Optimizations(database, evaluations, prompts, comparisons, clock, wake, names.new_id)
     prompting = Prompting(prompts, optimizations, evaluations, sources, wake)
-    optimizer = Optimizer(database, optimizations, evaluations, runs, prompts, datasets, models, clock, wake)
+    optimizer = Optimizer(database, optimizations, evaluations, runs, prompts, datasets, models, clock, wake, owner)
     kind = Kind("prompt optimization", OPTIMIZATIONS, UNFINISHED, optimizer.work, optimizer.give_up)
     keeper = Keeper(database, kind, clock, wake, owner=owner, pace=pace)
     reports = Reports(evaluations, runs, comparisons)

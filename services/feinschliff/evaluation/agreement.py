@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from feinschliff.evaluation.statistics import CONFIDENCE, N_MIN, RESAMPLES, SEED, Interval, wilson
 
 ROWS_MIN = 30
+LEFT_OUT_SHARE_MAX = 0.1
+"""A judge that is silent on more of the rows is measured only where it finds it easy."""
 KAPPA_MIN = 0.4
 POSITION_BIAS_MAX = 0.2
 VERBOSITY_BIAS_MAX = 0.3
@@ -111,7 +113,8 @@ def doubts(measured: Measured, *, kappa_min: float = KAPPA_MIN, rows_min: int = 
         found.append(Doubt("VERBOSITY_BIAS", False, measured.n, message))
     if measured.left_out:
         message = f"{measured.left_out} rows could not be judged or have no fitting human judgement."
-        found.append(Doubt("ROWS_LEFT_OUT", False, measured.left_out, message))
+        is_much = measured.left_out > LEFT_OUT_SHARE_MAX * (measured.n + measured.left_out)
+        found.append(Doubt("ROWS_LEFT_OUT", is_much, measured.left_out, message))
     return found
 
 

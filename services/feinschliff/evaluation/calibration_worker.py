@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 from feinschliff.evaluation.agreement import Judged, measure
 from feinschliff.evaluation.calibration_store import Calibration
 from feinschliff.evaluation.calibrations import Calibrations
 from feinschliff.evaluation.clients import Row
+from feinschliff.evaluation.keeping import Halted
 from feinschliff.evaluation.prompts import item_of
 from feinschliff.evaluation.row_work import Rows, RowWork
+from feinschliff.formats.report import Failure
 from feinschliff.graders import template
 from feinschliff.graders.grade import Item, Sample
 from feinschliff.graders.spec import Spec
@@ -66,8 +68,21 @@ class CalibrationWorker:
         usable = [_judged_of(data) for data in stored if "why" not in data]
         is_score = calibration.grader.get("type") == "score_model"
         measured = await offload(measure, usable, len(stored) - len(usable), is_score=is_score)
-        identity: Any = next((data["identity"] for data in stored if data.get("identity")), None)
+        identity = identity_of(stored)
         await offload(self._calibrations.succeed, name, measured, identity)
+
+
+def identity_of(stored: Iterable[Mapping[str, Any]]) -> Mapping[str, str] | None:
+    """Who judged; raises Halted where it was not one and the same model all along."""
+    seen: list[Mapping[str, str]] = []
+    for data in stored:
+        if data.get("identity") and data["identity"] not in seen:
+            seen.append(data["identity"])
+    if len(seen) > 1:
+        models = ", ".join(one.get("model_version", "") for one in seen)
+        message = f"The judge changed while it was measured: {models}. Calibrate it again."
+        raise Halted(Failure(reason="CALIBRATION_JUDGE_CHANGED", message=message, retryable=True))
+    return seen[0] if seen else None
 
 
 async def judged(calibration: Calibration, judge: Judge, item: Item) -> Mapping[str, object]:

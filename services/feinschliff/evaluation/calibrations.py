@@ -46,11 +46,12 @@ class CalibrationDraft(NamedTuple):
 class Calibrations:
     """Blocking; call it through `offload`."""
 
-    def __init__(self, database: Database, clock: Clock, wake: Wake, new_id: Callable[[str], str]) -> None:
+    def __init__(self, database: Database, clock: Clock, wake: Wake, new_id: Callable[[str], str], owner: str) -> None:
         self._database = database
         self._clock = clock
         self._wake = wake
         self._new_id = new_id
+        self._owner = owner
 
     def create(self, draft: CalibrationDraft, dataset: DatasetFacts, once: Once, *, validate_only: bool) -> Calibration:
         """Queues a calibration, or checks whether it could be made (then without a name).
@@ -85,7 +86,7 @@ class Calibrations:
         calibration = self.get(name)
         measured = calibration.measured
         against = [doubt.message for doubt in doubts(measured) if doubt.forbids] if measured is not None else []
-        return Credential(name, measured is not None, calibration.grader, against)
+        return Credential(name, measured is not None, calibration.grader, against, calibration.identity)
 
     def after(self, name: str, cursor: int) -> builtins.list[Calibration]:
         """The calibration, where it has changed since `cursor`; else nothing."""
@@ -121,7 +122,7 @@ class Calibrations:
             return gate_store.measured(session, name, ROWS)
 
     def succeed(self, name: str, measured: Measured, identity: Mapping[str, str] | None) -> None:
-        """Ends a calibration that is not over; a second time changes nothing."""
+        """Ends a calibration that is not over and is ours to end; a second time changes nothing."""
         values = {"measured": calibration_store.measured_json(measured), "identity": identity}
         self._end(name, CalibrationState.SUCCEEDED, values)
 
@@ -134,6 +135,7 @@ class Calibrations:
 
     def _write(self, name: str, states: tuple[str, ...], values: Mapping[str, object]) -> None:
         where = (CALIBRATIONS.c.name == name) & CALIBRATIONS.c.state.in_(states)
+        where &= CALIBRATIONS.c.lease_owner == self._owner
         counters = {"changes": CALIBRATIONS.c.changes + 1, "version": CALIBRATIONS.c.version + 1}
         with self._database.transaction() as session:
             session.execute(CALIBRATIONS.update().where(where).values(**store.storable(values), **counters))

@@ -9,6 +9,7 @@ from feinschliff.evaluation import checks, item_store, row_store
 from feinschliff.evaluation.drafts import COMPLETIONS_MAX
 from feinschliff.evaluation.effects import holm, judged, power, rows_needed
 from feinschliff.evaluation.evaluations import Evaluations
+from feinschliff.evaluation.gate_evidence import compare_strictly
 from feinschliff.evaluation.life import State
 from feinschliff.evaluation.resources import Eval, Run
 from feinschliff.evaluation.results import OVERALL, compare_lines
@@ -110,6 +111,13 @@ class Comparisons:
             power=power(numbers.spread, wanted, numbers.n, alpha=alpha),
             rows_needed=rows_needed(numbers.spread, wanted, alpha=alpha),
         )
+
+    def strictly(self, baseline: str, candidate: str, grader: str, level: float) -> Comparison:
+        """The numbers of a gate: see `compare_strictly`. Raises as `compare`."""
+        eval_ = self._common_eval(self._runs.get(baseline).run, self._runs.get(candidate).run)
+        with self._database.reading() as session:
+            left, right = item_store.graded_lines(session, baseline), item_store.graded_lines(session, candidate)
+        return compare_strictly(grader, grader_named(eval_, grader), left, right, level)
 
     def _numbers(
         self, eval_: Eval, grader: str, baseline: str, candidate: str, level: float, seed: int

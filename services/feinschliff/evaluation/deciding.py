@@ -57,8 +57,8 @@ class Built(NamedTuple):
 def build(parts: Parts, limits: Limits, pace: Pace, owner: str) -> Built:
     database, clock, wake = parts.database, parts.clock, parts.wake
     gates = Gates(database, clock, names.new_id)
-    verdicts = Verdicts(database, clock, wake, parts.metrics, names.new_id)
-    calibrations = Calibrations(database, clock, wake, names.new_id)
+    verdicts = Verdicts(database, clock, wake, parts.metrics, names.new_id, owner)
+    calibrations = Calibrations(database, clock, wake, names.new_id, owner)
     rows = RowWork(parts.sources.datasets, clock, limits)
     worker = GateWorker(
         database,

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from feinschliff.evaluation.statistics import CONFIDENCE, N_MIN, Interval, mean_interval, wilson
 
 GROUP_ROWS_MIN = 10
+GROUPS_MAX = 100
 EVEN = 0.5
 
 
@@ -23,7 +24,10 @@ class GroupNumbers(NamedTuple):
 
 
 class BiasNumbers(NamedTuple):
-    """What a test says; `effect` is 0 where all are treated alike and 1 at worst, None where nothing was measured."""
+    """What a test says; `effect` is 0 where all are treated alike and 1 at worst, None where nothing was measured.
+
+    `ungraded` are those of the rows left out that should have said something.
+    """
 
     test: str
     n: int
@@ -31,6 +35,7 @@ class BiasNumbers(NamedTuple):
     effect: float | None
     interval: Interval | None
     groups: Sequence[GroupNumbers] = ()
+    ungraded: int = 0
 
 
 class PairScores(NamedTuple):
@@ -59,13 +64,13 @@ def minimal_pairs(pairs: Sequence[PairScores | None], *, confidence: float = CON
     values = [_preference(pair) for pair in known]
     n, left_out = len(values), len(pairs) - len(values)
     if n < N_MIN:
-        return BiasNumbers("minimal_pairs", n, left_out, abs(values[0] - EVEN) if values else None, None)
+        return BiasNumbers("minimal_pairs", n, left_out, abs(values[0] - EVEN) if values else None, None, (), left_out)
     share = math.fsum(values) / n
     low, high = wilson(round(math.fsum(values)), n, confidence=confidence)
     nearest = 0.0 if low <= EVEN <= high else min(abs(low - EVEN), abs(high - EVEN))
     interval = Interval(nearest, max(abs(low - EVEN), abs(high - EVEN)))
     groups = _by_group([pair.group for pair in known], values)
-    return BiasNumbers("minimal_pairs", n, left_out, abs(share - EVEN), interval, groups)
+    return BiasNumbers("minimal_pairs", n, left_out, abs(share - EVEN), interval, groups, left_out)
 
 
 def term_swaps(rows: Sequence[SwapGrades], *, confidence: float = CONFIDENCE) -> BiasNumbers:
@@ -74,10 +79,10 @@ def term_swaps(rows: Sequence[SwapGrades], *, confidence: float = CONFIDENCE) ->
     flips = [float(row.before != row.after) for row in known]
     n, left_out = len(flips), len(rows) - len(flips)
     if n < N_MIN:
-        return BiasNumbers("term_swaps", n, left_out, flips[0] if flips else None, None)
+        return BiasNumbers("term_swaps", n, left_out, flips[0] if flips else None, None, (), left_out)
     interval = wilson(round(math.fsum(flips)), n, confidence=confidence)
     groups = _by_group([row.terms for row in known], flips)
-    return BiasNumbers("term_swaps", n, left_out, math.fsum(flips) / n, interval, groups)
+    return BiasNumbers("term_swaps", n, left_out, math.fsum(flips) / n, interval, groups, left_out)
 
 
 def group_gap(
@@ -90,24 +95,26 @@ def group_gap(
 
     The interval holds for whichever groups turn out best and worst: every pair's interval is widened for the number of
     pairs (Bonferroni), and the gap lies between the largest low end and the largest high end. Groups with fewer than
-    `rows_min` rows say too little and are left out.
+    `rows_min` rows say too little and are left out; of more than `GROUPS_MAX` groups nothing is said.
     """
+    ungraded = sum(group is None or value is None for group, value in rows)
     by_group: dict[str, list[float]] = {}
     for group, value in rows:
         if group is not None and value is not None:
             by_group.setdefault(group, []).append(value)
     kept = {group: values for group, values in sorted(by_group.items()) if len(values) >= max(rows_min, N_MIN)}
     n = sum(map(len, kept.values()))
-    groups = [_group(group, values) for group, values in kept.items()]
-    if len(kept) < N_MIN:
-        return BiasNumbers("group_gap", n, len(rows) - n, None, None, groups)
+    groups = [_group(group, values) for group, values in kept.items()] if len(kept) <= GROUPS_MAX else []
+    if not N_MIN <= len(kept) <= GROUPS_MAX:
+        return BiasNumbers("group_gap", n, len(rows) - n, None, None, groups, ungraded)
     names = list(kept)
     pairs = [(a, b) for k, a in enumerate(names) for b in names[k + 1 :]]
     level = 1 - (1 - confidence) / len(pairs)
-    apart = [_distance(kept[a], kept[b], level) for a, b in pairs]
+    spans = {name: _Span(math.fsum(values) / len(values), _interval(values, level)) for name, values in kept.items()}
+    apart = [_distance(spans[a], spans[b]) for a, b in pairs]
     interval = Interval(max(low for low, _ in apart), max(high for _, high in apart))
     means = [group.mean for group in groups]
-    return BiasNumbers("group_gap", n, len(rows) - n, max(means) - min(means), interval, groups)
+    return BiasNumbers("group_gap", n, len(rows) - n, max(means) - min(means), interval, groups, ungraded)
 
 
 def swapper(pairs: Sequence[tuple[str, str]]) -> Callable[[str], tuple[str, str]]:
@@ -176,11 +183,16 @@ def _interval(values: Sequence[float], confidence: float) -> Interval:
     return mean_interval(values, within=Interval(0.0, 1.0), confidence=confidence)[0]
 
 
-def _distance(first: Sequence[float], second: Sequence[float], confidence: float) -> Interval:
+class _Span(NamedTuple):
+    """The mean of a group and its interval, worked out once for all its pairs."""
+
+    mean: float
+    interval: Interval
+
+
+def _distance(first: _Span, second: _Span) -> Interval:
     """Interval of the distance of two means of different rows, from both intervals (Newcombe 1998a, method 10)."""
-    a, b = math.fsum(first) / len(first), math.fsum(second) / len(second)
-    low_a, high_a = _interval(first, confidence)
-    low_b, high_b = _interval(second, confidence)
+    (a, (low_a, high_a)), (b, (low_b, high_b)) = first, second
     low = a - b - math.hypot(a - low_a, high_b - b)
     high = a - b + math.hypot(high_a - a, b - low_b)
     nearest = 0.0 if low <= 0 <= high else min(abs(low), abs(high))

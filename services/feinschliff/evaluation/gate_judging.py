@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from feinschliff.evaluation.effects import judged
-from feinschliff.evaluation.fairness import BiasNumbers, GroupNumbers
+from feinschliff.evaluation.fairness import GROUPS_MAX, BiasNumbers, GroupNumbers
+from feinschliff.evaluation.gate_evidence import too_little
 from feinschliff.evaluation.gate_rules import Bound, Floor, Gain, GroupGap, MinimalPairs, NoLoss, Rule, TermSwaps
 from feinschliff.evaluation.resources import GraderResult
 from feinschliff.evaluation.statistics import Comparison, Interval, Method, Verdict
@@ -22,15 +23,16 @@ class Cost(NamedTuple):
     latency_p95_seconds: float | None
     latency_mean_seconds: float | None
     tokens_mean: float | None
+    unanswered: int = 0
 
     @classmethod
-    def of(cls, latencies: Sequence[float], tokens: Sequence[int]) -> Cost:
+    def of(cls, latencies: Sequence[float], tokens: Sequence[int], unanswered: int = 0) -> Cost:
         """`tokens` are those of prompt and answer together, one number per answer."""
         n = len(latencies)
         if n == 0:
-            return cls(0, None, None, None)
+            return cls(0, None, None, None, unanswered)
         slowest = sorted(latencies)[min(n - 1, math.ceil(P95 * n) - 1)]
-        return cls(n, slowest, math.fsum(latencies) / n, sum(tokens) / n)
+        return cls(n, slowest, math.fsum(latencies) / n, sum(tokens) / n, unanswered)
 
 
 class Evidence(NamedTuple):
@@ -110,6 +112,8 @@ def judge(rule: Rule, evidence: Evidence) -> Outcome:
 def _gain(demand: Gain, numbers: Comparison | None) -> tuple[bool, str]:
     if numbers is None or numbers.p is None or numbers.difference is None:
         return False, "Too few rows were graded in both runs to say anything."
+    if lacking := too_little(numbers.n, numbers.unpaired):
+        return False, lacking
     seen = judged(numbers, numbers.p, alpha=1 - demand.level, difference_min=demand.difference_min)
     facts = f"difference {numbers.difference:+.4f}{_range(numbers.interval)}, p = {numbers.p:.4g}, n = {numbers.n}"
     wanted = f"better at {demand.level:g}"
@@ -121,6 +125,8 @@ def _gain(demand: Gain, numbers: Comparison | None) -> tuple[bool, str]:
 def _no_loss(demand: NoLoss, numbers: Comparison | None) -> tuple[bool, str]:
     if numbers is None or numbers.interval is None or numbers.difference is None:
         return False, "Too few rows were graded in both runs to say anything."
+    if lacking := too_little(numbers.n, numbers.unpaired):
+        return False, lacking
     holds = numbers.interval.low > -demand.margin
     facts = f"difference {numbers.difference:+.4f}{_range(numbers.interval)}, n = {numbers.n}"
     short = "" if holds or numbers.difference < -demand.margin else " More rows would narrow the interval."
@@ -130,7 +136,11 @@ def _no_loss(demand: NoLoss, numbers: Comparison | None) -> tuple[bool, str]:
 def _floor(demand: Floor, result: GraderResult | None) -> tuple[bool, str]:
     if result is None or result.mean is None:
         return False, "No row was graded."
+    if lacking := too_little(result.n, 0):
+        return False, lacking
     facts = f"mean {result.mean:.4f}{_range(result.interval)}, n = {result.n}"
+    if result.ungradable or result.errored:
+        facts += f", of which {result.ungradable + result.errored} without a grade count 0"
     if not demand.by_interval:
         return result.mean >= demand.mean_min, f"Wanted a mean of at least {demand.mean_min:g}; {facts}."
     holds = result.interval is not None and result.interval.low >= demand.mean_min
@@ -141,6 +151,8 @@ def _bound(demand: Bound, evidence: Evidence) -> tuple[bool, str]:
     cost, base = evidence.cost, evidence.baseline_cost
     if cost is None or cost.latency_p95_seconds is None:
         return False, "No answer was timed."
+    if lacking := too_little(cost.answers, cost.unanswered):
+        return False, lacking
     latency_ratio = _ratio(cost.latency_mean_seconds, base and base.latency_mean_seconds)
     tokens_ratio = _ratio(cost.tokens_mean, base and base.tokens_mean)
     checks = [
@@ -163,7 +175,9 @@ def _bound(demand: Bound, evidence: Evidence) -> tuple[bool, str]:
 
 def _bias(effect_max: float, numbers: BiasNumbers | None) -> tuple[bool, str]:
     if numbers is None or numbers.effect is None or numbers.interval is None:
-        return False, "Too few rows say anything about bias."
+        return False, f"Too few rows, or more than {GROUPS_MAX} groups, say anything about bias."
+    if lacking := too_little(numbers.n, numbers.ungraded):
+        return False, lacking
     holds = numbers.interval.high <= effect_max
     facts = f"effect {numbers.effect:.4f}{_range(numbers.interval)}, n = {numbers.n}"
     short = "" if holds or numbers.effect > effect_max else " More rows would narrow the interval."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import partial
 from typing import Any
 
@@ -20,9 +20,11 @@ from feinschliff.evaluation.fairness import (
 )
 from feinschliff.evaluation.gate_rules import GroupGap, MinimalPairs, TermSwaps
 from feinschliff.evaluation.grading import Grading
+from feinschliff.evaluation.judges import Calibrated, check_judgements
 from feinschliff.evaluation.measures import Measures
+from feinschliff.evaluation.patience import Halt
 from feinschliff.evaluation.plan import Plan
-from feinschliff.evaluation.resources import GradeGiven, OutputItem, Run, passes
+from feinschliff.evaluation.resources import GradedLine, GradeGiven, Run, passes
 from feinschliff.evaluation.results import OVERALL
 from feinschliff.evaluation.row_work import Rows, RowWork
 from feinschliff.formats.report import Failure
@@ -48,7 +50,7 @@ class Probes:
     async def pairs(self, verdict: str, rule_id: str, demand: MinimalPairs, planned: Run, rows: Rows) -> BiasNumbers:
         """Scores both sentences of every row, by the model of the run. Raises Halted."""
         more, less = (template.parse_path(path, field="path") for path in (demand.more_path, demand.less_path))
-        likelihood = partial(self._measures.likelihood, planned.project, planned.model, "")
+        score = partial(self._measures.scored, planned.project, planned.model, "")
         group = template.parse_path(demand.group_path, field="path") if demand.group_path else None
 
         async def do(position: int, row: Row) -> None:
@@ -60,13 +62,15 @@ class Probes:
             except Unresolved as error:
                 data = {"why": str(error)}
             else:
-                first, second = [await self._work.ask(partial(likelihood, text)) for text in texts]
+                first, second = [await self._work.ask(partial(score, text)) for text in texts]
                 if isinstance(first, Failure):
                     data = {"why": first.message}
                 elif isinstance(second, Failure):
                     data = {"why": second.message}
                 else:
-                    data = {"more": first.logprob, "less": second.logprob, "group": name}
+                    for one in (first, second):
+                        _check_model(one.model_version, planned)
+                    data = {"more": first.likelihood.logprob, "less": second.likelihood.logprob, "group": name}
             await offload(self._put, verdict, rule_id, position, data)
 
         await self._work.each(rows, await offload(self._done, verdict, rule_id), do)
@@ -83,12 +87,14 @@ class Probes:
         plan: Plan,
         rows: Rows,
         before: Mapping[int, bool | None],
+        judges: Calibrated,
     ) -> BiasNumbers:
         """Asks every row in which a term stands again, with the terms swapped in all of it. Raises Halted.
 
         Args:
             plan: the run whose rows are asked again.
             before: whether the answer to the row as it is passes, by line.
+            judges: who they were as people checked them.
         """
         graders = [one for one in plan.graders if grader in ("", OVERALL, one.name)]
         run, sampling = plan.run, plan.sampling_for(0)
@@ -106,7 +112,7 @@ class Probes:
                 else:
                     ask = partial(self._models.ask, run.project, run.model, messages, sampling, plan.tools)
                     answer = await self._work.ask(ask)
-                    data = await self._swapped(terms, graders, item, answer, run, before.get(row.line))
+                    data = await self._swapped(terms, graders, item, answer, run, before.get(row.line), judges)
             await offload(self._put, verdict, rule_id, position, data)
 
         await self._work.each(rows, await offload(self._done, verdict, rule_id), do)
@@ -123,14 +129,19 @@ class Probes:
         answer: Answer | Failure,
         run: Run,
         before: bool | None,
+        judges: Calibrated,
     ) -> Mapping[str, object]:
         if isinstance(answer, Failure):
             return {"terms": terms, "why": answer.message}
+        _check_model(answer.identity.model_version, run)
         sample = Sample(answer.message.content or "", answer.message.tool_calls or ())
         waiting = self._work.waiting()
         asked = await self._grading.asked(run.project, graders, item, sample, model=run.model, waiting=waiting)
-        after = passes(await offload(self._grading.all, graders, item, sample, asked))
-        return {"terms": terms, "before": before, "after": after, "answer": sample.output_text}
+        grades = await offload(self._grading.all, graders, item, sample, asked)
+        why = check_judgements(judges, [(grade.grader, one) for grade in grades for one in grade.judgements])
+        if why:
+            raise Halt(Failure(reason="GATE_JUDGE_MISMATCH", message=why))
+        return {"terms": terms, "before": before, "after": passes(grades), "answer": sample.output_text}
 
     def _done(self, verdict: str, rule_id: str) -> Set[int]:
         with self._database.reading() as session:
@@ -146,10 +157,10 @@ class Probes:
         fail("evaluation.after_probe")
 
 
-def gap_of(demand: GroupGap, grader: str, items: Sequence[OutputItem]) -> BiasNumbers:
+def gap_of(demand: GroupGap, grader: str, items: Iterable[tuple[Item, GradedLine]]) -> BiasNumbers:
     """From the items of a run alone: the group is in the row, the value in its grades."""
     path = template.parse_path(demand.group_path, field="group_path")
-    rows = [(_group(path, item.item), value_of(grader, item.grades)) for item in items]
+    rows = [(_group(path, item), value_of(grader, line.grades)) for item, line in items]
     return group_gap(rows, rows_min=demand.group_rows_min, confidence=demand.level)
 
 
@@ -165,6 +176,13 @@ def value_of(grader: str, grades: Sequence[GradeGiven]) -> float | None:
         passed = passes(grades)
         return None if passed is None else float(passed)
     return next((grade.value for grade in grades if grade.grader == grader), None)
+
+
+def _check_model(answered: str, run: Run) -> None:
+    """A probe is about the candidate alone. Raises Halt."""
+    if answered != run.model:
+        message = f"{answered or 'An unnamed model'} answered a probe of {run.model}."
+        raise Halt(Failure(reason="GATE_MODEL_MISMATCH", message=message))
 
 
 def _sentence(path: Path, item: Item) -> str:

@@ -12,26 +12,36 @@ from feinschliff.evaluation.comparisons import Comparisons, grader_named
 from feinschliff.evaluation.drafts import Once, RunDraft
 from feinschliff.evaluation.evaluations import Evaluations
 from feinschliff.evaluation.fairness import BiasNumbers
+from feinschliff.evaluation.gate_evidence import result_strictly
 from feinschliff.evaluation.gate_judging import Cost, Evidence, judge
 from feinschliff.evaluation.gate_probes import Probes, gap_of, passed_by
-from feinschliff.evaluation.gate_rules import PROBED, Bound, Gain, GroupGap, MinimalPairs, NoLoss, Rule, TermSwaps
+from feinschliff.evaluation.gate_rules import (
+    PROBED,
+    Bound,
+    Floor,
+    Gain,
+    GroupGap,
+    MinimalPairs,
+    NoLoss,
+    Rule,
+    TermSwaps,
+)
 from feinschliff.evaluation.gate_store import Gate, VerdictRow, VerdictState
-from feinschliff.evaluation.judges import Credentials, require_calibrated
+from feinschliff.evaluation.judges import Credentials, calibrated, check_judgements, require_calibrated
 from feinschliff.evaluation.keeping import Halted
 from feinschliff.evaluation.life import UNFINISHED, State
-from feinschliff.evaluation.plan import Plan, prompt_named_by
-from feinschliff.evaluation.resources import Eval, OutputItem, Run
+from feinschliff.evaluation.plan import Plan, prompt_named_by, unlike
+from feinschliff.evaluation.resources import Eval, GraderResult, Run
 from feinschliff.evaluation.results import OVERALL
 from feinschliff.evaluation.row_work import Rows
 from feinschliff.evaluation.runs import Runs, RunView
 from feinschliff.evaluation.sources import Sources
-from feinschliff.evaluation.statistics import SEED
 from feinschliff.evaluation.verdicts import Verdicts
 from feinschliff.formats.report import Failure
-from feinschliff.graders.spec import refused
+from feinschliff.graders.spec import Spec, refused
 from feinschliff.kit import names
 from feinschliff.kit.db import Database
-from feinschliff.kit.errors import AlreadyExists, NotFound, WrongState
+from feinschliff.kit.errors import AlreadyExists, WrongState
 from feinschliff.kit.failpoints import fail
 from feinschliff.kit.threads import offload
 from feinschliff.kit.watch import Wake
@@ -104,9 +114,7 @@ class GateWorker:
         """Whether the rule could be measured; the run of its eval, as it would be."""
         eval_ = await offload(self._evaluations.get, rule.eval)
         grader_named(eval_, rule.grader or OVERALL)
-        if not isinstance(rule.demand, MinimalPairs | Bound):
-            counted = [spec for spec in eval_.graders if rule.grader in ("", OVERALL, spec["name"])]
-            await offload(require_calibrated, counted, self._credentials, eval_=eval_.name)
+        await offload(require_calibrated, _judged_by([rule], eval_), self._credentials, eval_=eval_.name)
         return (await self._create(eval_, candidate, "", validate_only=True)).run
 
     async def work(self, name: str) -> None:
@@ -116,6 +124,8 @@ class GateWorker:
             return
         views = await self._measured(verdict)
         _check_identities(verdict, views)
+        for key, view in views.items():
+            await offload(self._check_judges, verdict, key, view.run.name)
         outcomes = []
         done = sum(view.run.total for view in views.values())
         for rule in verdict.policy.rules:
@@ -127,12 +137,23 @@ class GateWorker:
             await offload(fail, "evaluation.after_rule")
         await offload(self._verdicts.give, name, outcomes)
 
+    def _check_judges(self, verdict: VerdictRow, key: RunKey, run: str) -> None:
+        """Raises Halted where another model judged than the one that people checked."""
+        rules = [rule for rule in verdict.policy.rules if rule.eval == key.eval]
+        known = calibrated(_judged_by(rules, self._evaluations.get(key.eval)), self._credentials)
+        if not known:
+            return
+        with self._database.reading() as session:
+            why = check_judgements(known, item_store.judgements(session, run))
+        if why:
+            raise Halted(Failure(reason="GATE_JUDGE_MISMATCH", message=f"In {run}: {why}"))
+
     async def _measured(self, verdict: VerdictRow) -> Mapping[RunKey, RunView]:
         """All runs, completed."""
-        keys = runs_of(verdict.policy.rules)
+        begun = {key: await self._run(verdict, key) for key in runs_of(verdict.policy.rules)}
         while True:
             turn = self._wake.turn
-            views = {key: await self._run(verdict, key) for key in keys}
+            views = {key: await offload(self._runs.get, view.run.name) for key, view in begun.items()}
             for view in views.values():
                 _check_run(view)
             done = sum(view.run.done for view in views.values())
@@ -143,17 +164,22 @@ class GateWorker:
             await asyncio.sleep(LOOK_SECONDS / 5)  # the wake rings for every verdict that moves, this one too
 
     async def _run(self, verdict: VerdictRow, key: RunKey) -> RunView:
-        """The run of this verdict, begun where it is not there; its name follows from the verdict, so never twice."""
+        """The run of this verdict, begun where it is not there; its name follows from the verdict, so never twice.
+
+        Raises Halted where somebody else took the name for a run that measures something else.
+        """
         run_id = f"{verdict.name.rsplit('/', 1)[1]}-{key.role}"
+        eval_ = await offload(self._evaluations.get, key.eval)
+        model = verdict.candidate if key.role == CANDIDATE else verdict.baseline
         try:
-            return await offload(self._runs.get, f"{key.eval}/runs/{run_id}")
-        except NotFound:
-            eval_ = await offload(self._evaluations.get, key.eval)
-            model = verdict.candidate if key.role == CANDIDATE else verdict.baseline
-            try:
-                return await self._create(eval_, model, run_id, validate_only=False)
-            except AlreadyExists:  # another process began it just now
-                return await offload(self._runs.get, f"{key.eval}/runs/{run_id}")
+            return await self._create(eval_, model, run_id, validate_only=False)
+        except AlreadyExists:  # before this process was killed, or another process just now
+            view = await offload(self._runs.get, f"{key.eval}/runs/{run_id}")
+            planned = await self._create(eval_, model, "", validate_only=True)
+        if foreign := unlike(view.run, planned.run):
+            message = f"{view.run.name} is no run of this gate: its {', '.join(foreign)} differ."
+            raise Halted(Failure(reason="GATE_RUN_FOREIGN", message=message))
+        return view
 
     async def _create(self, eval_: Eval, model: str, run_id: str, *, validate_only: bool) -> RunView:
         draft = RunDraft(
@@ -186,17 +212,17 @@ class GateWorker:
             evidence = evidence._replace(baseline_run=baseline.run.name)
         match rule.demand:
             case Gain() | NoLoss():
-                compare = self._comparisons.compare
-                level = rule.demand.level
-                compared = await offload(compare, evidence.baseline_run, evidence.candidate_run, grader, level, SEED)
-                return evidence._replace(comparison=compared.numbers)
+                strictly, level = self._comparisons.strictly, rule.demand.level
+                numbers = await offload(strictly, evidence.baseline_run, evidence.candidate_run, grader, level)
+                return evidence._replace(comparison=numbers)
+            case Floor() if evidence.result is not None:
+                return evidence._replace(result=await offload(self._floored, rule, evidence))
             case Bound():
                 cost = await offload(self._cost, evidence.candidate_run)
                 base = await offload(self._cost, evidence.baseline_run) if evidence.baseline_run else None
                 return evidence._replace(cost=cost, baseline_cost=base)
             case GroupGap():
-                items = await offload(self._items, evidence.candidate_run)
-                return evidence._replace(bias=await offload(gap_of, rule.demand, grader, items))
+                return evidence._replace(bias=await offload(self._gap, rule.demand, grader, evidence.candidate_run))
             case MinimalPairs() | TermSwaps():
                 return evidence._replace(bias=await self._probe(verdict, rule, evidence.candidate_run))
         return evidence
@@ -210,17 +236,33 @@ class GateWorker:
         assert isinstance(rule.demand, TermSwaps)
         named = prompt_named_by(planned, eval_)
         plan = Plan.of(planned, eval_, await offload(self._sources.prompts.get, named) if named else None)
-        first = [item for item in await offload(self._items, run) if item.sample_index == 0]
-        before = {item.line: passed_by(rule.grader, item.grades) for item in first}
-        return await self._probes.swaps(verdict.name, rule.id, rule.demand, rule.grader, plan, rows, before)
+        before = await offload(self._before, run, rule.grader)
+        known = await offload(calibrated, _judged_by([rule], eval_), self._credentials)
+        return await self._probes.swaps(verdict.name, rule.id, rule.demand, rule.grader, plan, rows, before, known)
+
+    def _floored(self, rule: Rule, evidence: Evidence) -> GraderResult | None:
+        if evidence.result is None:
+            return None
+        is_binary = grader_named(self._evaluations.get(rule.eval), evidence.result.grader)
+        with self._database.reading() as session:
+            lines = item_store.graded_lines(session, evidence.candidate_run)
+        return result_strictly(is_binary, lines, evidence.result)
 
     def _cost(self, run: str) -> Cost:
         with self._database.reading() as session:
-            return Cost.of(*item_store.costs(session, run))
+            return Cost.of(*item_store.costs(session, run), unanswered=item_store.errored(session, run))
 
-    def _items(self, run: str) -> list[OutputItem]:
+    def _gap(self, demand: GroupGap, grader: str, run: str) -> BiasNumbers:
         with self._database.reading() as session:
-            return item_store.answered(session, run)
+            return gap_of(demand, grader, item_store.graded_items(session, run))
+
+    def _before(self, run: str, grader: str) -> Mapping[int, bool | None]:
+        """Whether the first answer to each row passes, by line."""
+        passed: dict[int, bool | None] = {}
+        with self._database.reading() as session:
+            for line in item_store.graded_lines(session, run):
+                passed.setdefault(line.line, passed_by(grader, line.grades))
+        return passed
 
 
 def runs_of(rules: Sequence[Rule]) -> list[RunKey]:
@@ -228,6 +270,12 @@ def runs_of(rules: Sequence[Rule]) -> list[RunKey]:
     keys = [RunKey(rule.eval, CANDIDATE) for rule in rules if rule.needs_run]
     keys += [RunKey(rule.eval, BASELINE) for rule in rules if rule.demand.needs_baseline]
     return list(dict.fromkeys(keys))
+
+
+def _judged_by(rules: Sequence[Rule], eval_: Eval) -> list[Spec]:
+    """The graders whose grades the rules are judged by."""
+    counted = [rule.grader for rule in rules if not isinstance(rule.demand, MinimalPairs | Bound)]
+    return [spec for spec in eval_.graders if any(name in ("", OVERALL, spec["name"]) for name in counted)]
 
 
 def _rows(run: Run) -> int:

@@ -4,45 +4,57 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-import jsonschema
-from jsonschema.validators import validator_for
+import orjson
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
 
 from feinschliff.graders import template
-from feinschliff.graders.grade import Item, quoted
-from feinschliff.graders.spec import refused
+from feinschliff.graders.grade import Item, Sample, quoted
+from feinschliff.graders.grader import parse
+from feinschliff.graders.json_schema import JsonSchema
+from feinschliff.graders.spec import ANSWER, Spec, refused
 from feinschliff.graders.template import Path
 from feinschliff.kit.errors import Invalid
 
+FAULT_CHARACTERS_MAX = 1000
 MADE = ("line", "prompt", "completion")
 """What rows have besides their own fields."""
 
 
 class ItemSchema:
-    """A checked schema; draft 2020-12 where it names none. References to elsewhere are never fetched."""
+    """A checked schema, draft 2020-12, read as the json_schema grader reads its own: in bounded steps, by RE2."""
 
     def __init__(self, schema: Mapping[str, object]) -> None:
-        kind = validator_for(dict(schema), default=jsonschema.Draft202012Validator)
-        self._validator = kind(dict(schema))
+        self._grader = JsonSchema("item", template.parse(ANSWER, field="input"), schema)
 
     def fault(self, row: Item) -> str:
-        """What the row violates first, with its place; empty: nothing."""
-        error = next(iter(self._validator.iter_errors(dict(row))), None)
-        if error is None:
-            return ""
-        return f"{error.json_path.replace('$', 'item', 1)}: {error.message}"[:1000]
+        """What the row violates first, with its place; empty: nothing. Blocking."""
+        try:
+            grade = self._grader.grade({}, Sample(orjson.dumps(row).decode()))
+        except (Unresolvable, orjson.JSONEncodeError) as error:
+            return f"item: {error}"[:FAULT_CHARACTERS_MAX]
+        return "" if grade.value == 1.0 else grade.why.replace("$", "item", 1)[:FAULT_CHARACTERS_MAX]
 
 
 def check_schema(schema: Mapping[str, object], field: str) -> None:
-    """Raises Invalid ITEM_SCHEMA_INVALID; a schema that points elsewhere is refused too."""
+    """Raises Invalid ITEM_SCHEMA_INVALID, also where it points out of itself, at nothing, or is too much to follow."""
     try:
-        validator_for(dict(schema), default=jsonschema.Draft202012Validator).check_schema(dict(schema))
-    except jsonschema.SchemaError as error:
-        message = f"The schema is malformed at {error.json_path}: {error.message}"[:1000]
-        raise refused("ITEM_SCHEMA_INVALID", field, message, place=error.json_path) from None
+        parse(_spec(schema), path=field)
+    except Invalid as error:
+        raise refused("ITEM_SCHEMA_INVALID", field, error.message[:FAULT_CHARACTERS_MAX]) from None
+    resource = DRAFT202012.create_resource(dict(schema))
+    resolver = Registry().with_resource("", resource).resolver()
     for reference in _references(schema):
-        if not reference.startswith("#"):
-            message = f"{quoted(reference)} points out of the schema; only references inside it are followed."
-            raise refused("ITEM_SCHEMA_INVALID", field, message, place=reference[:200])
+        try:
+            resolver.lookup(reference)
+        except Unresolvable:
+            message = f"{quoted(reference)} points at nothing; only references inside the schema are followed."
+            raise refused("ITEM_SCHEMA_INVALID", field, message, place=reference[:200]) from None
+
+
+def _spec(schema: Mapping[str, object]) -> Spec:
+    return {"type": JsonSchema.type, "name": "item", "input": ANSWER, "schema": schema}
 
 
 def check_paths(spec: object, schema: Mapping[str, object], field: str) -> None:

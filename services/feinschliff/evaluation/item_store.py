@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, exists, func, or_, select
@@ -12,12 +12,13 @@ from feinschliff.evaluation.resources import GradedLine, GradeGiven, Identity, O
 from feinschliff.evaluation.store import GRADES, ITEMS, RUNS, list_rows, storable
 from feinschliff.formats.records import Message
 from feinschliff.formats.report import Failure
-from feinschliff.graders.grade import Judgement
+from feinschliff.graders.grade import Item, Judgement
 from feinschliff.kit.db import Session, select_one
 from feinschliff.kit.errors import WrongState
 from feinschliff.kit.filters import Order
 from feinschliff.kit.paging import Page
 
+ITEMS_AT_ONCE = 500
 _BOOLEANS = {"true": True, "false": False}
 ITEM_FIELDS = {
     "passed": func.coalesce(ITEMS.c.passed, False),
@@ -116,12 +117,26 @@ def graded_lines(session: Session, run: str) -> list[GradedLine]:
     return [GradedLine(line, errored, grades.get(position, ())) for position, line, errored in session.execute(query)]
 
 
-def answered(session: Session, run: str) -> list[OutputItem]:
-    """Every item that has an answer, in the order of positions."""
-    query = select(ITEMS).where(ITEMS.c.run == run, ITEMS.c.errored.is_(False)).order_by(ITEMS.c.position)
-    rows = [dict(row) for row in session.execute(query).mappings()]
-    grades = _grades(session, GRADES.c.run == run)
-    return [_item(row, grades.get(row["position"], [])) for row in rows]
+def graded_items(session: Session, run: str) -> Iterator[tuple[Item, GradedLine]]:
+    """Every stored item's row with its values, a few at a time; of its grades no more than whether it passes."""
+    columns = [GRADES.c[name] for name in ("position", "grader", "value", "passed")]
+    grades: dict[int, list[GradeGiven]] = {}
+    for position, grader, value, passed in session.execute(
+        select(*columns).where(GRADES.c.run == run).order_by(GRADES.c.ordinal)
+    ):
+        grades.setdefault(position, []).append(GradeGiven(grader, value, passed, ""))
+    query = select(ITEMS.c.position, ITEMS.c.line, ITEMS.c.errored, ITEMS.c.item).where(ITEMS.c.run == run)
+    ordered = query.order_by(ITEMS.c.position).execution_options(yield_per=ITEMS_AT_ONCE)
+    for position, line, is_errored, item in session.execute(ordered):
+        yield item, GradedLine(line, is_errored, grades.get(position, ()))
+
+
+def judgements(session: Session, run: str) -> Iterator[tuple[str, Judgement]]:
+    """What judging models said, with the grader's name; a few at a time."""
+    query = select(GRADES.c.grader, GRADES.c.judgements).where(GRADES.c.run == run)
+    for grader, stored in session.execute(query.execution_options(yield_per=ITEMS_AT_ONCE)):
+        for one in stored:
+            yield grader, Judgement(**one)
 
 
 def costs(session: Session, run: str) -> tuple[list[float], list[int]]:
@@ -130,6 +145,11 @@ def costs(session: Session, run: str) -> tuple[list[float], list[int]]:
     query = select(ITEMS.c.latency_seconds, tokens).where(ITEMS.c.run == run, ITEMS.c.errored.is_(False))
     rows = session.execute(query).all()
     return [row[0] for row in rows], [row[1] for row in rows]
+
+
+def errored(session: Session, run: str) -> int:
+    """How many items have no answer."""
+    return session.scalar(select(func.count()).where(ITEMS.c.run == run, ITEMS.c.errored)) or 0
 
 
 def first_error(session: Session, run: str) -> Failure | None:

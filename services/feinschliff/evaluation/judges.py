@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from feinschliff.graders.grade import Judgement
 from feinschliff.graders.spec import Spec
 from feinschliff.kit.errors import NotFound, WrongState
 
@@ -20,6 +21,7 @@ class Credential(NamedTuple):
     is_measured: bool
     grader: Spec
     against: Sequence[str]
+    identity: Mapping[str, str] | None = None
 
 
 class Credentials(Protocol):
@@ -71,6 +73,43 @@ def _require(judge: Spec, credentials: Credentials, eval_: str) -> None:
     if credential.against:
         message += f" speaks against it: {' '.join(credential.against)}"
         raise WrongState("JUDGE_NOT_TRUSTED", message, eval=eval_, calibration=name)
+
+
+class JudgeKey(NamedTuple):
+    """Judgements are told apart by the eval's grader and by the model that was asked."""
+
+    grader: str
+    model: str
+
+
+Calibrated = Mapping[JudgeKey, Sequence[Mapping[str, str]]]
+"""Which model each judge was as people checked it."""
+
+
+def calibrated(specs: Sequence[Spec], credentials: Credentials) -> Calibrated:
+    """Raises NotFound CALIBRATION_NOT_FOUND."""
+    known: dict[JudgeKey, list[Mapping[str, str]]] = {}
+    for spec in specs:
+        for judge in judges_in(spec):
+            credential = credentials.credential(str(judge.get("calibration") or ""))
+            known.setdefault(JudgeKey(str(spec["name"]), str(judge["model"])), []).append(credential.identity or {})
+    return known
+
+
+def check_judgements(known: Calibrated, given: Iterable[tuple[str, Judgement]]) -> str:
+    """Why the judgements are not those of the judges that people checked; empty: they are.
+
+    The same words may reach another model once a name points elsewhere. A judge that gave no answer is nobody.
+    """
+    for grader, judgement in given:
+        wanted = known.get(JudgeKey(grader, judgement.model))
+        if wanted is None or not (judgement.identity or judgement.answer):
+            continue
+        if any(dict(judgement.identity) != dict(identity) for identity in wanted):
+            who = judgement.identity.get("model_version") or "An unnamed model"
+            calibrated_as = wanted[0].get("model_version") or "an unnamed model"
+            return f"{who} judged for {grader}; people checked {calibrated_as}, or another state of it."
+    return ""
 
 
 def same_judge(spec: Spec) -> Mapping[str, object]:

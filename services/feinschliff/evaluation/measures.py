@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import grpc
 
@@ -11,6 +12,13 @@ from feinschliff.kit import client
 from feinschliff.kit.errors import from_rpc_error
 from feinschliff.kit.metrics import Metrics
 from feinschliff.v1 import inference_pb2, inference_pb2_grpc
+
+
+class Scored(NamedTuple):
+    """How likely a text is, and to whom."""
+
+    likelihood: Likelihood
+    model_version: str
 
 
 class Measures:
@@ -32,13 +40,18 @@ class Measures:
 
     async def likelihood(self, project: str, model: str, prompt: str, text: str) -> Likelihood:
         """Of the text after the prompt; raises what inference refuses with."""
+        return (await self.scored(project, model, prompt, text)).likelihood
+
+    async def scored(self, project: str, model: str, prompt: str, text: str) -> Scored:
+        """As `likelihood`, with the model version that it is of."""
         scored = inference_pb2.ScoreText(prompt=prompt, text=text)
         request = inference_pb2.ScoreRequest(model=model, text=scored, project=project)
         try:
             response = await self._stub().Score(request, timeout=self._timeout_seconds)
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
-        return Likelihood(response.total_logprob, len(response.logprobs))
+        likelihood = Likelihood(response.total_logprob, len(response.logprobs))
+        return Scored(likelihood, response.identity.model_version)
 
     def _stub(self) -> inference_pb2_grpc.InferenceServiceAsyncStub:
         channel = client.channel(

@@ -15,6 +15,7 @@ from feinschliff.evaluation.life import UNFINISHED as RUN_UNFINISHED
 from feinschliff.evaluation.life import State
 from feinschliff.evaluation.optimization_store import Optimization
 from feinschliff.evaluation.optimizations import Optimizations, held_out_split
+from feinschliff.evaluation.plan import unlike
 from feinschliff.evaluation.prompt_book import PromptBook, PromptDraft
 from feinschliff.evaluation.prompts import Prompt, item_of
 from feinschliff.evaluation.resources import DatasetFacts, Eval, OutputItem, Split, Usage
@@ -68,6 +69,7 @@ class Optimizer:
         models: Models,
         clock: Clock,
         wake: Wake,
+        owner: str,
     ) -> None:
         self._database = database
         self._optimizations = optimizations
@@ -78,6 +80,7 @@ class Optimizer:
         self._models = models
         self._clock = clock
         self._wake = wake
+        self._owner = owner
 
     async def work(self, name: str) -> None:
         """Tries prompts until enough are tried or one passes everything, then judges the best on rows held back.
@@ -93,7 +96,7 @@ class Optimizer:
             while seen.measured < seen.candidates_max and not _is_perfect(seen):
                 seen = await self._step(seen, task)
             await self._judge(seen, task)
-        except Conflict:
+        except Conflict:  # it was stopped, or another process took it over, which needs the runs
             await self._stop_runs(name)
 
     async def _task(self, seen: Optimization) -> Task:
@@ -176,8 +179,10 @@ class Optimizer:
             labels={"prompt_optimization": seen.name.rsplit("/", 1)[-1]},
             annotations={},
         )
-        with suppress(AlreadyExists):  # this search made it before it was taken up again
+        try:
             await offload(self._runs.create, draft, task.dataset, Once("", ""))
+        except AlreadyExists:  # this search made it before it was taken up again, or somebody took the name
+            await offload(self._check_own, draft, task)
         while True:
             turn = self._wake.turn
             view = await offload(self._runs.get, f"{seen.eval}/runs/{run_id}")
@@ -186,6 +191,15 @@ class Optimizer:
             if (await offload(self._optimizations.get, seen.name)).optimization.version != seen.version:
                 raise Conflict("ROW_CHANGED", "The search was stopped.", name=seen.name)
             await self._wake.wait(turn, LOOK_SECONDS)
+
+    def _check_own(self, draft: RunDraft, task: Task) -> None:
+        """Raises Halted where the run of this name is no run of this search."""
+        made = self._runs.get(f"{draft.parent}/runs/{draft.run_id}").run
+        planned = self._runs.create(draft, task.dataset, Once("", ""), validate_only=True).run
+        foreign = [*unlike(made, planned), *(["labels"] if made.labels != planned.labels else [])]
+        if foreign:
+            message = f"{made.name} is no run of this search: its {', '.join(foreign)} differ."
+            raise Halted(Failure(reason="OPTIMIZATION_RUN_FOREIGN", message=message))
 
     def _misses(self, seen: Optimization, tried: Sequence[Tried]) -> list[Miss]:
         best = best_of(tried)
@@ -209,13 +223,15 @@ class Optimizer:
     def give_up(self, name: str, failure: Failure) -> None:
         with self._database.transaction() as session:
             seen = optimization_store.lock(session, name)
-            if seen is not None and seen.state in optimization_store.UNFINISHED:
+            if seen is not None and seen.state in optimization_store.UNFINISHED and seen.lease_owner == self._owner:
                 optimization_store.save(session, seen, state="failed", failure=failure, finished=self._clock.now())
         self._wake.notify()
 
     async def _stop_runs(self, name: str) -> None:
-        """The search was stopped: so is the run that it waits for."""
+        """Where the search was stopped, so is the run that it waits for."""
         seen = (await offload(self._optimizations.get, name)).optimization
+        if seen.state != "cancelled":
+            return
         label = f'labels.prompt_optimization = "{name.rsplit("/", 1)[-1]}"'
         views, _, _ = await offload(self._runs.list, Listing(seen.eval, 1000, "", label, ""))
         for view in views:

@@ -12,6 +12,7 @@ from feinschliff.evaluation.item_schema import ItemSchema
 from feinschliff.evaluation.prompt_store import StoredPrompt
 from feinschliff.evaluation.prompts import Prompt, item_of
 from feinschliff.evaluation.resources import Eval, Run, Sampling
+from feinschliff.evaluation.store import storable
 from feinschliff.formats.records import Message
 from feinschliff.graders import template
 from feinschliff.graders.grade import Item
@@ -19,6 +20,21 @@ from feinschliff.graders.grader import parse_all
 from feinschliff.graders.protocol import Grader
 from feinschliff.graders.template import Path, Unresolved
 
+_MEASURED_BY = (
+    "model",
+    "dataset_version",
+    "has_own_rows",
+    "completions",
+    "split",
+    "limit",
+    "total",
+    "samples",
+    "prompt",
+    "examples",
+    "tools",
+    "sampling",
+    "answer_path",
+)
 DEFAULT_SAMPLING: Sampling = {"temperature": 0.0, "max_tokens": 64}
 
 
@@ -81,6 +97,15 @@ def sampling_of(run: Run, eval_: Eval, stored: StoredPrompt | None) -> Sampling:
     of_prompt = stored.sampling if stored is not None else {}
     merged = {**DEFAULT_SAMPLING, **of_prompt, **eval_.sampling, **run.sampling}
     return {name: value for name, value in merged.items() if name != "n"}
+
+
+def unlike(run: Run, planned: Run) -> list[str]:
+    """What a run does not share with the one that was planned: names are free to take, so a name proves nothing."""
+    return [
+        name
+        for name in _MEASURED_BY
+        if storable({name: getattr(run, name)}) != storable({name: getattr(planned, name)})
+    ]
 
 
 def prompt_named_by(run: Run, eval_: Eval) -> str:

@@ -226,8 +226,12 @@ def _span(result: GraderResult) -> str:
     return "" if result.interval is None else f"[{result.interval.low:.3f}, {result.interval.high:.3f}]"
 
 
+_MARKS = str.maketrans({mark: f"\\{mark}" for mark in "\\|[]!"})
+
+
 def _plain(text: str) -> str:
-    return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
+    """What people wrote stays text: no cell ends early, and no link or picture calls out of a report."""
+    return escape(" ".join(text.split()), quote=False).translate(_MARKS)
 
 
 def _markdown_table(columns: Row, rows: Sequence[Row]) -> str:

@@ -29,12 +29,13 @@ class Verdicts:
     """Blocking; call it through `offload`."""
 
     def __init__(
-        self, database: Database, clock: Clock, wake: Wake, metrics: Metrics, new_id: Callable[[str], str]
+        self, database: Database, clock: Clock, wake: Wake, metrics: Metrics, new_id: Callable[[str], str], owner: str
     ) -> None:
         self._database = database
         self._clock = clock
         self._wake = wake
         self._new_id = new_id
+        self._owner = owner
         self._given = metrics.counter("feinschliff_evaluation_verdicts_total")
         self._seconds = metrics.histogram("feinschliff_evaluation_verdict_seconds")
 
@@ -108,7 +109,7 @@ class Verdicts:
                 self._wake.notify()
 
     def give(self, name: str, outcomes: Sequence[Outcome]) -> None:
-        """Ends a verdict that still runs; a second time changes nothing."""
+        """Ends a verdict that still runs and is ours to end; a second time changes nothing."""
         passed = all(outcome.holds for outcome in outcomes)
         self._end(name, VerdictState.PASSED if passed else VerdictState.REFUSED, outcomes, None)
 
@@ -129,6 +130,7 @@ class Verdicts:
         counters = {"changes": VERDICTS.c.changes + 1, "version": VERDICTS.c.version + 1}
         running = (VERDICTS.c.name == name) & (VERDICTS.c.state == VerdictState.RUNNING.value)
         with self._database.transaction() as session:
+            running &= VERDICTS.c.lease_owner == self._owner
             ended = store.touched(session, VERDICTS.update().where(running).values(**values, **counters)) == 1
         if ended:
             self._given.labels(state.value).inc()

@@ -196,7 +196,7 @@ class Worker:
     async def _answered(self, plan: Plan, place: Place, patience: Patience) -> Answered:
         await offload(fail, "evaluation.before_item")
         item = plan.item(place.row.line, place.row.data)
-        fault = plan.schema.fault(place.row.data) if plan.schema is not None else ""
+        fault = await offload(plan.schema.fault, place.row.data) if plan.schema is not None else ""
         if fault:
             return Answered(place, item, (), Failure(reason="ROW_INVALID", message=fault))
         prompt: Sequence[Message] = ()

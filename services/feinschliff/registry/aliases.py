@@ -32,10 +32,11 @@ class Wish:
 
 
 class VerdictSeen(NamedTuple):
-    """A gate's verdict as evaluation tells it: in which state, about which version."""
+    """A gate's verdict as evaluation tells it: its state, its version, and whether its gate still demands the same."""
 
     state: str
     candidate: str
+    is_current: bool = True
 
 
 class Aliases:
@@ -58,7 +59,8 @@ class Aliases:
         Raises:
             NotFound: MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND; VERDICT_NOT_FOUND, from evaluation.
             Invalid: ALIAS_CROSSES_MODELS, VERDICT_OF_ANOTHER_VERSION.
-            WrongState: GATE_REQUIRED where the alias is protected and no verdict is named, VERDICT_NOT_PASSED.
+            WrongState: GATE_REQUIRED where the alias is protected and no verdict is named, VERDICT_NOT_PASSED,
+                VERDICT_OUTDATED.
             Unserved: APPROVALS_UNSERVED for a protected alias with an approval in place of a verdict.
             Unavailable: evaluation cannot be asked about the verdict.
             Conflict: ROW_CHANGED where the etag is not the alias's.
@@ -152,6 +154,9 @@ class Aliases:
         if seen.state != PASSED:
             message = f"{wish.verdict} is {seen.state}; only a passed one moves an alias."
             raise WrongState("VERDICT_NOT_PASSED", message, verdict=wish.verdict, state=seen.state)
+        if not seen.is_current:
+            message = f"The gate of {wish.verdict} was changed or removed since; evaluate the gate as it is now."
+            raise WrongState("VERDICT_OUTDATED", message, verdict=wish.verdict)
 
     def _point(self, session: Session, wish: Wish, actor: str, *, rollback: bool) -> None:
         now = self._clock.now()

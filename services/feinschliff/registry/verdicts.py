@@ -7,7 +7,7 @@ from collections.abc import Callable
 import grpc
 
 from feinschliff.kit.client import sync_channel
-from feinschliff.kit.errors import from_rpc_error
+from feinschliff.kit.errors import NotFound, from_rpc_error
 from feinschliff.kit.metrics import Metrics
 from feinschliff.registry.aliases import VerdictSeen
 from feinschliff.registry.settings import RegistrySettings
@@ -33,7 +33,19 @@ def verdicts_of(settings: RegistrySettings, metrics: Metrics) -> Callable[[str],
             found = stub.GetVerdict(pb.GetVerdictRequest(name=name))
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
+        is_current = found.policy.rules == _rules(stub, found.policy.name)
         state = pb.Verdict.State.Name(found.state).removeprefix("STATE_").lower()
-        return VerdictSeen(state, found.candidate)
+        return VerdictSeen(state, found.candidate, is_current)
 
     return verdict
+
+
+def _rules(stub: evaluation_pb2_grpc.EvaluationServiceStub, gate: str) -> object:
+    """What the gate demands by now; None where it is gone."""
+    try:
+        return stub.GetGatePolicy(pb.GetGatePolicyRequest(name=gate)).rules
+    except grpc.RpcError as error:
+        refusal = from_rpc_error(error)
+        if isinstance(refusal, NotFound):
+            return None
+        raise refusal from error

@@ -41,12 +41,14 @@ class ScoringInference(Inference):
     """Says that the model asked is the one that answered, unless `impostor` does."""
 
     impostor: str = ""
+    impostor_of_probes: str = ""
     likelihood: Likelihood = alternating
     scored: list[str] = field(default_factory=list)
 
     def Chat(self, request: inference_pb2.ChatRequest, context: grpc.ServicerContext) -> inference_pb2.ChatResponse:
         answer = super().Chat(request, context)
-        answer.identity.model_version = self.impostor or request.model
+        is_swapped = "She writes" in request.messages[-1].parts[0].text
+        answer.identity.model_version = (is_swapped and self.impostor_of_probes) or self.impostor or request.model
         return answer
 
     def Score(self, request: inference_pb2.ScoreRequest, context: grpc.ServicerContext) -> inference_pb2.ScoreResponse:
@@ -54,7 +56,8 @@ class ScoringInference(Inference):
             self.scored.append(request.text.text)
             self.projects.add(request.project)
         return inference_pb2.ScoreResponse(
-            identity=common.Identity(model_version=request.model), total_logprob=self.likelihood(request.text.text)
+            identity=common.Identity(model_version=self.impostor_of_probes or request.model),
+            total_logprob=self.likelihood(request.text.text),
         )
 
     def asked_of(self, model: str) -> int:

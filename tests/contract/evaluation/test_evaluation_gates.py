@@ -10,7 +10,13 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
+from feinschliff.kit import names
+from feinschliff.kit.metrics import Metrics
+from feinschliff.registry.aliases import VerdictSeen
+from feinschliff.registry.settings import RegistrySettings
+from feinschliff.registry.verdicts import verdicts_of
 from feinschliff.v1 import common_pb2 as common
 from feinschliff.v1 import evaluation_pb2 as pb
 from feinschliff.v1 import evaluation_pb2_grpc, inference_pb2
@@ -224,6 +230,36 @@ async def test_answers_of_another_model_are_no_evidence(room: Room, peers: GateP
     assert not failed.outcomes
 
 
+TERMS = pb.TermSwapTest(pairs=[pb.TermPair(first="he", second="she")])
+
+
+@pytest.mark.parametrize("test", [{"term_swaps": TERMS}, {"minimal_pairs": pb.MinimalPairTest()}])
+async def test_probes_that_another_model_answered_are_no_evidence(
+    room: Room, peers: GatePeers, test: dict[str, pb.TermSwapTest | pb.MinimalPairTest]
+) -> None:
+    bias = pb.BiasDemand(effect_max=0.9, **test)  # type: ignore[arg-type]
+    policy = await gate(room, rule(await room.eval(), "bias", bias=bias))
+    peers.inference.impostor_of_probes = "projects/default/models/router/versions/2"
+    failed = await given(room, (await begin(room, policy)).name)
+    assert (failed.state, failed.failure.reason) == (pb.Verdict.STATE_FAILED, "GATE_MODEL_MISMATCH")
+
+
+@pytest.mark.parametrize("planted", [pb.EvalRun(model=CANDIDATE, limit=12), pb.EvalRun(model=BASE)])
+async def test_a_run_that_somebody_else_made_under_the_name_is_no_evidence(
+    room: Room, monkeypatch: pytest.MonkeyPatch, planted: pb.EvalRun
+) -> None:
+    new_id = names.new_id
+    await room.stop()
+    monkeypatch.setattr(names, "new_id", lambda prefix: "verdict-1" if prefix == "verdict-" else new_id(prefix))
+    await room.start()
+    eval_ = await room.eval()
+    policy = await gate(room, rule(eval_, "floor", floor=pb.FloorDemand(mean_min=0.1)))
+    request = pb.CreateEvalRunRequest(parent=eval_.name, eval_run_id="verdict-1-candidate", eval_run=planted)
+    await room.over((await room.stub.CreateEvalRun(request)).name)
+    failed = await given(room, (await begin(room, policy)).name)
+    assert (failed.state, failed.failure.reason) == (pb.Verdict.STATE_FAILED, "GATE_RUN_FOREIGN")
+
+
 async def test_a_gate_is_made_changed_listed_and_removed_and_holds_its_eval(room: Room) -> None:
     eval_ = await room.eval()
     policy = await gate(room, rule(eval_), gate_id="release")
@@ -249,6 +285,25 @@ async def test_a_gate_is_made_changed_listed_and_removed_and_holds_its_eval(room
         await refusal_of(room.stub.GetGatePolicy(pb.GetGatePolicyRequest(name=policy.name)))
     ).code.name == "NOT_FOUND"
     await room.stub.DeleteEval(pb.DeleteEvalRequest(name=eval_.name))
+
+
+async def test_a_verdict_counts_for_a_release_while_its_gate_demands_the_same(room: Room) -> None:
+    assert room.running is not None
+    settings = RegistrySettings(evaluation_address=f"127.0.0.1:{room.running.ports['evaluation']}")
+    seen = verdicts_of(settings, Metrics("registry"))
+    policy = await gate(room, rule(await room.eval(), "floor", floor=pb.FloorDemand(mean_min=0.0)))
+    name = (await given(room, (await begin(room, policy)).name)).name
+    assert await asyncio.to_thread(seen, name) == VerdictSeen("passed", CANDIDATE, is_current=True)
+    patch = pb.GatePolicy(name=policy.name, labels={"team": "a"})
+    request = pb.UpdateGatePolicyRequest(gate_policy=patch, update_mask=FieldMask(paths=["labels"]))
+    await room.stub.UpdateGatePolicy(request)
+    assert (await asyncio.to_thread(seen, name)).is_current
+    request.gate_policy.rules.append(rule(policy.rules[0].eval, "floor", floor=pb.FloorDemand(mean_min=0.9)))
+    request.update_mask.paths[:] = ["rules"]
+    await room.stub.UpdateGatePolicy(request)
+    assert not (await asyncio.to_thread(seen, name)).is_current
+    await room.stub.DeleteGatePolicy(pb.DeleteGatePolicyRequest(name=policy.name))
+    assert await asyncio.to_thread(seen, name) == VerdictSeen("passed", CANDIDATE, is_current=False)
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,17 @@ async def test_the_best_prompt_is_found_stored_and_judged_on_rows_held_back(
     assert list(listed.prompt_optimizations) == [found]
 
 
+async def test_a_run_that_somebody_else_made_under_the_name_is_not_taken_for_a_measurement(
+    room: Room, peers: Peers, split_rows: None
+) -> None:
+    peers.inference.reply = reply
+    eval_ = await room.eval(prompt=TEMPLATE)
+    planted = pb.EvalRun(model="router", split=common.SPLIT_TRAIN, labels={"prompt_optimization": "better"})
+    await room.stub.CreateEvalRun(pb.CreateEvalRunRequest(parent=eval_.name, eval_run_id="better-1", eval_run=planted))
+    found = await ended(room, (await optimize(room, eval_.name)).name)
+    assert (found.state, found.failure.reason) == (pb.PromptOptimization.STATE_FAILED, "OPTIMIZATION_RUN_FOREIGN")
+
+
 async def test_a_search_is_stopped_with_its_run_and_survives_its_room(
     room: Room, peers: Peers, split_rows: None
 ) -> None:

@@ -11,12 +11,16 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from feinschliff.evaluation import item_store, store
+from feinschliff.evaluation import calibration_store, item_store, lease_store, store
+from feinschliff.evaluation.calibration_store import CALIBRATIONS, Calibration
+from feinschliff.evaluation.calibrations import Calibrations
 from feinschliff.evaluation.drafts import EvalDraft, Once, RunDraft
 from feinschliff.evaluation.evaluations import Evaluations, Listing
+from feinschliff.evaluation.gate_store import VERDICTS, Gate
 from feinschliff.evaluation.life import State
 from feinschliff.evaluation.resources import DatasetFacts, GradeGiven, Identity, OutputItem, Run, Usage
 from feinschliff.evaluation.runs import Runs
+from feinschliff.evaluation.verdicts import Verdicts
 from feinschliff.formats.records import Message
 from feinschliff.formats.report import Failure
 from feinschliff.graders.grade import Judgement
@@ -24,6 +28,7 @@ from feinschliff.kit.clock import ManualClock
 from feinschliff.kit.db import Database
 from feinschliff.kit.errors import AlreadyExists, Conflict, WrongState
 from feinschliff.kit.filters import Order, conditions
+from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.names import new_id
 from feinschliff.kit.paging import Page
 from feinschliff.kit.watch import Wake
@@ -357,3 +362,25 @@ def test_pages_of_runs_hold_each_run_once(runs: Runs, run: Run, clock: ManualClo
     assert sorted(seen) == sorted(made)
     created = [runs.get(name).run.created for name in seen]
     assert created == sorted(created, reverse=True)
+
+
+def test_only_the_holder_of_the_lease_ends_a_verdict_or_a_calibration(database: Database, clock: ManualClock) -> None:
+    metrics, failure = Metrics("evaluation"), Failure(reason="LOST", message="x")
+    gate = Gate("projects/default/gatePolicies/g", "projects/default", "", [], {}, {}, NOW, NOW)
+    mine, other = (Verdicts(database, clock, Wake(), metrics, new_id, owner) for owner in ("me", "other"))
+    verdict = mine.create(gate, "c", "", 1, ONCE, validate_only=False).name
+    calibration = Calibration("projects/default/calibrations/c", "projects/default", {}, "d", "", "", "", 1, NOW, NOW)
+    my, others = (Calibrations(database, clock, Wake(), new_id, owner) for owner in ("me", "other"))
+    with database.transaction() as session:
+        calibration_store.insert_calibration(session, calibration)
+    for table, states in ((VERDICTS, ["running"]), (CALIBRATIONS, ["queued"])):
+        with database.transaction() as session:
+            (lease,) = lease_store.unfinished(session, table, states)
+            assert lease_store.claim(session, table, lease, states, "me", NOW + timedelta(minutes=1))
+    other.give_up(verdict, failure)
+    other.give(verdict, [])
+    others.give_up(calibration.name, failure)
+    assert (mine.get(verdict).state.value, my.get(calibration.name).state.value) == ("running", "queued")
+    mine.give(verdict, [])
+    my.give_up(calibration.name, failure)
+    assert (mine.get(verdict).state.value, my.get(calibration.name).state.value) == ("passed", "failed")

@@ -166,6 +166,7 @@ def test_a_protected_alias_moves_only_by_a_passed_verdict_about_that_version(reg
     registry.models.update(MODEL, {"protected_aliases": ["production"]}, "")
     registry.verdicts |= {"yes": VerdictSeen("passed", one), "no": VerdictSeen("refused", one)}
     registry.verdicts |= {"still": VerdictSeen("running", one), "other": VerdictSeen("passed", two)}
+    registry.verdicts |= {"old": VerdictSeen("passed", one, is_current=False)}
 
     def point(version: str, verdict: str = "", approval: str = "") -> None:
         registry.aliases.set(Wish(ALIAS, version, verdict=verdict, approval=approval), ONCE, "me")
@@ -174,6 +175,7 @@ def test_a_protected_alias_moves_only_by_a_passed_verdict_about_that_version(reg
     refused(Unserved, "APPROVALS_UNSERVED", lambda: point(one, approval=f"{MODEL}/approvals/1"))
     refused(WrongState, "VERDICT_NOT_PASSED", lambda: point(one, "no"))
     refused(WrongState, "VERDICT_NOT_PASSED", lambda: point(one, "still"))
+    refused(WrongState, "VERDICT_OUTDATED", lambda: point(one, "old"))
     refused(Invalid, "VERDICT_OF_ANOTHER_VERSION", lambda: point(one, "other"))
     refused(NotFound, "VERDICT_NOT_FOUND", lambda: point(one, "unknown"))
     refused(NotFound, "ALIAS_NOT_FOUND", lambda: registry.aliases.get(ALIAS))

@@ -82,3 +82,9 @@ def test_a_judge_that_likes_long_answers_is_told_of() -> None:
     assert [doubt.code for doubt in doubts(found)] == ["VERBOSITY_BIAS", "ROWS_LEFT_OUT"]
     assert found.correlation is not None
     assert not any(doubt.forbids for doubt in doubts(found))
+
+
+@pytest.mark.parametrize(("left_out", "forbids"), [(11, False), (12, True)])
+def test_a_judge_that_is_silent_on_many_rows_may_not_gate(left_out: int, forbids: bool) -> None:
+    found = {doubt.code: doubt.forbids for doubt in doubts(measure(table(50, 0, 0, 50), left_out, is_score=False))}
+    assert found == {"ROWS_LEFT_OUT": forbids}

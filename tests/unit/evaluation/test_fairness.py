@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from feinschliff.evaluation import fairness
 from feinschliff.evaluation.fairness import (
     PairScores,
     SwapGrades,
@@ -14,6 +15,7 @@ from feinschliff.evaluation.fairness import (
     swapper,
     term_swaps,
 )
+from feinschliff.evaluation.statistics import Interval
 
 
 def pairs(more: int, less: int, group: str = "") -> list[PairScores | None]:
@@ -95,3 +97,17 @@ def test_all_texts_of_a_row_are_swapped_and_nothing_else() -> None:
     row = {"he": [1, "he", {"a": "she"}], "n": 2, "none": None}
     assert swap_all(row, swap) == ({"he": [1, "she", {"a": "he"}], "n": 2, "none": None}, "he/she")
     assert swap_all({"a": "nothing"}, swap) == ({"a": "nothing"}, "")
+
+
+def test_every_group_is_resampled_once_and_too_many_groups_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    resampled = []
+
+    def interval(values: list[float], **_: object) -> tuple[Interval, None]:
+        resampled.append(len(values))
+        return Interval(0.4, 0.6), None
+
+    monkeypatch.setattr(fairness, "mean_interval", interval)
+    few = group_gap([(f"g{k % 20}", 0.5) for k in range(400)])
+    assert (few.interval, len(resampled)) == (Interval(0.0, pytest.approx(0.1414, abs=1e-3)), 40)  # shown and compared
+    many = group_gap([(f"g{k % 101}", 0.5) for k in range(1010)])
+    assert (many.n, many.effect, many.interval, len(resampled)) == (1010, None, None, 40)

@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 import pytest
 
 from feinschliff.evaluation.calibration_store import Calibration
-from feinschliff.evaluation.calibration_worker import Judgement, human_of, judged
-from feinschliff.evaluation.judges import Credential, judges_in, require_calibrated
+from feinschliff.evaluation.calibration_worker import Judgement, human_of, identity_of, judged
+from feinschliff.evaluation.judges import Credential, calibrated, check_judgements, judges_in, require_calibrated
+from feinschliff.evaluation.keeping import Halted
 from feinschliff.graders.grade import Item, Sample
+from feinschliff.graders.grade import Judgement as GradeJudgement
 from feinschliff.graders.spec import Spec
 from feinschliff.kit.errors import NotFound, WrongState
 
@@ -65,6 +67,28 @@ def test_a_judge_that_people_have_not_checked_cannot_gate(
 def test_a_judge_that_is_calibrated_as_it_is_may_gate() -> None:
     known = Known(c=Credential(NAME, True, {**LABELS, "name": "other"}, []))
     require_calibrated([{**LABELS, "calibration": NAME}, {"type": "string_check"}], known, eval_="e")
+
+
+def test_the_judge_of_a_run_is_the_one_that_people_checked() -> None:
+    people_checked = {"model_version": "judge/1", "adapter_digest": "a"}
+    known = Known(c=Credential(NAME, True, LABELS, [], people_checked))
+    deep = {"type": "multi", "name": "m", "graders": {"a": {**LABELS, "calibration": NAME}}}
+    judges = calibrated([deep, {"type": "string_check", "name": "x"}], known)
+    right = GradeJudgement("judge", "", [], "good", people_checked)
+    silent = GradeJudgement("judge", "", [], "")
+    of_others = GradeJudgement("other", "", [], "good", {"model_version": "other"})
+    assert check_judgements(judges, [("m", right), ("m", silent), ("m", of_others), ("x", right)]) == ""
+    for identity in ({"model_version": "judge/2", "adapter_digest": "a"}, {"model_version": "judge/1"}, {}):
+        wrong = right._replace(identity=identity)
+        assert "people checked judge/1" in check_judgements(judges, [("m", right), ("m", wrong)])
+
+
+def test_a_judge_that_changed_while_it_was_measured_is_not_calibrated() -> None:
+    first, second = {"identity": {"model_version": "1"}}, {"identity": {"model_version": "2"}}
+    assert identity_of([{"why": "x"}, first, first]) == {"model_version": "1"}
+    with pytest.raises(Halted) as caught:
+        identity_of([first, second])
+    assert caught.value.failure.reason == "CALIBRATION_JUDGE_CHANGED"
 
 
 @pytest.mark.parametrize(

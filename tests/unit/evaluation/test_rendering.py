@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from feinschliff.evaluation.plots import Bar, curves, intervals
-from feinschliff.evaluation.rendering import BYTES_MAX, CUT, csv_of, cut
+from feinschliff.evaluation.rendering import BYTES_MAX, CUT, _plain, csv_of, cut
 from feinschliff.evaluation.resources import GradeGiven, OutputItem
 from feinschliff.formats.report import Failure
 
@@ -41,3 +41,8 @@ def test_plots_escape_what_people_wrote_and_need_no_values() -> None:
     assert plot.count("<circle") == 1
     assert "&lt;b" in plot
     assert curves("t", {"<z>": {1: 0.5, 2: 1.0}}).count("<polyline") == 1
+
+
+def test_what_people_wrote_is_no_markdown() -> None:
+    written = "![x](http://example.test/?q) | [a](b) \\\\|"
+    assert _plain(written) == "\\!\\[x\\](http://example.test/?q) \\| \\[a\\](b) \\\\\\\\\\|"
