@@ -44,17 +44,14 @@ class Counting:
     def __init__(self) -> None:
         self._weights = {"": 0}
 
-    def token(self, prompt: list[int], adapter: str, place: int) -> int:
-        return 3 + (sum(prompt) + self._weights[adapter] + 7 * place) % 300
-
     def begin(self, body: dict[str, Any], adapter: str, say: Say, end: End) -> Callable[[], None]:
-        over = threading.Event()
+        over, first = threading.Event(), sum(body["prompt"]) + self._weights[adapter]  # which may be unloaded meanwhile
 
         def run() -> None:
             for place in range(body["max_tokens"]):
                 if over.wait(self.SECONDS):
                     return
-                token = self.token(body["prompt"], adapter, place)
+                token = 3 + (first + 7 * place) % 300
                 say(token, {token: -0.5})
                 if token in body["stop_token_ids"]:
                     end("stop")
