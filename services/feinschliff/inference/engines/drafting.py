@@ -4,24 +4,67 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from feinschliff.inference.engines.row import Row
 
 _FIXED_TOKENS = 20.0
-"""What a step costs before its first token, in tokens: reading the weights takes as long as computing so many."""
+"""What a step costs before its first token, in tokens: reading the weights takes as long as computing so many.
+Measured in bf16 and fp32; see the README of `tests/bench/inference`."""
+
+_POSITIONS_A_TOKEN = 1000
+"""Looking back at so many positions costs as much as the rest of a token, measured likewise; less in larger models."""
+
+
+class Chance(NamedTuple):
+    """What a row may gain: the most tokens to draft, the share of them that holds, each if those before it did, and what
+    one costs, in tokens at the first position."""
+
+    limit: int
+    share: float
+    cost: float
 
 
 def draft(rows: Sequence[Row], tokens_max: int) -> list[list[int]] | None:
     """What each row may say behind its next token, at most so many; None where nothing is worth reading."""
-    shares = []
     for row in rows:
         row.pace.fade()
-        shares.append(row.pace.share if row.lookup is not None and row.lookup.recurs else 0.0)
-    if not any(shares):
+    if not any(row.lookup is not None and row.lookup.recurs for row in rows):
         return None
-    limits = [min(tokens_max, row.request.max_tokens - row.completion_tokens - 1) for row in rows]
-    chosen = counts(shares, limits, fixed_tokens=_FIXED_TOKENS)
+    chosen = counts([_chance(row, tokens_max) for row in rows], fixed=_FIXED_TOKENS)
     return [_drafted(row, count) for row, count in zip(rows, chosen, strict=True)] if any(chosen) else None
+
+
+def counts(chances: Sequence[Chance], *, fixed: float) -> list[int]:
+    """Tokens to draft for each row, the most likely for their cost first, while they make a step's tokens cheaper.
+
+    A step brings each row's next token and what holds of the drafts; drafted is what brings more for its cost than the
+    step does without it.
+
+    Args:
+        fixed: what a step costs beside its tokens.
+    """
+    chosen = [0] * len(chances)
+    brought, cost = float(len(chances)), fixed + sum(chance.cost for chance in chances)
+    best = [(-chance.share / chance.cost, row) for row, chance in enumerate(chances) if chance.limit > 0]
+    heapq.heapify(best)
+    while best and -best[0][0] * cost > brought:
+        worth, row = best[0]
+        chance = chances[row]
+        chosen[row] += 1
+        brought, cost = brought - worth * chance.cost, cost + chance.cost
+        if chosen[row] < chance.limit:
+            heapq.heapreplace(best, (worth * chance.share, row))
+        else:
+            heapq.heappop(best)
+    return chosen
+
+
+def _chance(row: Row, tokens_max: int) -> Chance:
+    limit = min(tokens_max, row.request.max_tokens - row.completion_tokens - 1)
+    positions = row.virtual_tokens + row.prompt_tokens + row.completion_tokens
+    recurs = row.lookup is not None and row.lookup.recurs
+    return Chance(limit if recurs else 0, row.pace.share, 1 + positions / _POSITIONS_A_TOKEN)
 
 
 def _drafted(row: Row, count: int) -> list[int]:
@@ -29,31 +72,3 @@ def _drafted(row: Row, count: int) -> list[int]:
     tokens = row.lookup.propose(count) if row.lookup is not None and count else []
     end = next((place for place, token in enumerate(tokens, start=1) if token in row.stop_ids), count)
     return tokens[:end]
-
-
-def counts(shares: Sequence[float], limits: Sequence[int], *, fixed_tokens: float) -> list[int]:
-    """Tokens to draft for each row: those most likely to hold first, while a step's tokens become cheaper by it.
-
-    A step of n tokens takes as long as `fixed_tokens` + n of them, and brings each row's next token and what holds of the
-    drafts. Drafted is what brings more for its cost than the step without it.
-
-    Args:
-        shares: of each row's drafted tokens that hold; 0 for one that has no draft.
-        limits: most tokens of each row.
-        fixed_tokens: what a step costs however few tokens are in it.
-    """
-    chosen = [0] * len(shares)
-    likely = [(-share, row) for row, share in enumerate(shares) if share > 0 and limits[row] > 0]
-    heapq.heapify(likely)
-    brought, cost = float(len(shares)), fixed_tokens + len(shares)
-    while likely:
-        share, row = -likely[0][0], likely[0][1]
-        if share * cost <= brought:
-            break
-        chosen[row] += 1
-        brought, cost = brought + share, cost + 1
-        if chosen[row] < limits[row]:
-            heapq.heapreplace(likely, (-share * shares[row], row))
-        else:
-            heapq.heappop(likely)
-    return chosen

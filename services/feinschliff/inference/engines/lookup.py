@@ -18,7 +18,7 @@ _FADE = 0.98  # of what is known, with each step
 
 
 class Lookup:
-    """The text of one row, and where each short run of tokens stood last. A token costs the same in a text of any length."""
+    """The text of one row, and where each short run of tokens stood last; what a token costs does not grow with it."""
 
     def __init__(self, tokens: Sequence[int], *, kept_tokens: int = _KEPT_TOKENS) -> None:
         self._kept_tokens = kept_tokens

@@ -1,0 +1,59 @@
+"""Drafts by lookup: our engine with them and without, on answers that repeat their prompts and on ordinary ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from feinschliff.artifacts.bases import BaseFiles
+from tests.bench.inference import repeating
+from tests.bench.inference.measured import Measured, median, say
+from tests.bench.inference.ours import LOOKUP_TOKENS, Alone
+from tests.bench.inference.prompts import conversations
+
+REPEATED_SPEED_MIN = 1.5
+ORDINARY_SPEED_MIN = 0.98
+
+Ids = Callable[[str], Sequence[int]]
+
+
+def measure(base: BaseFiles, ids: Ids, *, precision: str, home: Path, rounds: int, concurrency: Sequence[int]) -> None:
+    """Both engines are asked the same in turn, other texts in each round; which of them is first alternates."""
+    engines = [Alone(base, precision, home, lookup_tokens_max=tokens) for tokens in (0, LOOKUP_TOKENS)]
+    for task, count in ((task, count) for task in ("repeat", "extract", "ordinary") for count in concurrency):
+        known: list[list[Measured]] = [[], []]
+        drafted, held = engines[1].drafted, engines[1].held
+        for number in range(rounds):
+            prompts = [ids(text) for text in _texts(task, count, number, ids)]
+            for which in (0, 1) if number % 2 else (1, 0):
+                engines[which].ask(prompts[:1], [""], tokens=2)
+                known[which].append(engines[which].ask(prompts, [""], tokens=repeating.ANSWER_TOKENS))
+        _tell(f"inference.lookup.{precision}.{task}.{count}", known)
+        drafted, held = engines[1].drafted - drafted, engines[1].held - held
+        say(bench=f"inference.lookup.{precision}.{task}.{count}", metric="drafted_tokens", value=drafted, held=held)
+    for one in engines:
+        one.engine.close()
+
+
+def _texts(task: str, count: int, number: int, ids: Ids) -> list[str]:
+    if task == "ordinary":
+        return conversations(count, lambda text: len(ids(text)), seed=number)
+    ask = {"repeat": repeating.repeat, "extract": repeating.extract}[task]
+    return [ask(1000 * number + place) for place in range(count)]
+
+
+def _tell(bench: str, known: Sequence[Sequence[Measured]]) -> None:
+    for subject, runs in zip(("without", "with"), known, strict=True):
+        speeds = [run.decode_tokens_per_second for run in runs]
+        spread = [round(min(speeds), 1), round(max(speeds), 1)]
+        say(
+            bench=bench,
+            subject=subject,
+            metric="decode_tokens_per_second",
+            value=round(median(speeds), 1),
+            spread=spread,
+        )
+    pairs = zip(*known, strict=True)
+    ratio = median([other.decode_tokens_per_second / one.decode_tokens_per_second for one, other in pairs])
+    bound = ORDINARY_SPEED_MIN if ".ordinary." in bench else REPEATED_SPEED_MIN
+    say(bench=bench, goal=f"decode_tokens_per_second / without >= {bound}", value=round(ratio, 3), holds=ratio >= bound)
