@@ -17,8 +17,8 @@ _POSITIONS_A_TOKEN = 1000
 
 
 class Chance(NamedTuple):
-    """What a row may gain: the most tokens to draft, the share of them that holds, each if those before it did, and what
-    one costs, in tokens at the first position."""
+    """Of a row's draft: the most tokens, how likely each holds if those before it do, and what one costs, in tokens at
+    the first position."""
 
     limit: int
     share: float
