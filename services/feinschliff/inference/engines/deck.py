@@ -104,7 +104,8 @@ class Deck:
         """The first so many tokens of each draft are what its row said."""
         self._decoder.hold(counts)
         for row, drafted, held in zip(self.rows, drafts, counts, strict=True):
-            row.pace.note(len(drafted), held)
+            if drafted and row.lookup is not None:
+                row.lookup.note(len(drafted), held)
 
     def likeliest(self, logits_BV: Tensor) -> list[int]:
         """As `sampling.likeliest`."""

@@ -27,11 +27,12 @@ class Chance(NamedTuple):
 
 def draft(rows: Sequence[Row], tokens_max: int) -> list[list[int]] | None:
     """What each row may say behind its next token, at most so many; None where nothing is worth reading."""
-    for row in rows:
-        row.pace.fade()
-    if not any(row.lookup is not None and row.lookup.recurs for row in rows):
+    shares = [row.lookup.share() if row.lookup is not None else 0.0 for row in rows]
+    if not any(shares):
         return None
-    chosen = counts([_chance(row, tokens_max) for row in rows], fixed=_FIXED_TOKENS)
+    chosen = counts(
+        [_chance(row, share, tokens_max) for row, share in zip(rows, shares, strict=True)], fixed=_FIXED_TOKENS
+    )
     return [_drafted(row, count) for row, count in zip(rows, chosen, strict=True)] if any(chosen) else None
 
 
@@ -60,11 +61,10 @@ def counts(chances: Sequence[Chance], *, fixed: float) -> list[int]:
     return chosen
 
 
-def _chance(row: Row, tokens_max: int) -> Chance:
+def _chance(row: Row, share: float, tokens_max: int) -> Chance:
     limit = min(tokens_max, row.request.max_tokens - row.completion_tokens - 1)
     positions = row.virtual_tokens + row.prompt_tokens + row.completion_tokens
-    recurs = row.lookup is not None and row.lookup.recurs
-    return Chance(limit if recurs else 0, row.pace.share, 1 + positions / _POSITIONS_A_TOKEN)
+    return Chance(limit if share else 0, share, 1 + positions / _POSITIONS_A_TOKEN)
 
 
 def _drafted(row: Row, count: int) -> list[int]:

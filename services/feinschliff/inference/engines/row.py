@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from feinschliff.inference.engine import Delta, Done, Emit, Event, Finish, GenerationRequest
 from feinschliff.inference.engines.grammars import Grammar, Writing
-from feinschliff.inference.engines.lookup import Lookup, Pace
+from feinschliff.inference.engines.lookup import Lookup
 from feinschliff.inference.scores import TokenScore
 from feinschliff.lm.penalties import Weights
 from feinschliff.lm.sampling import Sampler, TextStream
@@ -30,7 +30,6 @@ class Row:
     cache: object | None = None  # of its prompt, the decoder's affair, until it has joined the batch
     cached_tokens: int = 0  # of the prompt, that were read for another one
     lookup: Lookup | None = None  # where its next tokens may be drafted
-    pace: Pace = field(default_factory=Pace)
     last_token: int = -1
     completion_tokens: int = 0
     is_aborted: bool = False
