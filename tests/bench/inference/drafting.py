@@ -11,8 +11,9 @@ from tests.bench.inference.measured import Measured, median, say
 from tests.bench.inference.ours import LOOKUP_TOKENS, Alone
 from tests.bench.inference.prompts import conversations
 
-REPEATED_SPEED_MIN = 1.5
-ORDINARY_SPEED_MIN = 0.98
+REPEATED_SPEED_MIN = 1.5  # where few are served at once: beyond, a step has no room for drafts
+REPEATED_AT_MAX = 8
+SPEED_MIN = 0.98  # whatever is asked
 
 Ids = Callable[[str], Sequence[int]]
 
@@ -28,9 +29,10 @@ def measure(base: BaseFiles, ids: Ids, *, precision: str, home: Path, rounds: in
             for which in (0, 1) if number % 2 else (1, 0):
                 engines[which].ask(prompts[:1], [""], tokens=2)
                 known[which].append(engines[which].ask(prompts, [""], tokens=repeating.ANSWER_TOKENS))
-        _tell(f"inference.lookup.{precision}.{task}.{count}", known)
-        drafted, held = engines[1].drafted - drafted, engines[1].held - held
-        say(bench=f"inference.lookup.{precision}.{task}.{count}", metric="drafted_tokens", value=drafted, held=held)
+        bench = f"inference.lookup.{precision}.{task}.{count}"
+        _tell(bench, known, REPEATED_SPEED_MIN if task == "repeat" and count <= REPEATED_AT_MAX else SPEED_MIN)
+        say(bench=bench, metric="drafted_tokens", value=engines[1].drafted - drafted)
+        say(bench=bench, metric="accepted_tokens", value=engines[1].held - held)
     for one in engines:
         one.engine.close()
 
@@ -42,18 +44,10 @@ def _texts(task: str, count: int, number: int, ids: Ids) -> list[str]:
     return [ask(1000 * number + place) for place in range(count)]
 
 
-def _tell(bench: str, known: Sequence[Sequence[Measured]]) -> None:
-    for subject, runs in zip(("without", "with"), known, strict=True):
-        speeds = [run.decode_tokens_per_second for run in runs]
-        spread = [round(min(speeds), 1), round(max(speeds), 1)]
-        say(
-            bench=bench,
-            subject=subject,
-            metric="decode_tokens_per_second",
-            value=round(median(speeds), 1),
-            spread=spread,
-        )
-    pairs = zip(*known, strict=True)
-    ratio = median([other.decode_tokens_per_second / one.decode_tokens_per_second for one, other in pairs])
-    bound = ORDINARY_SPEED_MIN if ".ordinary." in bench else REPEATED_SPEED_MIN
-    say(bench=bench, goal=f"decode_tokens_per_second / without >= {bound}", value=round(ratio, 3), holds=ratio >= bound)
+def _tell(bench: str, known: Sequence[Sequence[Measured]], least: float) -> None:
+    speeds = [[run.tokens_per_second for run in runs] for runs in known]
+    for subject, runs in zip(("without", "with"), speeds, strict=True):
+        spread = [round(min(runs), 1), round(max(runs), 1)]
+        say(bench=bench, subject=subject, metric="tokens_per_second", value=round(median(runs), 1), spread=spread)
+    ratio = median([other / one for one, other in zip(*speeds, strict=True)])
+    say(bench=bench, goal=f"tokens_per_second / without >= {least}", value=round(ratio, 3), holds=ratio >= least)
