@@ -14,6 +14,7 @@ from tests.bench.inference.prompts import conversations
 REPEATED_SPEED_MIN = 1.5  # where few are served at once: beyond, a step has no room for drafts
 REPEATED_AT_MAX = 8
 SPEED_MIN = 0.98  # whatever is asked
+ANSWERS_EACH = 3  # one after the other
 
 Ids = Callable[[str], Sequence[int]]
 
@@ -25,10 +26,10 @@ def measure(base: BaseFiles, ids: Ids, *, precision: str, home: Path, rounds: in
         known: list[list[Measured]] = [[], []]
         drafted, held = engines[1].drafted, engines[1].held
         for number in range(rounds):
-            prompts = [ids(text) for text in _texts(task, count, number, ids)]
+            prompts = [ids(text) for text in _texts(task, ANSWERS_EACH * count, number, ids)]
             for which in (0, 1) if number % 2 else (1, 0):
-                engines[which].ask(prompts[:1], [""], tokens=2)
-                known[which].append(engines[which].ask(prompts, [""], tokens=repeating.ANSWER_TOKENS))
+                found = engines[which].ask_in_turn(prompts, at_once=count, tokens=repeating.ANSWER_TOKENS)
+                known[which].append(found)
         bench = f"inference.lookup.{precision}.{task}.{count}"
         _tell(bench, known, REPEATED_SPEED_MIN if task == "repeat" and count <= REPEATED_AT_MAX else SPEED_MIN)
         say(bench=bench, metric="drafted_tokens", value=engines[1].drafted - drafted)

@@ -144,16 +144,25 @@ class Alone:
         with ThreadPoolExecutor(1) as loader:
             self.engine: Engine = loader.submit(ENGINES["transformers"], base, kind, options).result()
 
-    def ask(
-        self, prompts: Sequence[Sequence[int]], adapters: Sequence[str], *, tokens: int = ANSWER_TOKENS
-    ) -> Measured:
+    def ask(self, prompts: Sequence[Sequence[int]], adapters: Sequence[str]) -> Measured:
         """All at once; prompt i with adapter i modulo their number."""
         asked = [
-            _Answer(self.engine, GenerationRequest(prompt, adapters[at % len(adapters)], tokens))
+            _Answer(self.engine, GenerationRequest(prompt, adapters[at % len(adapters)], ANSWER_TOKENS))
             for at, prompt in enumerate(prompts)
         ]
         rss_mib = psutil.Process().memory_info().rss / 2**20
         return measured([one.stream() for one in asked], rss_mib=rss_mib, load_average=os.getloadavg()[0])
+
+    def ask_in_turn(self, prompts: Sequence[Sequence[int]], *, at_once: int, tokens: int) -> Measured:
+        """So many at once; where one ends the next one begins."""
+
+        def ask(prompt: Sequence[int]) -> Stream:
+            return _Answer(self.engine, GenerationRequest(prompt, max_tokens=tokens)).stream()
+
+        with ThreadPoolExecutor(at_once) as clients:
+            streams = list(clients.map(ask, prompts))
+        rss_mib = psutil.Process().memory_info().rss / 2**20
+        return measured(streams, rss_mib=rss_mib, load_average=os.getloadavg()[0])
 
     def _count(self, drafted: int, held: int) -> None:
         self.drafted += drafted

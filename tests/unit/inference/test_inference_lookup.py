@@ -95,8 +95,8 @@ def test_the_first_token_that_fails_says_nothing_of_those_behind_it() -> None:
 
 
 def test_a_row_alone_drafts_what_is_likely_and_hardly_what_is_not() -> None:
-    assert counts([Chance(16, 0.95, 1.0)], fixed=FIXED) == [16]
-    assert counts([Chance(16, 0.5, 1.0)], fixed=FIXED) == [3]  # 0.5^3 > 1.75 / 23, 0.5^4 < 1.875 / 24
+    assert counts([Chance(8, 0.95, 1.0)], fixed=FIXED) == [8]
+    assert counts([Chance(16, 0.5, 1.0)], fixed=FIXED) == [3]  # 0.5^3 > 1.2 * 1.75 / 23, 0.5^4 < 1.2 * 1.875 / 24
     assert counts([Chance(16, 0.04, 1.0)], fixed=FIXED) == [0]
     assert counts([Chance(0, 0.95, 1.0)], fixed=FIXED) == [0]
 
@@ -105,7 +105,13 @@ def test_among_many_rows_only_what_is_nearly_sure_is_drafted() -> None:
     assert counts([Chance(16, 0.5, 1.0)] * 32, fixed=FIXED) == [0] * 32
     chosen = counts([Chance(16, 0.5, 1.0)] * 31 + [Chance(16, 0.97, 1.0)], fixed=FIXED)
     assert chosen[:31] == [0] * 31
-    assert chosen[31] > 8
+    assert chosen[31] == 2
+
+
+def test_no_draft_costs_more_than_its_row_s_part_of_the_step() -> None:
+    for rows in (1, 2, 5, 10, 20):
+        chosen = counts([Chance(64, 0.99, 1.0)] + [Chance(0, 0.0, 1.0)] * (rows - 1), fixed=FIXED)
+        assert chosen[0] == pytest.approx((FIXED + rows) / rows, abs=1)
 
 
 def test_far_positions_cost_more() -> None:

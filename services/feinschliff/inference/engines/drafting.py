@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from math import ceil
 from typing import NamedTuple
 
 from feinschliff.inference.engines.row import Row
@@ -14,6 +15,9 @@ Measured in bf16 and fp32; see the README of `tests/bench/inference`."""
 
 _POSITIONS_A_TOKEN = 1000
 """Looking back at so many positions costs as much as the rest of a token, measured likewise; less in larger models."""
+
+_GAIN_MIN = 1.2
+"""Times its cost that a drafted token must be likely to bring: choosing tokens one behind the other takes time as well."""
 
 
 class Chance(NamedTuple):
@@ -39,22 +43,24 @@ def draft(rows: Sequence[Row], tokens_max: int) -> list[list[int]] | None:
 def counts(chances: Sequence[Chance], *, fixed: float) -> list[int]:
     """Tokens to draft for each row, the most likely for their cost first, while they make a step's tokens cheaper.
 
-    A step brings each row's next token and what holds of the drafts; drafted is what brings more for its cost than the
-    step does without it.
+    A step brings each row's next token and what holds of the drafts; drafted is what brings clearly more for its cost
+    than the step does without it. No draft costs more than its row's part of the step: a row that repeats itself should
+    not make all others wait.
 
     Args:
         fixed: what a step costs beside its tokens.
     """
     chosen = [0] * len(chances)
     brought, cost = float(len(chances)), fixed + sum(chance.cost for chance in chances)
-    best = [(-chance.share / chance.cost, row) for row, chance in enumerate(chances) if chance.limit > 0]
+    limits = [min(chance.limit, ceil(cost / len(chances) / chance.cost)) for chance in chances]
+    best = [(-chance.share / chance.cost, row) for row, chance in enumerate(chances) if limits[row] > 0]
     heapq.heapify(best)
-    while best and -best[0][0] * cost > brought:
+    while best and -best[0][0] * cost > brought * _GAIN_MIN:
         worth, row = best[0]
         chance = chances[row]
         chosen[row] += 1
         brought, cost = brought - worth * chance.cost, cost + chance.cost
-        if chosen[row] < chance.limit:
+        if chosen[row] < limits[row]:
             heapq.heapreplace(best, (worth * chance.share, row))
         else:
             heapq.heappop(best)
