@@ -131,7 +131,7 @@ class Alone:
     """The engine in this process, without a door."""
 
     def __init__(self, base: BaseFiles, precision: str, home: Path, *, lookup_tokens_max: int = LOOKUP_TOKENS) -> None:
-        self.drafted = self.held = 0
+        self.drafted = self.accepted = 0
         options = EngineOptions(
             home / "cache" / "bases",
             rows_max=ROWS_MAX,
@@ -164,9 +164,9 @@ class Alone:
         rss_mib = psutil.Process().memory_info().rss / 2**20
         return measured(streams, rss_mib=rss_mib, load_average=os.getloadavg()[0])
 
-    def _count(self, drafted: int, held: int) -> None:
+    def _count(self, drafted: int, accepted: int) -> None:
         self.drafted += drafted
-        self.held += held
+        self.accepted += accepted
 
 
 class _Answer:

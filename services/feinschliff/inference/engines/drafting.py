@@ -17,7 +17,7 @@ _POSITIONS_A_TOKEN = 1000
 """Looking back at so many positions costs as much as the rest of a token, measured likewise; less in larger models."""
 
 _GAIN_MIN = 1.2
-"""Times its cost that a drafted token must be likely to bring: choosing tokens one behind the other takes time as well."""
+"""Times its cost that a drafted token must be likely to bring: choosing tokens one after the other takes time too."""
 
 
 class Chance(NamedTuple):
