@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
 from feinschliff.inference.engine import GenerationRequest
-from feinschliff.inference.engines.drafting import Chance, counts, draft
+from feinschliff.inference.engines import drafting
+from feinschliff.inference.engines.drafting import Chance, counts, draft, fixed_tokens
 from feinschliff.inference.engines.lookup import Lookup, Pace
 from feinschliff.inference.engines.row import Row
 
@@ -129,17 +130,34 @@ def row(prompt: Sequence[int], **more: object) -> Row:
 
 def test_a_draft_ends_with_the_answer() -> None:
     text = [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12] * 2
-    assert draft([row(text, max_tokens=4)], 16) == [[2, 3]]  # a first token is said, one comes without a draft
-    assert draft([row(text, max_tokens=2)], 16) is None
-    assert draft([row([1, 2, 7, 4, 5, 6, 8, 9, 10, 11, 12] * 2)], 16) == [[2, 7]]
-    assert draft([row(text)], 5) == [[2, 3, 4, 5, 6]]
+    assert draft([row(text, max_tokens=4)], 16, fixed=FIXED) == [
+        [2, 3]
+    ]  # a first token is said, one comes without a draft
+    assert draft([row(text, max_tokens=2)], 16, fixed=FIXED) is None
+    assert draft([row([1, 2, 7, 4, 5, 6, 8, 9, 10, 11, 12] * 2)], 16, fixed=FIXED) == [[2, 7]]
+    assert draft([row(text)], 5, fixed=FIXED) == [[2, 3, 4, 5, 6]]
 
 
 def test_rows_that_nothing_is_known_of_draft_nothing() -> None:
-    assert draft([row(range(10, 30))], 16) is None
+    assert draft([row(range(10, 30))], 16, fixed=FIXED) is None
     known, new = [1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12] * 2, row(range(10, 30))
     new.lookup = None
-    found = draft([new, row(known)], 4)
+    found = draft([new, row(known)], 4, fixed=FIXED)
     assert found is not None
     assert found[0] == []
     assert found[1]
+
+
+def test_what_a_step_costs_beside_its_tokens_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(drafting.time, "perf_counter", lambda: clock[0])
+
+    def taking(fixed: float, a_token: float) -> Callable[[int], None]:
+        def step(tokens: int) -> None:
+            clock[0] += fixed + a_token * tokens
+
+        return step
+
+    assert fixed_tokens(taking(8.4, 0.4)) == pytest.approx(21)
+    assert fixed_tokens(taking(0.1, 0.4)) == 8
+    assert fixed_tokens(taking(8.0, 0.0)) == 40

@@ -94,7 +94,9 @@ class Deck:
 
     def draft(self, tokens_max: int) -> list[list[int]] | None:
         """What each row may say behind its next token, at most so many; None where nothing is worth reading."""
-        return draft(self.rows, tokens_max) if tokens_max and self._decoder.can_draft(self.rows) else None
+        if not tokens_max or not self._decoder.can_draft(self.rows):
+            return None
+        return draft(self.rows, tokens_max, fixed=self._decoder.fixed_tokens)
 
     def decode_drafts(self, drafts: Sequence[Sequence[int]]) -> Tensor:
         """As `decode`, with drafts behind the rows' tokens; see `Decoder`. `hold` must follow."""

@@ -41,6 +41,11 @@ class Decoder(Protocol):
         """One more token read by every row that joined, in their order; the logits after each, (B, V)."""
         ...
 
+    @property
+    def fixed_tokens(self) -> float:
+        """What a step costs beside its tokens; see `drafting.fixed_tokens`."""
+        ...
+
     def can_draft(self, rows: Sequence[Row]) -> bool:
         """Whether `decode_drafts` can be asked of all rows that joined."""
         ...
@@ -92,6 +97,10 @@ class PlainDecoder:
     def decode(self, rows: Sequence[Row]) -> Tensor:
         self._bank.select([row.request.adapter_digest for row in rows])
         return self._forward.decode([row.last_token for row in rows], self._cache)
+
+    @property
+    def fixed_tokens(self) -> float:
+        return 0.0
 
     def can_draft(self, rows: Sequence[Row]) -> bool:
         return False

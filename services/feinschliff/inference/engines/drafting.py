@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from math import ceil
 from typing import NamedTuple
 
 from feinschliff.inference.engines.row import Row
 
-_FIXED_TOKENS = 20.0
-"""What a step costs before its first token, in tokens: reading the weights takes as long as computing so many.
-Measured in bf16 and fp32; see the README of `tests/bench/inference`."""
+TIMED_TOKENS = 16
+_TIMED_TURNS = 3
+_FIXED_MIN, _FIXED_MAX = 8.0, 40.0  # a machine that was busy when it was timed
 
 _POSITIONS_A_TOKEN = 1000
 """Looking back at so many positions costs as much as the rest of a token, measured likewise; less in larger models."""
@@ -29,14 +30,36 @@ class Chance(NamedTuple):
     cost: float
 
 
-def draft(rows: Sequence[Row], tokens_max: int) -> list[list[int]] | None:
-    """What each row may say behind its next token, at most so many; None where nothing is worth reading."""
+def fixed_tokens(step: Callable[[int], object]) -> float:
+    """What a step costs before its first token, in tokens: reading the weights takes as long as computing so many.
+
+    It follows from precision, threads and memory, so it is timed where the model is loaded.
+
+    Args:
+        step: takes one of so many tokens.
+    """
+    seconds = {tokens: min(_seconds(step, tokens) for _ in range(_TIMED_TURNS)) for tokens in (1, 1 + TIMED_TOKENS)}
+    one, some = seconds.values()
+    a_token = (some - one) / TIMED_TOKENS
+    return min(_FIXED_MAX, max(_FIXED_MIN, one / a_token - 1)) if a_token > 0 else _FIXED_MAX
+
+
+def _seconds(step: Callable[[int], object], tokens: int) -> float:
+    began = time.perf_counter()
+    step(tokens)
+    return time.perf_counter() - began
+
+
+def draft(rows: Sequence[Row], tokens_max: int, *, fixed: float) -> list[list[int]] | None:
+    """What each row may say behind its next token, at most so many; None where nothing is worth reading.
+
+    Args:
+        fixed: as `fixed_tokens` has timed it.
+    """
     shares = [row.lookup.share() if row.lookup is not None else 0.0 for row in rows]
     if not any(shares):
         return None
-    chosen = counts(
-        [_chance(row, share, tokens_max) for row, share in zip(rows, shares, strict=True)], fixed=_FIXED_TOKENS
-    )
+    chosen = counts([_chance(row, share, tokens_max) for row, share in zip(rows, shares, strict=True)], fixed=fixed)
     return [_drafted(row, count) for row, count in zip(rows, chosen, strict=True)] if any(chosen) else None
 
 
