@@ -60,7 +60,7 @@ def crowd(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, drafts: Dr
     """An engine in fp32 with six adapters."""
     folder = tmp_path_factory.mktemp("crowd")
     made = {name: make_adapter(tiny_model, folder / name, seed=n, rank=2 + n % 3) for n, name in enumerate(ADAPTERS)}
-    engine = engine_with(tiny_model, made, EngineOptions(folder, on_drafts=drafts.note))
+    engine = engine_with(tiny_model, made, EngineOptions(folder, lookup_tokens_max=16, on_drafts=drafts.note))
     yield engine, made
     engine.close()
 
@@ -71,7 +71,7 @@ def undrafted(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, crowd:
     built = kernels.load("fp32", tmp_path_factory.getbasetemp(), threads=2)
     if built is None or not built.multiplies:
         pytest.skip("nothing is drafted where the library computes the products")
-    engine = engine_with(tiny_model, crowd[1], EngineOptions(tmp_path_factory.mktemp("undrafted"), lookup_tokens_max=0))
+    engine = engine_with(tiny_model, crowd[1], EngineOptions(tmp_path_factory.mktemp("undrafted")))
     yield engine
     engine.close()
 

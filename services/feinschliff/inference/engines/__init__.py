@@ -39,7 +39,7 @@ class EngineOptions:
     prefix_cache_bytes_max: int = 0
     threads: int = 0
     native: bool = True
-    lookup_tokens_max: int = 16
+    lookup_tokens_max: int = 0
     on_batch: Callable[[int], None] = lambda rows: None
     on_drafts: Callable[[int, int], None] = lambda drafted, held: None
     vllm: VllmOptions = field(default_factory=VllmOptions)
