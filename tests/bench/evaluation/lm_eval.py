@@ -14,7 +14,7 @@ import yaml
 
 from tests.bench.environments import Environment, Failed, python_of
 
-ENVIRONMENT = Environment("lm-eval", ("lm-eval[api]==0.4.9.1",))
+ENVIRONMENT = Environment("lm-eval", ("lm-eval[api]==0.4.13",))
 SECONDS_MAX = 7200
 LAST_NUMBER = r"(-?[0-9][0-9,]*(?:\.[0-9]+)?)"
 WORD_PROBLEM: Mapping[str, Any] = {
