@@ -183,7 +183,7 @@ class EvaluationService(GateDoor, PromptCalls, OptimizationCalls):
 
 
 def _eval(eval_: Eval) -> pb.Eval:
-    return to_eval(eval_, parse_all(eval_.graders, path="graders"))
+    return to_eval(eval_, parse_all(eval_.graders, path="graders", is_stored=True))
 
 
 def _listing(

@@ -142,7 +142,7 @@ class GateDoor(evaluation_pb2_grpc.EvaluationServiceServicer):
 
 
 def _calibration(calibration: Calibration) -> pb.Calibration:
-    return to_calibration(calibration, to_grader(parse(calibration.grader)))
+    return to_calibration(calibration, to_grader(parse(calibration.grader, is_stored=True)))
 
 
 def _once(request: pb.CreateGatePolicyRequest | pb.EvaluateGateRequest | pb.CalibrateJudgeRequest) -> Once:

@@ -25,7 +25,7 @@ class GradingJudge:
 
     @classmethod
     def of(cls, calibration: Calibration, grading: Grading, waiting: Waiting) -> Self:
-        return cls(calibration.parent, parse(calibration.grader), grading, waiting)
+        return cls(calibration.parent, parse(calibration.grader, is_stored=True), grading, waiting)
 
     async def judge(self, item: Item, sample: Sample) -> Judgement:
         asked = await self.grading.asked(self.project, [self.grader], item, sample, waiting=self.waiting)

@@ -142,7 +142,7 @@ class Comparisons:
         """The p-values of all comparisons of the family but the one asked for."""
         graders = [grader]
         if family.across_graders:
-            graders = [OVERALL, *(one.name for one in parse_all(eval_.graders, path="graders"))]
+            graders = [OVERALL, *(one.name for one in parse_all(eval_.graders, path="graders", is_stored=True))]
         candidates = dict.fromkeys([candidate, *family.other_candidates])
         for name in list(candidates)[1:]:
             self._common_eval(baseline, self._runs.get(name).run)
@@ -186,7 +186,7 @@ def grader_named(eval_: Eval, name: str) -> bool:
     """Whether the grader gives 0 or 1 only; raises Invalid GRADER_UNKNOWN."""
     if name == OVERALL:
         return True
-    graders = {grader.name: grader for grader in parse_all(eval_.graders, path="graders")}
+    graders = {grader.name: grader for grader in parse_all(eval_.graders, path="graders", is_stored=True)}
     if name not in graders:
         message = f"{eval_.name} has no grader {name!r}; it has {', '.join(graders)} and {OVERALL}."
         raise refused("GRADER_UNKNOWN", "grader", message, grader=name)

@@ -58,7 +58,7 @@ class Plan:
         return cls(
             run=run,
             prompt=Prompt.from_spec(spec, field="prompt"),
-            graders=parse_all(eval_.graders, path="graders"),
+            graders=parse_all(eval_.graders, path="graders", is_stored=True),
             sampling=sampling_of(run, eval_, stored),
             answer=template.parse_path(run.answer_path, field="answer_path"),
             tools=run.tools or (stored.tools if stored is not None else ()),

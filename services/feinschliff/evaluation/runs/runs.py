@@ -238,7 +238,9 @@ def run_results(session: Session, run: Run) -> Sequence[GraderResult]:
     if run.done == 0:
         return []
     eval_ = found(store.get_eval(session, run.eval), "EVAL_NOT_FOUND", run.eval)
-    return results_of(parse_all(eval_.graders, path="graders"), item_store.graded_lines(session, run.name))
+    return results_of(
+        parse_all(eval_.graders, path="graders", is_stored=True), item_store.graded_lines(session, run.name)
+    )
 
 
 def _is_good(glance: Glance, run: Run, now: float) -> bool:
