@@ -9,10 +9,8 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from feinschliff.evaluation.clients import FINISH_REASONS, SPLITS
-from feinschliff.evaluation.comparisons import RunComparison
 from feinschliff.evaluation.drafts import CompletionsDraft, EvalDraft, Once, RunDraft
-from feinschliff.evaluation.examples import ExamplesDraft
-from feinschliff.evaluation.grader_proto import from_grader, to_grade, to_grader
+from feinschliff.evaluation.grading.proto import from_grader, to_grade, to_grader
 from feinschliff.evaluation.life import State
 from feinschliff.evaluation.messages import (
     from_sampling,
@@ -25,8 +23,10 @@ from feinschliff.evaluation.messages import (
     to_struct,
     to_tool,
 )
-from feinschliff.evaluation.prompts import PromptSpec
+from feinschliff.evaluation.prompts.examples import ExamplesDraft
+from feinschliff.evaluation.prompts.prompt import PromptSpec
 from feinschliff.evaluation.resources import (
+    OVERALL,
     Eval,
     GraderResult,
     Identity,
@@ -35,9 +35,10 @@ from feinschliff.evaluation.resources import (
     Split,
     Usage,
 )
-from feinschliff.evaluation.results import OVERALL
-from feinschliff.evaluation.runs import RunView
-from feinschliff.evaluation.statistics import CONFIDENCE, Interval, Method, Verdict
+from feinschliff.evaluation.runs.comparisons import RunComparison
+from feinschliff.evaluation.runs.runs import RunView
+from feinschliff.evaluation.statistics.intervals import CONFIDENCE, Interval, Method
+from feinschliff.evaluation.statistics.paired import Verdict
 from feinschliff.formats.report import Failure
 from feinschliff.graders.protocol import Grader
 from feinschliff.kit.idempotency import digest_of

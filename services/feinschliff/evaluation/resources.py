@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from feinschliff.evaluation.life import State
-from feinschliff.evaluation.prompts import DEFAULT_ANSWER, PromptSpec
-from feinschliff.evaluation.statistics import Interval
+from feinschliff.evaluation.prompts.prompt import DEFAULT_ANSWER, PromptSpec
+from feinschliff.evaluation.statistics.intervals import Interval
 from feinschliff.formats.records import Message
 from feinschliff.formats.report import Failure
 from feinschliff.graders.grade import Judgement
@@ -21,6 +21,8 @@ DATASET_VERSION = "projects/{project}/datasets/{dataset}/versions/{version}"
 EVAL = "projects/{project}/evals/{eval}"
 RUN = "projects/{project}/evals/{eval}/runs/{run}"
 ITEM = "projects/{project}/evals/{eval}/runs/{run}/items/{item}"
+OVERALL = "overall"
+"""The result over all graders of an eval, beside those of each."""
 
 Split = Literal["", "train", "validation", "test"]
 """The rows that count; empty means all, in a request that nothing was said."""

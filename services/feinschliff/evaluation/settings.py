@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, model_validator
 
-from feinschliff.evaluation.outside_headers import SecretHeaders
-from feinschliff.evaluation.outside_judges import OutsideJudge, parse_headers, parse_judges
+from feinschliff.evaluation.grading.headers import SecretHeaders
+from feinschliff.evaluation.grading.outside_judges import OutsideJudge, parse_headers, parse_judges
 from feinschliff.kit.settings import ENV_PREFIX, Settings
 from feinschliff.sandbox.call import MEMORY_BYTES_MAX, MEMORY_BYTES_MIN
 

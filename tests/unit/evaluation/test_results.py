@@ -7,9 +7,9 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feinschliff.evaluation.resources import GradedLine, GradeGiven, GraderResult, passes
-from feinschliff.evaluation.results import OVERALL, compare_lines, results_of
-from feinschliff.evaluation.statistics import Verdict
+from feinschliff.evaluation.resources import OVERALL, GradedLine, GradeGiven, GraderResult, passes
+from feinschliff.evaluation.runs.results import compare_lines, results_of
+from feinschliff.evaluation.statistics.paired import Verdict
 from feinschliff.graders.grader import parse
 
 CHECK = {"input": "{{sample.output_text}}", "reference": "{{item.completion}}"}
