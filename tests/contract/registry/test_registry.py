@@ -11,11 +11,12 @@ from feinschliff.kit.clock import ManualClock
 from feinschliff.kit.db import Database
 from feinschliff.kit.errors import AlreadyExists, Conflict, Invalid, NotFound, Refusal, Unserved, WrongState
 from feinschliff.kit.metrics import Metrics
-from feinschliff.registry.aliases import Aliases, VerdictSeen, Wish
+from feinschliff.registry.aliases import Aliases, Wish
 from feinschliff.registry.lineage import Lineage
 from feinschliff.registry.lists import Lists
 from feinschliff.registry.lists import Wish as ListWish
 from feinschliff.registry.models import Asked, Draft, Models
+from feinschliff.registry.protection import VerdictSeen
 
 MODEL = "projects/default/models/router"
 DATA = "projects/default/datasets/routing/versions/1"
