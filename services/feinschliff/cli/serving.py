@@ -79,15 +79,17 @@ def deploy(
     deployment_id: str = "",
     on_demand: bool = True,
     only: bool = False,
+    precision: pb.Deployment.Precision.ValueType = pb.Deployment.PRECISION_UNSPECIFIED,
 ) -> pb.Deployment:
     """Makes the deployment, or changes the one of that id.
 
     Args:
+        precision: of a new one; where it is said, one that is there must have it.
         only: whether other routes that it has are taken away.
     """
     wanted_id = deployment_id or short_name(base)
     routes = [route_of(version) for version in model_versions]
-    wanted = pb.Deployment(base_model=base, routes=routes, on_demand=on_demand)
+    wanted = pb.Deployment(base_model=base, routes=routes, on_demand=on_demand, precision=precision)
     stub = session.services.deployments
     try:
         with refusals():
@@ -101,6 +103,13 @@ def deploy(
     if there.base_model != base:
         message = f"{there.name} serves {there.base_model}, not {base}."
         raise WrongState("DEPLOYMENT_OF_OTHER_BASE", message, advice=["name another one: --id ID"], name=there.name)
+    if precision not in (pb.Deployment.PRECISION_UNSPECIFIED, there.precision):
+        raise WrongState(
+            "DEPLOYMENT_OF_OTHER_PRECISION",
+            f"{there.name} is there already, with weights in another precision.",
+            advice=["name another one: --id ID"],
+            name=there.name,
+        )
     changed = pb.UpdateDeploymentRequest(deployment=there)
     changed.deployment.on_demand = on_demand
     del changed.deployment.routes[:]

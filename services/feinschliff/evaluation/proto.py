@@ -204,6 +204,7 @@ def to_comparison(comparison: RunComparison) -> pb.RunComparison:
         p_value_adjusted=comparison.p_adjusted,
         power=comparison.power,
         rows_needed=comparison.rows_needed,
+        clusters=numbers.clusters,
     )
 
 
@@ -215,6 +216,9 @@ def _findings(comparison: RunComparison) -> list[common.Finding]:
         found.append(warning("ROWS_LEFT_OUT", len(left_out), message, rows=left_out[:_ROWS_MAX]))
     if numbers.note:
         found.append(warning("TOO_FEW_ROWS", numbers.n, numbers.note))
+    if 0 < numbers.clusters < numbers.n:
+        message = f"Only {numbers.clusters} of {numbers.n} rows differ; interval and test count those."
+        found.append(warning("ROWS_REPEATED", numbers.n - numbers.clusters, message))
     changed = [warning("MODEL_CHANGED", 1, f"More than one model answered in {run}.") for run in comparison.changed]
     differing = [
         warning("RUNS_DIFFER", 1, f"The runs differ in {what}, not only in the model.", field=what)
@@ -294,6 +298,7 @@ def to_result(result: GraderResult) -> pb.GraderResult:
         interval=to_interval(result.interval, CONFIDENCE),
         pass_at=result.pass_at,
         pass_all=result.pass_all,
+        clusters=result.clusters,
     )
 
 

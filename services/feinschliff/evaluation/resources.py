@@ -77,15 +77,24 @@ class GradeGiven(NamedTuple):
 
 
 class GradedLine(NamedTuple):
-    """One stored item as statistics need it."""
+    """One stored item as statistics need it; `row_key` is the same for equal rows, empty where that is not known."""
 
     line: int
     is_errored: bool
     grades: Sequence[GradeGiven]
+    row_key: str = ""
+
+    @property
+    def key(self) -> str | int:
+        """What the answer repeats: others to the same line, and to equal rows."""
+        return self.row_key or self.line
 
 
 class GraderResult(NamedTuple):
-    """One grader over one run; `ungradable` and `errored` items are in no mean."""
+    """One grader over one run; `ungradable` and `errored` items are in no mean.
+
+    `clusters` is how many different rows the `n` items are about, which is what the interval counts; 0: not known.
+    """
 
     grader: str
     n: int
@@ -96,6 +105,7 @@ class GraderResult(NamedTuple):
     interval: Interval | None
     pass_at: Mapping[int, float] = MappingProxyType({})
     pass_all: Mapping[int, float] = MappingProxyType({})
+    clusters: int = 0
 
     def to_json(self) -> Mapping[str, object]:
         by_k = {"pass_at": dict(self.pass_at), "pass_all": dict(self.pass_all)}
@@ -190,6 +200,8 @@ class OutputItem:
     grades: Sequence[GradeGiven] = field(default_factory=tuple)
     error: Failure | None = None
     sample_index: int = 0
+    row_key: str = ""
+    """As `GradedLine.row_key`."""
 
     def but(self, **changes: Any) -> OutputItem:
         return replace(self, **changes)

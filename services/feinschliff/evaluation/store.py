@@ -132,6 +132,7 @@ ITEMS = Table(
     Column("error", Json),
     Column("created", UtcDateTime, nullable=False),
     Column("sample_index", Integer, nullable=False, server_default="0"),
+    Column("row_key", String(32), nullable=False, server_default=""),
     UniqueConstraint("run", "line", "sample_index"),
 )
 

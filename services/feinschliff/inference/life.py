@@ -14,7 +14,7 @@ from feinschliff.inference.canary import CanaryPolicy, Rollback
 from feinschliff.inference.guards.guard import Guard
 from feinschliff.kit.errors import Refusal, Unavailable
 
-Precision = Literal["auto", "bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp32", "int8"]
 EngineName = Literal["transformers", "vllm"]
 NAME = "projects/{project}/deployments/{deployment}"
 PROJECT = "projects/{project}"

@@ -33,6 +33,7 @@ _PRECISIONS: dict[int, Precision] = {
     inference_pb2.Deployment.PRECISION_AUTO: "auto",
     inference_pb2.Deployment.PRECISION_BF16: "bf16",
     inference_pb2.Deployment.PRECISION_FP32: "fp32",
+    inference_pb2.Deployment.PRECISION_INT8: "int8",
 }
 _ENGINES: dict[int, EngineName] = {
     inference_pb2.Deployment.ENGINE_UNSPECIFIED: "transformers",
@@ -94,7 +95,7 @@ def to_spec(message: inference_pb2.Deployment) -> Spec:
         Asked(f"deployment.{field}", used)
         for field, used in (
             ("engine", engine is None),
-            ("precision", precision is None),
+            ("precision", precision is None or (engine == "vllm" and precision == "int8")),
             ("replicas", message.replicas > 1),
             ("resources", message.HasField("resources") and message.resources != inference_pb2.Resources()),
         )

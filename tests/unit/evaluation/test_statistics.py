@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from feinschliff.evaluation.statistics import intervals, paired
-from feinschliff.evaluation.statistics.intervals import Interval, Method, summarise
+from feinschliff.evaluation.statistics.intervals import Interval, Method
 from feinschliff.evaluation.statistics.paired import Verdict, compare
+from feinschliff.evaluation.statistics.summary import summarise
 
 counts = st.integers(min_value=0, max_value=300)
 binary_grades = st.lists(st.sampled_from([0.0, 1.0]), min_size=2, max_size=80)

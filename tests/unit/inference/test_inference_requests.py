@@ -214,6 +214,12 @@ def test_images_are_not_served_and_say_so() -> None:
     [
         ("engine", inference_pb2.Deployment(engine=99)),  # type: ignore[arg-type]
         ("precision", inference_pb2.Deployment(precision=inference_pb2.Deployment.PRECISION_INT4)),
+        (
+            "precision",
+            inference_pb2.Deployment(
+                engine=inference_pb2.Deployment.ENGINE_VLLM, precision=inference_pb2.Deployment.PRECISION_INT8
+            ),
+        ),
         ("replicas", inference_pb2.Deployment(replicas=2)),
         ("defaults.n", inference_pb2.Deployment(defaults=common_pb2.SamplingParams(n=2))),
         ("defaults.logprobs", inference_pb2.Deployment(defaults=common_pb2.SamplingParams(logprobs=True))),

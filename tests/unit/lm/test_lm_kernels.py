@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from feinschliff.inference.engines.packed import multiply, panels_of, weight_of
 from feinschliff.lm import kernels as built
 from feinschliff.lm.kernels import Kernels
 from feinschliff.lm.sampling import likeliest
@@ -171,94 +172,31 @@ def test_the_first_of_the_largest_logits_is_chosen_and_numbers_that_are_none_are
     assert tokens.tolist() == likeliest(logits)
 
 
-@pytest.mark.parametrize(("outputs", "inputs"), [(576, 576), (100, 64), (7, 1536), (32, 2)])
+@pytest.mark.parametrize("kept", ["numbers", "bytes"])
+@pytest.mark.parametrize(("outputs", "inputs"), [(576, 576), (100, 64), (7, 1536), (32, 4)])
 def test_products_are_those_of_the_weights_and_each_row_is_for_itself(
-    kernels: Kernels, precision: str, outputs: int, inputs: int
+    kernels: Kernels, precision: str, outputs: int, inputs: int, kept: str
 ) -> None:
     weight, bias = drawn(outputs, inputs, precision=precision), drawn(outputs, precision=precision, seed=1)
-    panels = weight.new_full((-(-outputs // built.PANEL_OUTPUTS) * built.PANEL_OUTPUTS, inputs), math.nan)
-    kernels.pack(weight.data_ptr(), panels.data_ptr(), inputs, outputs)
-    assert panels.isfinite().all()
-    for output in (0, outputs // 2, outputs - 1):
-        row = torch.empty_like(weight[0])
-        kernels.unpack(panels.data_ptr(), row.data_ptr(), inputs, output)
-        assert torch.equal(row, weight[output])
-
-    def through(x: Tensor, added: int | None) -> Tensor:
-        y = x.new_full((len(x) + 1, outputs), math.nan)
-        kernels.multiply(x.data_ptr(), panels.data_ptr(), added, y.data_ptr(), len(x), inputs, outputs)
-        assert y[-1].isnan().all()
-        return y[:-1]
-
+    scales: Tensor | None = None
+    packed = weight
+    if kept == "bytes":
+        packed = (weight.float() * 40).round().clamp(-127, 127).to(torch.int8)
+        packed[0, :2] = torch.tensor([127, -127])
+        scales = torch.rand(outputs, generator=torch.Generator().manual_seed(4)) / 40
+        weight = packed * scales[:, None]
+        scales = scales * 2.0**-24
+    panels = panels_of(packed)
+    assert torch.equal(weight_of(panels, outputs, packed.dtype), packed)
     x = drawn(40, inputs, precision=precision, seed=2)
-    alone = torch.cat([through(row[None].contiguous(), bias.data_ptr()) for row in x])
+
+    def through(x: Tensor, added: Tensor | None) -> Tensor:
+        return multiply(kernels, x, panels, scales, added, outputs)
+
+    alone = torch.cat([through(row[None], bias) for row in x])
     expected = x.float() @ weight.float().T
     near = NEAR[precision] | {"atol": NEAR[precision]["atol"] * inputs**0.5}
     torch.testing.assert_close(alone.float(), expected + bias.float(), **near)
     torch.testing.assert_close(through(x, None).float(), expected, **near)
     for rows in (2, 11, 12, 13, 25, 40):
-        assert torch.equal(through(x[:rows].contiguous(), bias.data_ptr()), alone[:rows])
-
-
-def test_a_row_s_numbers_do_not_depend_on_threads_or_neighbours(cache: Path) -> None:
-    found = []
-    for threads in (1, 2):
-        kernels = built.load("fp32", cache, threads=threads)
-        assert kernels is not None
-        for rows in (1, 40):
-            states, weight = drawn(40, 576)[:rows].clone(), drawn(576, seed=1)
-            more, normed = states.clone(), torch.empty_like(states)
-            kernels.add_rms_norm(
-                states.data_ptr(), more.data_ptr(), weight.data_ptr(), normed.data_ptr(), rows, 576, 1e-5
-            )
-            found.append(normed[0])
-    assert all(torch.equal(one, found[0]) for one in found)
-
-
-@pytest.mark.usefixtures("quick")
-def test_they_are_built_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert built.load("fp32", tmp_path, threads=1)
-    (made,) = (tmp_path / "kernels").iterdir()
-    assert made.name == built.file_name(built.level())
-    built._library.cache_clear()
-    monkeypatch.setattr(built, "build", lambda *_: pytest.fail("built again"))
-    assert built.load("bf16", tmp_path, threads=1)
-
-
-@pytest.mark.usefixtures("quick")
-def test_those_that_an_image_brings_are_taken_and_none_is_built(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    built.build(tmp_path / "brought" / built.file_name(built.level()), built.level())
-    monkeypatch.setattr(built, "BROUGHT", tmp_path / "brought")
-    monkeypatch.setattr(built, "build", lambda *_: pytest.fail("built again"))
-    assert built.load("fp32", tmp_path / "empty", threads=1)
-
-
-def test_without_a_compiler_there_are_none_and_the_log_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CC", raising=False)
-    monkeypatch.setattr(built, "find_spec", lambda name: None)
-    assert built.load("fp32", tmp_path, threads=1) is None
-    assert "no C compiler" in caplog.text
-
-
-def test_a_compiler_that_fails_is_quoted(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    broken = tmp_path / "cc"
-    broken.write_text("#!/bin/sh\necho out of order >&2\nexit 1\n")
-    broken.chmod(0o755)
-    monkeypatch.setenv("CC", str(broken))
-    assert built.load("fp32", tmp_path, threads=1) is None
-    assert "out of order" in caplog.text
-    assert not list((tmp_path / "kernels").iterdir())
-
-
-@pytest.mark.usefixtures("quick")
-def test_every_level_of_x86_can_be_built(tmp_path: Path) -> None:
-    for one in built.levels_of("x86_64") if built.level().startswith("x86") else [built.level()]:
-        built.build(tmp_path / built.file_name(one), one)
-        assert (tmp_path / built.file_name(one)).stat().st_size > 1000
+        assert torch.equal(through(x[:rows], bias), alone[:rows])

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from feinschliff.evaluation.resources import OVERALL, GradedLine, GradeGiven, GraderResult
-from feinschliff.evaluation.statistics.intervals import SEED, summarise
+from feinschliff.evaluation.statistics.intervals import SEED
 from feinschliff.evaluation.statistics.paired import Comparison, compare
 from feinschliff.evaluation.statistics.repeats import mean_by_line
+from feinschliff.evaluation.statistics.summary import summarise
 from feinschliff.graders.grade import Fault
 
 ROWS_MIN = 10
@@ -31,16 +32,16 @@ def compare_strictly(
     lines = sorted({*sides[0], *sides[1]})
     first, second = [sides[0].get(line) for line in lines], [sides[1].get(line, 0.0) for line in lines]
     is_repeated = any(len(seen) < len(side) for seen, side in zip(sides, (baseline, candidate), strict=True))
-    return compare(first, second, is_binary=is_binary and not is_repeated, alpha=1 - level, seed=SEED)
+    keys = {line.line: line.key for line in (*candidate, *baseline)}
+    is_binary = is_binary and not is_repeated
+    return compare(first, second, is_binary=is_binary, alpha=1 - level, seed=SEED, keys=[keys[line] for line in lines])
 
 
 def result_strictly(is_binary: bool, candidate: Sequence[GradedLine], seen: GraderResult) -> GraderResult:
     """The result with every row in its mean and interval, those without a grade as 0."""
     values = [counted(seen.grader, line, is_candidate=True) for line in candidate]
-    by_row = mean_by_line(zip((line.line for line in candidate), values, strict=True))
-    is_repeated = len(by_row) < len(candidate)
-    summary = summarise(list(by_row.values()), is_binary=is_binary and not is_repeated)
-    return seen._replace(n=len(values), mean=summary.mean, interval=summary.interval)
+    summary = summarise(values, is_binary=is_binary, keys=[line.key for line in candidate])
+    return seen._replace(n=len(values), mean=summary.mean, interval=summary.interval, clusters=summary.clusters)
 
 
 def counted(grader: str, line: GradedLine, is_candidate: bool) -> float | None:

@@ -113,10 +113,10 @@ def judge(rule: Rule, evidence: Evidence) -> Outcome:
 def _gain(demand: Gain, numbers: Comparison | None) -> tuple[bool, str]:
     if numbers is None or numbers.p is None or numbers.difference is None:
         return False, "Too few rows were graded in both runs to say anything."
-    if lacking := too_little(numbers.n, numbers.unpaired):
+    if lacking := too_little(numbers.clusters or numbers.n, numbers.unpaired):
         return False, lacking
     seen = judged(numbers, numbers.p, alpha=1 - demand.level, difference_min=demand.difference_min)
-    facts = f"difference {numbers.difference:+.4f}{_range(numbers.interval)}, p = {numbers.p:.4g}, n = {numbers.n}"
+    facts = f"difference {numbers.difference:+.4f}{_range(numbers.interval)}, p = {numbers.p:.4g}, {_count(numbers)}"
     wanted = f"better at {demand.level:g}"
     if demand.difference_min:
         wanted += f" by at least {demand.difference_min:g}"
@@ -126,10 +126,10 @@ def _gain(demand: Gain, numbers: Comparison | None) -> tuple[bool, str]:
 def _no_loss(demand: NoLoss, numbers: Comparison | None) -> tuple[bool, str]:
     if numbers is None or numbers.interval is None or numbers.difference is None:
         return False, "Too few rows were graded in both runs to say anything."
-    if lacking := too_little(numbers.n, numbers.unpaired):
+    if lacking := too_little(numbers.clusters or numbers.n, numbers.unpaired):
         return False, lacking
     holds = numbers.interval.low > -demand.margin
-    facts = f"difference {numbers.difference:+.4f}{_range(numbers.interval)}, n = {numbers.n}"
+    facts = f"difference {numbers.difference:+.4f}{_range(numbers.interval)}, {_count(numbers)}"
     short = "" if holds or numbers.difference < -demand.margin else " More rows would narrow the interval."
     return holds, f"Wanted no loss beyond {demand.margin:g} at {demand.level:g}; {facts}.{short}"
 
@@ -137,15 +137,20 @@ def _no_loss(demand: NoLoss, numbers: Comparison | None) -> tuple[bool, str]:
 def _floor(demand: Floor, result: GraderResult | None) -> tuple[bool, str]:
     if result is None or result.mean is None:
         return False, "No row was graded."
-    if lacking := too_little(result.n, 0):
+    if lacking := too_little(result.clusters or result.n, 0):
         return False, lacking
-    facts = f"mean {result.mean:.4f}{_range(result.interval)}, n = {result.n}"
+    facts = f"mean {result.mean:.4f}{_range(result.interval)}, {_count(result)}"
     if result.ungradable or result.errored:
         facts += f", of which {result.ungradable + result.errored} without a grade count 0"
     if not demand.by_interval:
         return result.mean >= demand.mean_min, f"Wanted a mean of at least {demand.mean_min:g}; {facts}."
     holds = result.interval is not None and result.interval.low >= demand.mean_min
     return holds, f"Wanted an interval above {demand.mean_min:g}; {facts}."
+
+
+def _count(numbers: Comparison | GraderResult) -> str:
+    differ = f" of {numbers.clusters} different rows" if 0 < numbers.clusters < numbers.n else ""
+    return f"n = {numbers.n}{differ}"
 
 
 def _bound(demand: Bound, evidence: Evidence) -> tuple[bool, str]:

@@ -230,6 +230,7 @@ def _to_comparison(outcome: Outcome) -> pb.RunComparison | None:
         ties=numbers.ties,
         comparisons=1,
         p_value_adjusted=numbers.p,
+        clusters=numbers.clusters,
     )
     if numbers.unpaired:
         message = f"{numbers.unpaired} rows were not graded in both runs and count in neither mean."

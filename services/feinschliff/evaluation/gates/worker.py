@@ -47,6 +47,7 @@ from feinschliff.kit.threads import offload
 from feinschliff.kit.watch import Wake
 
 VERSION = "projects/{project}/models/{model}/versions/{version}"
+BY_ALIAS = "projects/{project}/models/{model}@{alias}"
 LOOK_SECONDS = 0.5
 CANDIDATE, BASELINE = "candidate", "baseline"
 
@@ -97,8 +98,9 @@ class GateWorker:
         if f"projects/{ids['project']}" != gate.parent:
             message = f"{candidate} is in another project than {gate.name}."
             raise refused("GATE_CANDIDATE_FOREIGN", "candidate", message, candidate=candidate)
-        base = await self._versions.base_of(candidate)
-        compared_with = baseline or base
+        base = (await self._versions.get(candidate)).base
+        compared_with = (await self._versions.get(baseline)).name if names.matches(BY_ALIAS, baseline) else baseline
+        compared_with = compared_with or base
         if any(rule.demand.needs_baseline for rule in gate.rules):
             _check_baseline(candidate, compared_with)
         planned: dict[str, Run] = {}

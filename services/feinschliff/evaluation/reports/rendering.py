@@ -64,6 +64,7 @@ class Report(NamedTuple):
 def markdown(report: Report) -> str:
     parts = [f"# {_plain(report.eval_.display_name)}", _plain(report.eval_.description), "## Runs"]
     parts.append(_markdown_table(RUN_COLUMNS, run_rows(report)))
+    parts += [_plain(line) for line in repetitions(report)]
     if report.comparisons:
         parts += [
             f"## Compared with {_id(report.views[0].run.name)}",
@@ -79,6 +80,7 @@ def html(report: Report) -> str:
     title = escape(report.eval_.display_name)
     body = [f"<h1>{title}</h1>", f"<p>{escape(report.eval_.description)}</p>", "<h2>Runs</h2>"]
     body.append(_html_table(RUN_COLUMNS, run_rows(report)))
+    body += [f"<p>{escape(line)}</p>" for line in repetitions(report)]
     for grader in _graders(report):
         body += [f"<h2>{escape(grader)}</h2>", intervals(f"Mean and 95 % interval of {grader}", _bars(report, grader))]
     if report.comparisons:
@@ -127,6 +129,16 @@ def run_rows(report: Report) -> list[Row]:
     return rows
 
 
+def repetitions(report: Report) -> list[str]:
+    """Of runs whose answers repeat rows, what their intervals count."""
+    return [
+        f"{_id(view.run.name)}: {overall.n} answers to {overall.clusters} different rows; "
+        "intervals and tests count rows, by a bootstrap that draws whole rows."
+        for view in report.views
+        if (overall := _overall(view)) is not None and 0 < overall.clusters < overall.n
+    ]
+
+
 def _compared(report: Report) -> list[Row]:
     return [
         _comparison_row(name, comparison) if comparison else (_id(name), *[""] * 7, "not compared", why)
@@ -138,6 +150,8 @@ def _comparison_row(name: str, comparison: RunComparison) -> Row:
     numbers = comparison.numbers
     span = f"[{numbers.interval.low:+.3f}, {numbers.interval.high:+.3f}]" if numbers.interval else ""
     weak = [f"{len(comparison.lines_left_out)} rows left out"] if comparison.lines_left_out else []
+    if 0 < numbers.clusters < numbers.n:
+        weak.append(f"only {numbers.clusters} different rows")
     weak += [f"other {what}" for what in comparison.differing]
     weak += [f"more than one model in {_id(run)}" for run in comparison.changed] + [numbers.note] * bool(numbers.note)
     return (

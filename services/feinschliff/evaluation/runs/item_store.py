@@ -113,8 +113,9 @@ def list_items(
 def graded_lines(session: Session, run: str) -> list[GradedLine]:
     """What statistics need of every stored item, in the order of positions."""
     grades = _grades(session, GRADES.c.run == run)
-    query = select(ITEMS.c.position, ITEMS.c.line, ITEMS.c.errored).where(ITEMS.c.run == run).order_by(ITEMS.c.position)
-    return [GradedLine(line, errored, grades.get(position, ())) for position, line, errored in session.execute(query)]
+    columns = [ITEMS.c[name] for name in ("position", "line", "errored", "row_key")]
+    found = session.execute(select(*columns).where(ITEMS.c.run == run).order_by(ITEMS.c.position))
+    return [GradedLine(line, errored, grades.get(position, ()), key) for position, line, errored, key in found]
 
 
 def graded_items(session: Session, run: str) -> Iterator[tuple[Item, GradedLine]]:
@@ -222,6 +223,7 @@ def _item_columns(item: OutputItem) -> dict[str, object]:
         "position",
         "line",
         "sample_index",
+        "row_key",
         "item",
         "message",
         "finish_reason",

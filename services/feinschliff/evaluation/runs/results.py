@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from math import fsum
 
 from feinschliff.evaluation.resources import OVERALL, GradedLine, GradeGiven, GraderResult, passes
-from feinschliff.evaluation.statistics.intervals import summarise
 from feinschliff.evaluation.statistics.paired import Comparison, compare
 from feinschliff.evaluation.statistics.repeats import NONE, mean_by_line, passes_by_k
+from feinschliff.evaluation.statistics.summary import summarise
 from feinschliff.graders.protocol import Grader
 
 
@@ -25,6 +25,7 @@ def compare_lines(
 ) -> tuple[Comparison, list[int]]:
     """The comparison over lines that both graded, and the lines that it leaves out."""
     value, is_repeated = _value_of(grader), any(_is_repeated(side) for side in (first, second))
+    keys = {line.line: line.key for line in (*second, *first)}
     values = [
         mean_by_line((line.line, value(line.grades)) for line in side if not line.is_errored)
         for side in (first, second)
@@ -32,21 +33,18 @@ def compare_lines(
     lines = sorted({line.line for line in (*first, *second)})
     left, right = ([side.get(line) for line in lines] for side in values)
     left_out = [line for line, a, b in zip(lines, left, right, strict=True) if a is None or b is None]
-    return compare(left, right, is_binary=is_binary and not is_repeated, alpha=1 - level, seed=seed), left_out
+    is_binary = is_binary and not is_repeated
+    rows = [keys[line] for line in lines]
+    return compare(left, right, is_binary=is_binary, alpha=1 - level, seed=seed, keys=rows), left_out
 
 
 def _result(name: str, is_binary: bool, errored: int, graded: Sequence[GradedLine]) -> GraderResult:
-    """Where rows have several answers, the interval is over rows: answers to one row are no news of each other."""
+    """Answers to one row, and to rows that are equal, are no news of each other: the interval draws different rows."""
     value, passed = _value_of(name), _passed_by(name)
     values = [value(line.grades) for line in graded]
     given = [one for one in values if one is not None]
-    is_repeated = _is_repeated(graded)
-    if is_repeated:
-        by_row = mean_by_line(zip((line.line for line in graded), values, strict=True))
-        summary = summarise(list(by_row.values()), is_binary=False)
-    else:
-        summary = summarise(values, is_binary=is_binary)
-    passes_ = passes_by_k(_passes_of_rows(name, graded)) if is_repeated else NONE
+    summary = summarise(values, is_binary=is_binary, keys=[line.key for line in graded])
+    passes_ = passes_by_k(_passes_of_rows(name, graded)) if _is_repeated(graded) else NONE
     return GraderResult(
         grader=name,
         n=len(given),
@@ -57,6 +55,7 @@ def _result(name: str, is_binary: bool, errored: int, graded: Sequence[GradedLin
         interval=summary.interval,
         pass_at=passes_.at,
         pass_all=passes_.all,
+        clusters=summary.clusters,
     )
 
 

@@ -17,6 +17,7 @@ from feinschliff.evaluation.grading.grading import Grading
 from feinschliff.evaluation.prompts.store import StoredPrompt
 from feinschliff.evaluation.resources import Eval, GradeGiven, OutputItem, Run
 from feinschliff.evaluation.runs import item_store, row_store
+from feinschliff.evaluation.runs.equal_rows import row_key
 from feinschliff.evaluation.runs.plan import Plan
 from feinschliff.evaluation.work.failures import Fate, failure_of, fate_of, pause_seconds
 from feinschliff.evaluation.work.limits import Limits
@@ -295,6 +296,7 @@ class Worker:
             created=self._clock.now(),
             prompt=answered.prompt,
             sample_index=place.sample_index,
+            row_key=row_key(answered.item),
         )
         if isinstance(answer, Failure):
             return made.but(error=answer)

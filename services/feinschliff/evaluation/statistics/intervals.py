@@ -43,32 +43,6 @@ class Method(Enum):
     SIGN_FLIP_BOOTSTRAP = "sign_flip_bootstrap"
 
 
-class Summary(NamedTuple):
-    """One grader over one run. `mean` is None at n = 0, `interval` below n = 2; `note` then says so."""
-
-    n: int
-    ungradable: int
-    mean: float | None
-    interval: Interval | None
-    method: Method
-    note: str
-
-
-def summarise(grades: Sequence[float | None], *, is_binary: bool, confidence: float = CONFIDENCE) -> Summary:
-    """Mean and interval of one grader's values: Wilson for 0/1 grades, a BCa bootstrap for others."""
-    values = [grade for grade in grades if grade is not None]
-    n, ungradable = len(values), len(grades) - len(values)
-    if n < N_MIN:
-        mean = values[0] if values else None
-        return Summary(n, ungradable, mean, None, Method.NONE, f"n = {n}: no interval below n = {N_MIN}")
-    mean = math.fsum(values) / n
-    if is_binary:
-        interval, method = wilson(round(math.fsum(values)), n, confidence=confidence), Method.WILSON
-    else:
-        interval, method = mean_interval(values, within=Interval(0.0, 1.0), confidence=confidence)
-    return Summary(n, ungradable, mean, interval, method, "")
-
-
 def wilson(successes: int, n: int, *, confidence: float = CONFIDENCE) -> Interval:
     """Score interval of a proportion (Wilson 1927; recommended by Brown, Cai and DasGupta 2001, eq. 4); n >= 1."""
     z = _z(confidence)
@@ -98,20 +72,31 @@ def mean_interval(
     data = np.asarray(values, dtype=np.float64)
     n = len(data)
     if np.ptp(data) == 0:
-        q = 1 - (1 - confidence) ** (1 / n)
-        low, high = (float((1 - q) * data[0] + q * end) for end in within)
-        return Interval(low, high), Method.ALL_ALIKE
+        return all_alike(float(data[0]), n, within=within, confidence=confidence), Method.ALL_ALIKE
     return bca(data, confidence=widened(confidence, n), resamples=resamples, seed=seed), Method.BOOTSTRAP_BCA
+
+
+def all_alike(value: float, n: int, *, within: Interval, confidence: float) -> Interval:
+    """The bound of a mean where `n` draws gave one value: see `mean_interval`."""
+    q = 1 - (1 - confidence) ** (1 / n)
+    low, high = ((1 - q) * value + q * end for end in within)
+    return Interval(low, high)
 
 
 def bca(data: Floats, *, confidence: float, resamples: int, seed: int) -> Interval:
     """BCa bootstrap of a mean (Efron 1987): percentile bounds corrected for bias and skewness; values not all alike."""
     mean = float(data.mean())
-    means = np.sort(_resampled_means(data, resamples, seed))
-    bias = NormalDist().inv_cdf(_share_below(means, mean))
-    acceleration = _acceleration(data)
+    left_out = (data.sum() - data) / (len(data) - 1)
+    return bca_bounds(_resampled_means(data, resamples, seed), mean, left_out, confidence=confidence)
+
+
+def bca_bounds(resampled: Floats, mean: float, left_out: Floats, *, confidence: float) -> Interval:
+    """BCa bounds of a mean from resampled ones, and from those without each of the draws in turn (the jackknife)."""
+    ordered = np.sort(resampled)
+    bias = NormalDist().inv_cdf(_share_below(ordered, mean))
+    acceleration = _acceleration(left_out)
     tail = (1 - confidence) / 2
-    low, high = (_quantile(means, _bca_level(level, bias, acceleration)) for level in (tail, 1 - tail))
+    low, high = (_quantile(ordered, _bca_level(level, bias, acceleration)) for level in (tail, 1 - tail))
     return Interval(low, high)
 
 
@@ -165,9 +150,12 @@ def _share_below(means: Floats, mean: float) -> float:
     return float(min(max(share, edge), 1 - edge))
 
 
-def _acceleration(data: Floats) -> float:
-    """Skewness of the leave-one-out means over 6 (Efron 1987, eq. 6.6); for a mean it follows from the data's."""
-    centred = (data - data.mean()) / np.ptp(data)
+def _acceleration(left_out: Floats) -> float:
+    """Skewness of the leave-one-out means over 6 (Efron 1987, eq. 6.6); 0 where they are all alike."""
+    spread = float(np.ptp(left_out))
+    if spread == 0:
+        return 0.0
+    centred = (left_out.mean() - left_out) / spread
     return float((centred**3).sum() / (6 * (centred**2).sum() ** 1.5))
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from enum import Enum
 from typing import NamedTuple
 
 import numpy as np
 
+from feinschliff.evaluation.statistics.clusters import clustered_interval, gather, standard_error
 from feinschliff.evaluation.statistics.intervals import (
     CONFIDENCE,
     N_MIN,
@@ -24,6 +25,7 @@ from feinschliff.evaluation.statistics.intervals import (
 ALPHA = 0.05
 
 _EXACT_SIGNS_MAX = 14
+_DIFFERENCES = Interval(-1.0, 1.0)
 
 
 class Verdict(Enum):
@@ -34,11 +36,21 @@ class Verdict(Enum):
     NOT_ENOUGH_EVIDENCE = "not_enough_evidence"
 
 
+class Judged(NamedTuple):
+    """What a test says of the differences: see `Comparison`."""
+
+    interval: Interval | None
+    p: float | None
+    method: Method
+    spread: float
+
+
 class Comparison(NamedTuple):
     """One grader over two runs on the same rows; `difference` is the second's mean less the first's.
 
     Only rows that both runs graded are pairs; `unpaired` counts the others. `p` is two-sided. `spread` is the standard
-    deviation of the rows' differences, 0 below n = 2.
+    deviation of the rows' differences, 0 below n = 2. `clusters` is how many of the `n` rows are no repetition of each
+    other, `n` where all are; where they are fewer, `spread` is that of as many rows with the same standard error.
     """
 
     n: int
@@ -55,6 +67,7 @@ class Comparison(NamedTuple):
     verdict: Verdict
     note: str
     spread: float = 0.0
+    clusters: int = 0
 
 
 def compare(
@@ -64,33 +77,44 @@ def compare(
     is_binary: bool,
     alpha: float = ALPHA,
     seed: int = SEED,
+    keys: Sequence[Hashable] | None = None,
 ) -> Comparison:
     """Compare two runs of one grader, row by row; position i is the same row in both.
 
     0/1 grades: exact McNemar test, Newcombe's interval. Others: sign-flip test, BCa bootstrap of the differences.
     The verdict follows p < alpha and the sign of the difference; `alpha` also sets the interval's confidence.
+
+    Args:
+        keys: of each position, what row it is; positions of one key repeat each other, and are drawn and flipped
+            together. None, or all different: each position by itself.
     """
-    pairs = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
-    n = len(pairs)
+    known = zip(first, second, keys or range(len(first)), strict=True)
+    paired = [(a, b, key) for a, b, key in known if a is not None and b is not None]
+    pairs, kept = [(a, b) for a, b, _ in paired], [key for _, _, key in paired]
+    n, clusters = len(pairs), len(set(kept))
     differences = [b - a for a, b in pairs]
     difference = math.fsum(differences) / n if n else None
-    judged = _judge(pairs, differences, is_binary, alpha, seed) if n >= N_MIN else (None, None, Method.NONE)
-    interval, p, method = judged
+    judged = Judged(None, None, Method.NONE, 0.0)
+    if clusters >= N_MIN:
+        judged = _judge(pairs, differences, is_binary, alpha, seed)
+        if clusters < n:
+            judged = _judge_clusters(differences, kept, alpha, seed)
     return Comparison(
         n=n,
         unpaired=len(first) - n,
         mean_first=math.fsum(a for a, _ in pairs) / n if n else None,
         mean_second=math.fsum(b for _, b in pairs) / n if n else None,
         difference=difference,
-        interval=interval,
-        p=p,
+        interval=judged.interval,
+        p=judged.p,
         wins=sum(d > 0 for d in differences),
         losses=sum(d < 0 for d in differences),
         ties=sum(d == 0 for d in differences),
-        method=method,
-        verdict=verdict(difference, p, alpha=alpha),
-        note="" if n >= N_MIN else f"n = {n}: no test below n = {N_MIN}",
-        spread=float(np.std(differences, ddof=1)) if n >= N_MIN else 0.0,
+        method=judged.method,
+        verdict=verdict(difference, judged.p, alpha=alpha),
+        note="" if clusters >= N_MIN else f"n = {clusters}: no test below n = {N_MIN}",
+        spread=judged.spread,
+        clusters=clusters,
     )
 
 
@@ -156,14 +180,24 @@ def sign_flip(differences: Sequence[float], *, resamples: int = RESAMPLES, seed:
 
 def _judge(
     pairs: Sequence[tuple[float, float]], differences: Sequence[float], is_binary: bool, alpha: float, seed: int
-) -> tuple[Interval, float, Method]:
+) -> Judged:
+    spread = float(np.std(differences, ddof=1))
     if not is_binary:
-        interval, _ = mean_interval(differences, within=Interval(-1.0, 1.0), confidence=1 - alpha, seed=seed)
-        return interval, sign_flip(differences, seed=seed), Method.SIGN_FLIP_BOOTSTRAP
+        interval, _ = mean_interval(differences, within=_DIFFERENCES, confidence=1 - alpha, seed=seed)
+        return Judged(interval, sign_flip(differences, seed=seed), Method.SIGN_FLIP_BOOTSTRAP, spread)
     both = sum(a == 1 and b == 1 for a, b in pairs)
     wins, losses = sum(d > 0 for d in differences), sum(d < 0 for d in differences)
     interval = newcombe(both, wins, losses, len(pairs) - both - wins - losses, confidence=1 - alpha)
-    return interval, mcnemar(wins, losses), Method.MCNEMAR_NEWCOMBE
+    return Judged(interval, mcnemar(wins, losses), Method.MCNEMAR_NEWCOMBE, spread)
+
+
+def _judge_clusters(differences: Sequence[float], keys: Sequence[Hashable], alpha: float, seed: int) -> Judged:
+    """As for values that are not 0 or 1, with whole clusters drawn, and flipped by the sums of their differences."""
+    clusters = gather(differences, keys)
+    interval, _ = clustered_interval(clusters, within=_DIFFERENCES, confidence=1 - alpha, seed=seed)
+    p = sign_flip([float(total) for total in clusters.sums_G], seed=seed)
+    spread = standard_error(clusters) * math.sqrt(len(differences))
+    return Judged(interval, p, Method.SIGN_FLIP_BOOTSTRAP, spread)
 
 
 def _phi(both: int, wins: int, losses: int, neither: int) -> float:

@@ -45,6 +45,8 @@ def resolve_precision(precision: Precision, engine: EngineName = "transformers")
     another one, or its GPU: bf16 there."""
     if engine == "vllm":
         return "bf16" if precision == "auto" else precision
+    if precision == "int8":
+        return precision
     share_cores()
     from feinschliff.lm.load import resolve_precision as resolve
 

@@ -13,6 +13,7 @@ from feinschliff.formats.adaptations import Qlora
 from feinschliff.inference.engines.cache import kv_bytes_per_position
 from feinschliff.inference.engines.deck import Deck, free
 from feinschliff.inference.engines.native import NativeDecoder
+from feinschliff.inference.engines.packed import layers_in_bytes
 from feinschliff.inference.engines.parts import Adapter
 from feinschliff.inference.engines.prefixes import PrefixCache
 from feinschliff.inference.engines.products import Products
@@ -148,6 +149,8 @@ class Decks:
             return lambda: self._add(digest, adapter, head, name, lambda: Deck(shell_of(self._plain)))
         settings = read_settings(folder, Qlora)
         quantisation = Quantisation(settings.quantisation, settings.double_quantisation)
+        if quantisation.kind == "int8" and any(layers_in_bytes(self._plain)):
+            return lambda: self._add(digest, adapter, head, _BASE, lambda: self._decks[_BASE])
         name = f"{quantisation.kind}{' double' if quantisation.double else ''}"
         made = None if name in self._decks else self._quantised(quantisation)
         return lambda: self._add(digest, adapter, head, name, lambda: made or self._quantised(quantisation))

@@ -133,7 +133,7 @@ class NativeDecoder:
         if not off <= _PROOF_TOLERANCE[model.dtype]:
             logger.warning("the hand-written pass differs from the model's own by %.2g and is not used", off)
             return None
-        page_out(product.weight_OI for product in decoder._linears.products if product.packed_bytes)
+        page_out(product.held for product in decoder._linears.products if product.packed_bytes)
         return decoder
 
     @property

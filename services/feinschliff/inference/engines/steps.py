@@ -139,5 +139,5 @@ def _address(norm: Norm | None) -> int | None:
 
 def _linear(product: Product) -> plan.Linear:
     assert product.panels is not None
-    bias = None if product.bias_O is None else product.bias_O.data_ptr()
-    return plan.Linear(product.panels.data_ptr(), bias, product.inputs, product.outputs)
+    scales, bias = (None if one is None else one.data_ptr() for one in (product.scales_O, product.bias_O))
+    return plan.Linear(product.panels.data_ptr(), scales, bias, product.inputs, product.outputs)

@@ -35,6 +35,7 @@ from feinschliff.inference.engines.cache import kv_bytes_per_position
 from feinschliff.inference.engines.deck import Deck
 from feinschliff.inference.engines.decks import Decks
 from feinschliff.inference.engines.grammars import Grammar, Grammars, showing
+from feinschliff.inference.engines.packed import pack
 from feinschliff.inference.engines.row import Row
 from feinschliff.inference.engines.saying import say
 from feinschliff.inference.engines.sizes import give_back_memory, memory_of
@@ -80,8 +81,11 @@ class TransformersEngine:
         self._device = loaded.model.device
         threads = torch.get_num_threads()
         wants_kernels = options.native and self._device.type == "cpu"
-        kernels = load_kernels(loaded.precision, options.cache_dir, threads=threads) if wants_kernels else None
+        numbers = "bf16" if loaded.model.dtype == torch.bfloat16 else "fp32"
+        kernels = load_kernels(numbers, options.cache_dir, threads=threads) if wants_kernels else None
         with torch.inference_mode():
+            if kernels is not None:
+                pack(loaded.model, kernels)
             self._decks = Decks(
                 loaded.model,
                 context_tokens=self.facts.context_tokens,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,10 +13,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from feinschliff.formats.heads import HEAD_NAME
+from feinschliff.inference.engines.packed import PackedLinear, as_kept, held_by, layers_in_bytes
 from feinschliff.inference.engines.reading import unfit, unsupported
 from feinschliff.kit.errors import WrongState
 from feinschliff.lm.adaptations.last_layers import WEIGHTS_NAME
 from feinschliff.lm.quantised import Quantisation, QuantisedLinear, quantisable, refuse_where_unavailable
+
+_HEAD = "lm_head.weight"
 
 
 def shell_of(model: PreTrainedModel) -> PreTrainedModel:
@@ -26,7 +30,7 @@ def shell_of(model: PreTrainedModel) -> PreTrainedModel:
 
 @torch.inference_mode()
 def with_own_weights(shell: PreTrainedModel, folder: Path, kind: str) -> PreTrainedModel:
-    """The model that `full` or `last_layers` left in a folder, in the precision of its base.
+    """The model that `full` or `last_layers` left in a folder, its weights kept as those of its base are.
 
     Tensors are read one at a time; one that equals the base's is the base's, so that a frozen part costs nothing.
 
@@ -39,14 +43,26 @@ def with_own_weights(shell: PreTrainedModel, folder: Path, kind: str) -> PreTrai
             folder.
     """
     before: dict[str, Tensor] = dict(shell.named_parameters(remove_duplicate=False))
+    in_bytes = {f"{name}.weight": layer for name, layer in layers_in_bytes(shell)}
+    before |= {name: held_by(layer) for name, layer in in_bytes.items()}
+    shapes = {name: tensor.shape for name, tensor in before.items()}
+    shapes |= {name: torch.Size((layer.out_features, layer.in_features)) for name, layer in in_bytes.items()}
     given: set[str] = set()
     for name, tensor in _tensors(folder, kind):
-        if name not in before or tensor.shape != before[name].shape:
+        if tensor.shape != shapes.get(name):
             raise unfit(f"The base has no weight {name} of shape {tuple(tensor.shape)}.", weight=name)
-        _put(shell, name, before[name], tensor)
+        if not bool(tensor.isfinite().all()):
+            raise WrongState("ADAPTER_CORRUPT", f"The version's numbers at {name} are not finite.", module=name)
+        if name in in_bytes:
+            _put_in_bytes(shell, name, tensor)
+        else:
+            _put(shell, name, before[name], tensor)
         given.add(name)
     if kind == "full":
         _tie(shell, before, given)
+        if _HEAD in in_bytes and _HEAD not in given and shell.config.tie_word_embeddings:
+            _put_in_bytes(shell, _HEAD, cast(nn.Embedding, shell.get_input_embeddings()).weight)
+            given.add(_HEAD)
         _refuse_missing(before, given)
     return shell
 
@@ -62,7 +78,10 @@ def as_quantised(shell: PreTrainedModel, quantisation: Quantisation) -> PreTrain
 
     Raises:
         Unserved: QUANTISATION_UNAVAILABLE.
+        WrongState: ADAPTER_UNSUPPORTED where the base here is kept in few bits already.
     """
+    if any(layers_in_bytes(shell)):
+        raise unsupported(f"weights in {quantisation.kind}, which cannot be had from weights in int8")
     refuse_where_unavailable(quantisation)
     for layer in quantisable(shell).values():
         kept = QuantisedLinear(layer.weight, None, quantisation)
@@ -85,11 +104,16 @@ def _tensors(folder: Path, kind: str) -> Iterator[tuple[str, Tensor]]:
 
 
 def _put(model: nn.Module, name: str, base: Tensor, tensor: Tensor) -> None:
-    if not bool(tensor.isfinite().all()):
-        raise WrongState("ADAPTER_CORRUPT", f"The version's numbers at {name} are not finite.", module=name)
     own = tensor.to(base.device, base.dtype)
     if not torch.equal(own, base):
         _set(model, name, nn.Parameter(own, requires_grad=False))
+
+
+def _put_in_bytes(model: nn.Module, name: str, tensor: Tensor) -> None:
+    module = name.removesuffix(".weight")
+    layer = model.get_submodule(module)
+    assert isinstance(layer, PackedLinear | QuantisedLinear)
+    model.set_submodule(module, as_kept(layer, tensor))
 
 
 def _tie(model: nn.Module, before: dict[str, Tensor], given: Iterable[str]) -> None:

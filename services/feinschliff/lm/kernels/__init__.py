@@ -43,9 +43,7 @@ _ARGUMENTS: dict[str, list[Any]] = {
     "store": [*[_POINTER] * 8, *[_NUMBER] * 5],
     "attend": [*[_POINTER] * 5, *[_NUMBER] * 6, _FLOAT],
     "add_low_rank": [*[_POINTER] * 7, *[_NUMBER] * 4],
-    "pack": [_POINTER, _POINTER, _NUMBER, _NUMBER],
-    "unpack": [_POINTER, _POINTER, _NUMBER, _NUMBER],
-    "multiply": [*[_POINTER] * 4, *[_NUMBER] * 3],
+    "multiply": [*[_POINTER] * 5, *[_NUMBER] * 3],
     "step": [_POINTER, _POINTER],
     "likeliest": [_POINTER, _POINTER, _NUMBER, _NUMBER],
 }
@@ -56,6 +54,9 @@ SHARED_MAX, HEAD_MAX = 16, 256
 
 PANEL_OUTPUTS = 32
 """Outputs that packed weights hold side by side; their number is rounded up to it."""
+
+UNIT_BYTES = 4
+"""Of an output's weights that lie together in a panel: (panels, inputs / those of a unit, PANEL_OUTPUTS) units."""
 
 
 class Kernels(NamedTuple):
@@ -71,8 +72,6 @@ class Kernels(NamedTuple):
     attend: Callable[..., None]
     store: Callable[..., None]
     add_low_rank: Callable[..., None]
-    pack: Callable[..., None]
-    unpack: Callable[..., None]
     multiply: Callable[..., None]
     step: Callable[..., None]
     likeliest: Callable[..., None]

@@ -175,6 +175,7 @@ static inline uint16_t narrow_bf16(float x) {
 typedef float Numbers __attribute__((vector_size(64)));
 typedef uint32_t Bits __attribute__((vector_size(64)));
 #define COLUMNS 32
+#define AHEAD 4096 /* bytes of weights that are asked for in time: pages end before, and processors stop at their ends */
 #define PANELS(out) (((out) + COLUMNS - 1) / COLUMNS)
 #ifdef __AVX512F__
 #define TILE_ROWS 12 /* times 2 sums of 16 numbers: what registers hold */
@@ -230,6 +231,21 @@ static inline __attribute__((always_inline)) Numbers dot_bf16(Numbers sums, cons
 #endif
 }
 
+typedef int32_t Ints __attribute__((vector_size(64)));
+#define BYTES 4 /* of a number of 32 bits */
+
+/* The n-th signed byte of each number as a float, times 2^24: at the upper end of an integer it needs no other sign. */
+static inline Bits byte_of(Bits packed, int n) {
+    return (Bits)__builtin_convertvector((Ints)((packed << (24 - 8 * n)) & 0xff000000u), Numbers);
+}
+
+/* Two of them at a time: 8 bits are exact in bf16. */
+static inline Numbers from_bytes_bf16(Bits packed, int n) {
+    return (Numbers)((byte_of(packed, 2 * n) >> 16) | byte_of(packed, 2 * n + 1));
+}
+
+static inline Numbers from_bytes_fp32(Bits packed, int n) { return (Numbers)byte_of(packed, n); }
+
 typedef uint16_t Halves __attribute__((vector_size(32)));
 
 static inline Numbers sixteen_bf16(const uint16_t *x) {
@@ -260,6 +276,7 @@ static inline __attribute__((always_inline)) Numbers dot_chunk_bf16(Numbers sums
 #define SIXTEEN(x) sixteen_bf16(x)
 #define TOGETHER 2
 #define DOT(sums, x, weights) sums = dot_bf16(sums, x, weights)
+#define FROM_BYTES(packed, n) from_bytes_bf16(packed, n)
 #define CHUNK 32
 #define HALVES 2
 #define DOT_CHUNK(sums, one, two) sums = dot_chunk_bf16(sums, one, two)
@@ -274,6 +291,7 @@ static inline __attribute__((always_inline)) Numbers dot_chunk_bf16(Numbers sums
 #undef NAME
 #undef TOGETHER
 #undef DOT
+#undef FROM_BYTES
 #undef CHUNK
 #undef HALVES
 #undef DOT_CHUNK
@@ -287,6 +305,7 @@ static inline __attribute__((always_inline)) Numbers dot_chunk_bf16(Numbers sums
 #define SIXTEEN(x) sixteen_fp32(x)
 #define TOGETHER 1
 #define DOT(sums, x, weights) sums += (weights) * *(x)
+#define FROM_BYTES(packed, n) from_bytes_fp32(packed, n)
 #define CHUNK 16
 #define HALVES 1
 #define DOT_CHUNK(sums, one, two) sums += (Numbers)(one) * (Numbers)(two)

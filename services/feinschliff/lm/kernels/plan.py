@@ -11,7 +11,7 @@ LINEARS = ("query", "key", "value", "output", "gate", "up", "down")
 
 
 class Linear(ctypes.Structure):
-    _fields_ = (("packed", _POINTER), ("bias", _POINTER), ("inputs", _NUMBER), ("outputs", _NUMBER))
+    _fields_ = (*((name, _POINTER) for name in ("packed", "scales", "bias")), ("inputs", _NUMBER), ("outputs", _NUMBER))
 
 
 class Layer(ctypes.Structure):

@@ -2,7 +2,9 @@
  * the parts, and for REAL and NAME. All structs are mirrored in plan.py. */
 
 typedef struct {
-    const REAL *packed, *bias;
+    const void *packed;
+    const float *scales; /* of weights of a byte */
+    const REAL *bias;
     int64_t in, out;
 } NAME(Linear);
 
@@ -49,6 +51,10 @@ typedef struct {
     int64_t count;
 } NAME(Products);
 
+static NAME(Product) NAME(product)(const NAME(Linear) *linear, const REAL *x, REAL *y, int64_t rows) {
+    return (NAME(Product)){x, linear->packed, linear->scales, linear->bias, y, rows, linear->in, linear->out};
+}
+
 static void NAME(panel_of_some)(const void *arguments, int64_t number) {
     const NAME(Products) *a = arguments;
     const NAME(Product) *product = a->products;
@@ -63,7 +69,7 @@ static void NAME(through)(Team *team, const NAME(Batch) *b, const REAL *x, const
     int64_t panels = 0;
     for (int64_t n = 0; n < count; n++) {
         const NAME(Linear) *linear = &linears[n];
-        products[n] = (NAME(Product)){x, linear->packed, linear->bias, ys[n], b->rows, linear->in, linear->out};
+        products[n] = NAME(product)(linear, x, ys[n], b->rows);
         panels += PANELS(linear->out);
     }
     NAME(Products) all = {products, count};
@@ -128,7 +134,7 @@ static void NAME(step_part)(Team *team, const void *arguments) {
         return;
     }
     share(team, b->wanted_rows, NAME(take_row), arguments);
-    NAME(Product) head = {b->more, m->head.packed, m->head.bias, b->logits, b->wanted_rows, m->head.in, m->head.out};
+    NAME(Product) head = NAME(product)(&m->head, b->more, b->logits, b->wanted_rows);
     share(team, PANELS(m->head.out), NAME(panel), &head);
 }
 
