@@ -154,10 +154,12 @@ def ground(s3_server: S3Server, tiny_model: Path, tmp_path_factory: pytest.TempP
     s3_server.store(bucket)
     settings = {"FEINSCHLIFF_EVALUATION_LEASE_SECONDS": "2", "FEINSCHLIFF_EVALUATION_RECONCILE_SECONDS": "0.2"}
     platform = Platform(tmp_path_factory.mktemp("platform"), s3_server, bucket, settings)
-    platform.start()
-    yield Ground(platform, f"file:{tiny_model}")
-    platform.stop()
-    s3_server.drop_bucket(bucket)
+    try:
+        platform.start()
+        yield Ground(platform, f"file:{tiny_model}")
+    finally:
+        platform.stop()
+        s3_server.drop_bucket(bucket)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ class EvaluationSettings(Settings):
     evaluation_port: int = Field(50053, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
     evaluation_metrics_port: int = Field(9103, ge=0, le=65535, description="Metrics port; 0 takes a free one.")
     evaluation_concurrency: int = Field(
-        4, ge=1, le=256, description="Answers asked for at the same time by a run that does not say."
+        16, ge=1, le=256, description="Answers asked for at the same time by a run that does not say."
     )
     evaluation_runs_at_once: int = Field(2, ge=1, le=100, description="Runs that one process works on; others wait.")
     evaluation_answer_timeout_seconds: float = Field(

@@ -14,7 +14,7 @@ from feinschliff.evaluation.resources import GradeGiven
 from feinschliff.graders.endpoint import Endpoint
 from feinschliff.graders.grade import Item, Sample
 from feinschliff.graders.multi import AskingMulti, PureMulti
-from feinschliff.graders.protocol import Asking, Grader, is_pure
+from feinschliff.graders.protocol import Asking, Grader, is_asking, is_pure
 from feinschliff.graders.python import Python
 from feinschliff.graders.spec import refused
 from feinschliff.graders.text_similarity import Cosine
@@ -44,7 +44,7 @@ class Grading:
         Raises:
             Halt: as `waiting` says.
         """
-        asking = [grader for grader in graders if isinstance(grader, Asking)]
+        asking = [grader for grader in graders if is_asking(grader)]
         if not asking:
             return {}
         outside = replace(self._outside, project=project, model=model, waiting=waiting)

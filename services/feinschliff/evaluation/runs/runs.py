@@ -37,7 +37,7 @@ from feinschliff.kit.filters import Order, conditions, parse_order
 from feinschliff.kit.watch import Wake
 
 GLANCE_SECONDS = 0.1
-GLANCE_SHARE = 20  # a watch takes at most this part of the time
+GLANCE_SHARE = 50  # a watch takes at most this part of the time
 
 
 class RunView(NamedTuple):

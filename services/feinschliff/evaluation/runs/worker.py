@@ -25,12 +25,12 @@ from feinschliff.evaluation.work.patience import Halt, Patience
 from feinschliff.formats.records import Message
 from feinschliff.formats.report import Failure
 from feinschliff.graders.grade import Item, Sample
-from feinschliff.graders.protocol import Asking
+from feinschliff.graders.protocol import is_asking
 from feinschliff.graders.template import Unresolved
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.db import Database
 from feinschliff.kit.errors import Refusal
-from feinschliff.kit.failpoints import fail
+from feinschliff.kit.failpoints import fail, is_armed
 from feinschliff.kit.metrics import Metrics
 from feinschliff.kit.threads import offload
 
@@ -188,7 +188,8 @@ class Worker:
             await line.answered.put(answered)
 
     async def _answered(self, plan: Plan, place: Place, patience: Patience) -> Answered:
-        await offload(fail, "evaluation.before_item")
+        if is_armed("evaluation.before_item"):
+            await offload(fail, "evaluation.before_item")
         item = plan.item(place.row.line, place.row.data)
         fault = await offload(plan.schema.fault, place.row.data) if plan.schema is not None else ""
         if fault:
@@ -232,10 +233,10 @@ class Worker:
 
         One at a time where a grader asks: that lasts longer, and no more is asked at once than the run may.
         """
-        is_asking = any(isinstance(grader, Asking) for grader in plan.graders)
+        asks = any(map(is_asking, plan.graders))
         while (first := await line.answered.get()) is not None:
             share = [first]
-            while not is_asking and len(share) <= line.answered.qsize() // line.width:
+            while not asks and len(share) <= line.answered.qsize() // line.width:
                 another = line.answered.get_nowait()
                 if another is None:  # the signal for one of the others, or for the next turn of this one
                     line.answered.put_nowait(None)
