@@ -149,6 +149,7 @@ def described(run: pb.EvalRun) -> Group:
                 "model": short(run.model),
                 "state": state(pb.EvalRun.State.Name, run.state),
                 "tokens": f"{run.usage.prompt_tokens} prompt, {run.usage.completion_tokens} answer",
+                "tokens of judges": run.judge_usage.total_tokens or "",
                 "took": seconds(took / 1e9) if took > 0 and run.HasField("start_time") else "",
                 "different rows": f"{rows}; intervals count those" if 0 < rows < n else "",
                 "failure": failure(run.failure),

@@ -131,6 +131,7 @@ def from_create_run(request: pb.CreateEvalRunRequest) -> tuple[RunDraft, Once]:
 
 def to_run(view: RunView, now: datetime) -> pb.EvalRun:
     run = view.run
+    by_judge = run.judge_usage or {}
     return pb.EvalRun(
         name=run.name,
         display_name=run.display_name,
@@ -151,6 +152,8 @@ def to_run(view: RunView, now: datetime) -> pb.EvalRun:
         results=[to_result(result) for result in view.results if result.grader != OVERALL],
         overall=next((to_result(result) for result in view.results if result.grader == OVERALL), None),
         usage=to_usage(view.usage),
+        judge_usage=_to_judge_usage([*by_judge.values()]) if by_judge else None,
+        judge_usage_by_model={model: _to_judge_usage([used]) for model, used in by_judge.items()},
         identity=_to_identity(view.identities[0]) if view.identities else None,
         other_identities=[_to_identity(identity) for identity in view.identities[1:]],
         labels=run.labels,
@@ -300,6 +303,10 @@ def to_result(result: GraderResult) -> pb.GraderResult:
         pass_all=result.pass_all,
         clusters=result.clusters,
     )
+
+
+def _to_judge_usage(used: Sequence[Sequence[int]]) -> common.TokenUsage:
+    return to_usage(Usage(*(sum(tokens) for tokens in zip(*used, strict=True))))
 
 
 def to_interval(interval: Interval | None, level: float) -> common.Interval | None:

@@ -145,7 +145,8 @@ class Run:
 
     `total` is the number of items, rows times `samples`, fixed when the run is made. `has_own_rows` says that the rows
     are kept with the run; `dataset_version` is then empty. `examples` is a `FewShot` as JSON. `changes` rises with each
-    change that a watcher can see, `version` with each change of state.
+    change that a watcher can see, `version` with each change of state. `judge_usage` is the tokens of prompts and
+    answers of each judging model, by its name; None where none was asked, or not counted yet.
     """
 
     name: str
@@ -180,6 +181,7 @@ class Run:
     tools: Sequence[Mapping[str, object]] | None = None
     completions: Mapping[str, object] | None = None
     examples: Mapping[str, object] | None = None
+    judge_usage: Mapping[str, Sequence[int]] | None = None
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ RUNS = Table(
     Column("tools", Json),
     Column("completions", Json),
     Column("examples", Json),
+    Column("judge_usage", Json),
 )
 
 ITEMS = Table(

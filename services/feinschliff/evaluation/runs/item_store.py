@@ -70,8 +70,11 @@ def insert_items(session: Session, items: Sequence[OutputItem]) -> list[OutputIt
     grades = [_grade_columns(item, k, grade) for item in new for k, grade in enumerate(item.grades)]
     if grades:
         session.execute(GRADES.insert(), grades)
-    counted = RUNS.update().where(RUNS.c.name == run)
-    session.execute(counted.values(done=RUNS.c.done + len(new), changes=RUNS.c.changes + 1))
+    counts: dict[str, object] = {"done": RUNS.c.done + len(new), "changes": RUNS.c.changes + 1}
+    if used := judged_by([judgement for item in new for grade in item.grades for judgement in grade.judgements]):
+        before = session.scalar(select(RUNS.c.judge_usage).where(RUNS.c.name == run)) or {}
+        counts["judge_usage"] = summed(before, used)
+    session.execute(RUNS.update().where(RUNS.c.name == run).values(**counts))
     return new
 
 
@@ -157,6 +160,23 @@ def first_error(session: Session, run: str) -> Failure | None:
     query = select(ITEMS.c.error).where(ITEMS.c.run == run, ITEMS.c.errored).order_by(ITEMS.c.position).limit(1)
     stored = session.scalar(query)
     return None if stored is None else Failure.model_validate(stored)
+
+
+def judged_by(judgements: Sequence[Judgement]) -> dict[str, list[int]]:
+    """Tokens of prompts and of answers, by judging model."""
+    used: dict[str, list[int]] = {}
+    for one in judgements:
+        used = summed(used, {one.model: [one.prompt_tokens, one.completion_tokens]})
+    return used
+
+
+def summed(first: Mapping[str, Sequence[int]], second: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    """Two usages by model, added."""
+    nothing = (0, 0)
+    return {
+        model: [a + b for a, b in zip(first.get(model, nothing), second.get(model, nothing), strict=True)]
+        for model in {**first, **second}
+    }
 
 
 def usage_of(session: Session, run: str) -> Usage:
