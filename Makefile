@@ -118,7 +118,7 @@ bench-platform: setup-dev ## time to ready and memory of the platform at rest
 bench-sandbox: setup-dev ## Python grades in fresh interpreters: one, and a thousand
 	$(BIN)/python -m tests.bench.evaluation.sandbox
 
-bench-evaluation: setup-dev ## evals beside lm-eval; BENCH="--rows 20 --rounds 1", or "--only overhead"
+bench-evaluation: setup-dev ## evals beside lm-eval; BENCH="--rows 20 --rounds 1", or "--only overhead others"
 	$(BIN)/python -m tests.bench.evaluation.speed $(BENCH)
 
 images: ## build the images by docker buildx; TARGETS, FLAVOUR=cpu|cuda, IMAGE_PREFIX, IMAGE_ARGUMENTS

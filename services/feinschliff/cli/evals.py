@@ -141,6 +141,7 @@ def described(run: pb.EvalRun) -> Group:
     """A run as a person reads it."""
     took = run.finish_time.ToNanoseconds() - run.start_time.ToNanoseconds() if run.HasField("finish_time") else 0
     results = [run.overall, *run.results] if len(run.results) > 1 else run.results
+    n, rows = run.overall.n, run.overall.clusters
     return Group(
         facts(
             {
@@ -148,7 +149,9 @@ def described(run: pb.EvalRun) -> Group:
                 "model": short(run.model),
                 "state": state(pb.EvalRun.State.Name, run.state),
                 "tokens": f"{run.usage.prompt_tokens} prompt, {run.usage.completion_tokens} answer",
+                "tokens of judges": run.judge_usage.total_tokens or "",
                 "took": seconds(took / 1e9) if took > 0 and run.HasField("start_time") else "",
+                "different rows": f"{rows}; intervals count those" if 0 < rows < n else "",
                 "failure": failure(run.failure),
             }
         ),
@@ -170,7 +173,7 @@ def compared(comparison: pb.RunComparison) -> Group:
                 "baseline": f"{short(c.baseline)}  {number(c.baseline_mean, 3)}",
                 "candidate": f"{short(c.candidate)}  {number(c.candidate_mean, 3)}",
                 "grader": c.grader,
-                "rows in both": c.n,
+                "rows in both": f"{c.n}, of which {c.clusters} differ" if 0 < c.clusters < c.n else c.n,
                 "difference": f"{c.difference:+.3f}"
                 + (f" [{low:+.3f}, {high:+.3f}]" if c.HasField("interval") else ""),
                 "better, worse, equal": f"{c.wins}, {c.losses}, {c.ties}",

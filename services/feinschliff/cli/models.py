@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from google.protobuf import field_mask_pb2
 from rich.console import Group
 from rich.text import Text
 
@@ -116,6 +117,36 @@ def alias(
     with refusals():
         moved = session.services.registry.SetAlias(request)
     session.output.show(moved, lambda: Text(f"{alias_} -> {short(moved.model_version)}"))
+
+
+@app.command()
+def protect(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model's name, such as `intents`.")],
+    alias_: Annotated[str, typer.Argument(metavar="ALIAS", help="Such as `production`.")],
+    gate: Annotated[str, typer.Option(help="Gate that must speak for every move. Default: any of the project.")] = "",
+    project: Project = "default",
+    as_json: Json = False,
+) -> None:
+    """Let an alias move only with a passed verdict; with --gate, one of that gate against what it points to."""
+    session = open_session(project, as_json)
+    registry = session.services.registry
+    with refusals():
+        known = registry.GetModel(pb.GetModelRequest(name=expand(model, "models", project)))
+        wanted = protected(known, alias_, expand(gate, "gatePolicies", project) if gate else "")
+        mask = field_mask_pb2.FieldMask(paths=["protected_aliases", "alias_gates"])
+        made = registry.UpdateModel(pb.UpdateModelRequest(model=wanted, update_mask=mask))
+    by = short(made.alias_gates[alias_]) if alias_ in made.alias_gates else "any gate"
+    session.output.show(made, lambda: Text(f"{short(made.name)}@{alias_} needs a verdict of {by}"))
+
+
+def protected(model: pb.Model, alias_: str, gate: str) -> pb.Model:
+    """The model with one alias protected as told; its etag stays, so that another writer is noticed."""
+    wanted = pb.Model(name=model.name, etag=model.etag, alias_gates=model.alias_gates)
+    wanted.protected_aliases.extend(sorted({*model.protected_aliases, alias_}))
+    wanted.alias_gates.pop(alias_, None)
+    if gate:
+        wanted.alias_gates[alias_] = gate
+    return wanted
 
 
 @app.command()

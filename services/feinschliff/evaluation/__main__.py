@@ -6,27 +6,28 @@ import os
 import uuid
 
 from feinschliff.evaluation.clients import CompletionLog, Datasets, Models, Versions
-from feinschliff.evaluation.comparisons import Comparisons
-from feinschliff.evaluation.deciding import Parts, build
 from feinschliff.evaluation.evaluations import Evaluations
-from feinschliff.evaluation.grading import Grading
-from feinschliff.evaluation.keeping import Keeper, Kind
-from feinschliff.evaluation.measures import Measures
-from feinschliff.evaluation.optimization_store import OPTIMIZATIONS, UNFINISHED
-from feinschliff.evaluation.optimizations import Optimizations
-from feinschliff.evaluation.optimizer import Optimizer
-from feinschliff.evaluation.outside import Installation, Paces, RoomOutside
-from feinschliff.evaluation.posting import Poster, Reach
-from feinschliff.evaluation.prompt_book import PromptBook
-from feinschliff.evaluation.prompt_service import Prompting
-from feinschliff.evaluation.reconciler import Pace, Reconciler
-from feinschliff.evaluation.reports import Reports
-from feinschliff.evaluation.runs import Runs
-from feinschliff.evaluation.sandboxed import sandbox_of
+from feinschliff.evaluation.gates.deciding import Parts, build
+from feinschliff.evaluation.grading.grading import Grading
+from feinschliff.evaluation.grading.measures import Measures
+from feinschliff.evaluation.grading.outside import Installation, Paces, RoomOutside
+from feinschliff.evaluation.grading.posting import Poster, Reach
+from feinschliff.evaluation.grading.sandboxed import sandbox_of
+from feinschliff.evaluation.optimization.optimizations import Optimizations
+from feinschliff.evaluation.optimization.service import Optimizing
+from feinschliff.evaluation.optimization.store import OPTIMIZATIONS, UNFINISHED
+from feinschliff.evaluation.optimization.worker import Optimizer
+from feinschliff.evaluation.prompts.book import PromptBook
+from feinschliff.evaluation.reports.reports import Reports
+from feinschliff.evaluation.runs.comparisons import Comparisons
+from feinschliff.evaluation.runs.reconciler import Reconciler
+from feinschliff.evaluation.runs.runs import Runs
+from feinschliff.evaluation.runs.sources import Sources
+from feinschliff.evaluation.runs.worker import Worker
 from feinschliff.evaluation.service import EvaluationService
 from feinschliff.evaluation.settings import EvaluationSettings
-from feinschliff.evaluation.sources import Sources
-from feinschliff.evaluation.worker import Limits, Worker
+from feinschliff.evaluation.work.keeping import Keeper, Kind
+from feinschliff.evaluation.work.limits import Limits, Pace
 from feinschliff.kit import names
 from feinschliff.kit.clock import SystemClock
 from feinschliff.kit.db import Database
@@ -64,7 +65,7 @@ def wire(settings: EvaluationSettings) -> Room:
     )
     comparisons = Comparisons(database, evaluations, runs)
     optimizations = Optimizations(database, evaluations, prompts, comparisons, clock, wake, names.new_id)
-    prompting = Prompting(prompts, optimizations, evaluations, sources, wake)
+    optimizing = Optimizing(optimizations, evaluations, sources, wake)
     optimizer = Optimizer(database, optimizations, evaluations, runs, prompts, datasets, models, clock, wake, owner)
     kind = Kind("prompt optimization", OPTIMIZATIONS, UNFINISHED, optimizer.work, optimizer.give_up)
     keeper = Keeper(database, kind, clock, wake, owner=owner, pace=pace)
@@ -74,7 +75,9 @@ def wire(settings: EvaluationSettings) -> Room:
         database, evaluations, runs, comparisons, sources, models, measures, versions, grading, metrics, clock, wake
     )
     built = build(parts, limits, pace, owner)
-    door = EvaluationService(evaluations, runs, comparisons, prompting, reports, grading, built.deciding, clock, wake)
+    door = EvaluationService(
+        evaluations, runs, comparisons, prompts, optimizing, reports, grading, built.deciding, clock, wake
+    )
     return Room(
         name="evaluation",
         port=settings.evaluation_port,

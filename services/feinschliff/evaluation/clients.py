@@ -217,6 +217,13 @@ class Models:
         return inference_pb2_grpc.InferenceServiceStub(channel)
 
 
+class KnownVersion(NamedTuple):
+    """A model version, and the URI of the base that it was made from."""
+
+    name: str
+    base: str
+
+
 class Versions:
     """Model versions, from the registry."""
 
@@ -225,8 +232,8 @@ class Versions:
         self._metrics = metrics
         self._timeout_seconds = timeout_seconds
 
-    async def base_of(self, name: str) -> str:
-        """The URI of the base that a version was made from; raises what the registry refuses with, such as NotFound."""
+    async def get(self, name: str) -> KnownVersion:
+        """The version, or the one that an alias points to; raises what the registry refuses with, such as NotFound."""
         channel = client.channel(
             self._address,
             name="registry",
@@ -239,4 +246,4 @@ class Versions:
             version = await stub.GetModelVersion(registry_pb2.GetModelVersionRequest(name=name))
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
-        return version.base_model
+        return KnownVersion(version.name, version.base_model)

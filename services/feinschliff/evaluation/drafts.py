@@ -8,11 +8,10 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from feinschliff.evaluation import checks
-from feinschliff.evaluation.examples import ExamplesDraft, check_examples
 from feinschliff.evaluation.item_schema import ItemSchema, check_paths, check_schema
-from feinschliff.evaluation.prompts import DEFAULT_ANSWER, DEFAULT_REFERENCE, Prompt, PromptSpec
-from feinschliff.evaluation.resources import PROJECT, DatasetFacts, Eval, Run, Sampling, Split
-from feinschliff.evaluation.results import OVERALL
+from feinschliff.evaluation.prompts.examples import ExamplesDraft, check_examples
+from feinschliff.evaluation.prompts.prompt import DEFAULT_ANSWER, DEFAULT_REFERENCE, Prompt, PromptSpec
+from feinschliff.evaluation.resources import OVERALL, PROJECT, DatasetFacts, Eval, Run, Sampling, Split
 from feinschliff.graders import template
 from feinschliff.graders.grade import Item
 from feinschliff.graders.grader import parse_all

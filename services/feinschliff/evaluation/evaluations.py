@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
-from feinschliff.evaluation import checks, gate_store, store
+from feinschliff.evaluation import checks, store
 from feinschliff.evaluation.drafts import EvalDraft, Once, eval_of
+from feinschliff.evaluation.gates import store as gate_store
 from feinschliff.evaluation.resources import EVAL, PROJECT, DatasetFacts, Eval
 from feinschliff.kit import names
 from feinschliff.kit.clock import Clock

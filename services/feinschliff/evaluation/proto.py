@@ -9,10 +9,8 @@ from typing import Any
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from feinschliff.evaluation.clients import FINISH_REASONS, SPLITS
-from feinschliff.evaluation.comparisons import RunComparison
 from feinschliff.evaluation.drafts import CompletionsDraft, EvalDraft, Once, RunDraft
-from feinschliff.evaluation.examples import ExamplesDraft
-from feinschliff.evaluation.grader_proto import from_grader, to_grade, to_grader
+from feinschliff.evaluation.grading.proto import from_grader, to_grade, to_grader
 from feinschliff.evaluation.life import State
 from feinschliff.evaluation.messages import (
     from_sampling,
@@ -25,8 +23,10 @@ from feinschliff.evaluation.messages import (
     to_struct,
     to_tool,
 )
-from feinschliff.evaluation.prompts import PromptSpec
+from feinschliff.evaluation.prompts.examples import ExamplesDraft
+from feinschliff.evaluation.prompts.prompt import PromptSpec
 from feinschliff.evaluation.resources import (
+    OVERALL,
     Eval,
     GraderResult,
     Identity,
@@ -35,9 +35,10 @@ from feinschliff.evaluation.resources import (
     Split,
     Usage,
 )
-from feinschliff.evaluation.results import OVERALL
-from feinschliff.evaluation.runs import RunView
-from feinschliff.evaluation.statistics import CONFIDENCE, Interval, Method, Verdict
+from feinschliff.evaluation.runs.comparisons import RunComparison
+from feinschliff.evaluation.runs.runs import RunView
+from feinschliff.evaluation.statistics.intervals import CONFIDENCE, Interval, Method
+from feinschliff.evaluation.statistics.paired import Verdict
 from feinschliff.formats.report import Failure
 from feinschliff.graders.protocol import Grader
 from feinschliff.kit.idempotency import digest_of
@@ -130,6 +131,7 @@ def from_create_run(request: pb.CreateEvalRunRequest) -> tuple[RunDraft, Once]:
 
 def to_run(view: RunView, now: datetime) -> pb.EvalRun:
     run = view.run
+    by_judge = run.judge_usage or {}
     return pb.EvalRun(
         name=run.name,
         display_name=run.display_name,
@@ -150,6 +152,8 @@ def to_run(view: RunView, now: datetime) -> pb.EvalRun:
         results=[to_result(result) for result in view.results if result.grader != OVERALL],
         overall=next((to_result(result) for result in view.results if result.grader == OVERALL), None),
         usage=to_usage(view.usage),
+        judge_usage=_to_judge_usage([*by_judge.values()]) if by_judge else None,
+        judge_usage_by_model={model: _to_judge_usage([used]) for model, used in by_judge.items()},
         identity=_to_identity(view.identities[0]) if view.identities else None,
         other_identities=[_to_identity(identity) for identity in view.identities[1:]],
         labels=run.labels,
@@ -203,6 +207,7 @@ def to_comparison(comparison: RunComparison) -> pb.RunComparison:
         p_value_adjusted=comparison.p_adjusted,
         power=comparison.power,
         rows_needed=comparison.rows_needed,
+        clusters=numbers.clusters,
     )
 
 
@@ -214,6 +219,9 @@ def _findings(comparison: RunComparison) -> list[common.Finding]:
         found.append(warning("ROWS_LEFT_OUT", len(left_out), message, rows=left_out[:_ROWS_MAX]))
     if numbers.note:
         found.append(warning("TOO_FEW_ROWS", numbers.n, numbers.note))
+    if 0 < numbers.clusters < numbers.n:
+        message = f"Only {numbers.clusters} of {numbers.n} rows differ; interval and test count those."
+        found.append(warning("ROWS_REPEATED", numbers.n - numbers.clusters, message))
     changed = [warning("MODEL_CHANGED", 1, f"More than one model answered in {run}.") for run in comparison.changed]
     differing = [
         warning("RUNS_DIFFER", 1, f"The runs differ in {what}, not only in the model.", field=what)
@@ -293,7 +301,12 @@ def to_result(result: GraderResult) -> pb.GraderResult:
         interval=to_interval(result.interval, CONFIDENCE),
         pass_at=result.pass_at,
         pass_all=result.pass_all,
+        clusters=result.clusters,
     )
+
+
+def _to_judge_usage(used: Sequence[Sequence[int]]) -> common.TokenUsage:
+    return to_usage(Usage(*(sum(tokens) for tokens in zip(*used, strict=True))))
 
 
 def to_interval(interval: Interval | None, level: float) -> common.Interval | None:

@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from feinschliff.evaluation.life import State
-from feinschliff.evaluation.prompts import DEFAULT_ANSWER, PromptSpec
-from feinschliff.evaluation.statistics import Interval
+from feinschliff.evaluation.prompts.prompt import DEFAULT_ANSWER, PromptSpec
+from feinschliff.evaluation.statistics.intervals import Interval
 from feinschliff.formats.records import Message
 from feinschliff.formats.report import Failure
 from feinschliff.graders.grade import Judgement
@@ -21,6 +21,8 @@ DATASET_VERSION = "projects/{project}/datasets/{dataset}/versions/{version}"
 EVAL = "projects/{project}/evals/{eval}"
 RUN = "projects/{project}/evals/{eval}/runs/{run}"
 ITEM = "projects/{project}/evals/{eval}/runs/{run}/items/{item}"
+OVERALL = "overall"
+"""The result over all graders of an eval, beside those of each."""
 
 Split = Literal["", "train", "validation", "test"]
 """The rows that count; empty means all, in a request that nothing was said."""
@@ -75,15 +77,24 @@ class GradeGiven(NamedTuple):
 
 
 class GradedLine(NamedTuple):
-    """One stored item as statistics need it."""
+    """One stored item as statistics need it; `row_key` is the same for equal rows, empty where that is not known."""
 
     line: int
     is_errored: bool
     grades: Sequence[GradeGiven]
+    row_key: str = ""
+
+    @property
+    def key(self) -> str | int:
+        """What the answer repeats: others to the same line, and to equal rows."""
+        return self.row_key or self.line
 
 
 class GraderResult(NamedTuple):
-    """One grader over one run; `ungradable` and `errored` items are in no mean."""
+    """One grader over one run; `ungradable` and `errored` items are in no mean.
+
+    `clusters` is how many different rows the `n` items are about, which is what the interval counts; 0: not known.
+    """
 
     grader: str
     n: int
@@ -94,6 +105,7 @@ class GraderResult(NamedTuple):
     interval: Interval | None
     pass_at: Mapping[int, float] = MappingProxyType({})
     pass_all: Mapping[int, float] = MappingProxyType({})
+    clusters: int = 0
 
     def to_json(self) -> Mapping[str, object]:
         by_k = {"pass_at": dict(self.pass_at), "pass_all": dict(self.pass_all)}
@@ -133,7 +145,8 @@ class Run:
 
     `total` is the number of items, rows times `samples`, fixed when the run is made. `has_own_rows` says that the rows
     are kept with the run; `dataset_version` is then empty. `examples` is a `FewShot` as JSON. `changes` rises with each
-    change that a watcher can see, `version` with each change of state.
+    change that a watcher can see, `version` with each change of state. `judge_usage` is the tokens of prompts and
+    answers of each judging model, by its name; None where none was asked, or not counted yet.
     """
 
     name: str
@@ -168,6 +181,7 @@ class Run:
     tools: Sequence[Mapping[str, object]] | None = None
     completions: Mapping[str, object] | None = None
     examples: Mapping[str, object] | None = None
+    judge_usage: Mapping[str, Sequence[int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -188,6 +202,8 @@ class OutputItem:
     grades: Sequence[GradeGiven] = field(default_factory=tuple)
     error: Failure | None = None
     sample_index: int = 0
+    row_key: str = ""
+    """As `GradedLine.row_key`."""
 
     def but(self, **changes: Any) -> OutputItem:
         return replace(self, **changes)

@@ -8,14 +8,15 @@ from collections.abc import AsyncIterator
 import grpc
 from google.protobuf import empty_pb2
 
-from feinschliff.evaluation.comparisons import Comparisons, Family
 from feinschliff.evaluation.evaluations import Evaluations, Listing
-from feinschliff.evaluation.gate_service import Deciding, GateDoor
-from feinschliff.evaluation.grader_proto import from_grader, to_grader, to_trial
-from feinschliff.evaluation.grading import Grading
+from feinschliff.evaluation.gates.service import Deciding, GateDoor
+from feinschliff.evaluation.grading.grading import Grading
+from feinschliff.evaluation.grading.proto import from_grader, to_grader, to_trial
 from feinschliff.evaluation.messages import from_message, from_struct
-from feinschliff.evaluation.prompt_service import PromptCalls, Prompting
-from feinschliff.evaluation.prompts import item_of
+from feinschliff.evaluation.optimization.service import OptimizationCalls, Optimizing
+from feinschliff.evaluation.prompts.book import PromptBook
+from feinschliff.evaluation.prompts.prompt import item_of
+from feinschliff.evaluation.prompts.service import PromptCalls
 from feinschliff.evaluation.proto import (
     from_create_eval,
     from_create_run,
@@ -24,10 +25,11 @@ from feinschliff.evaluation.proto import (
     to_item,
     to_run,
 )
-from feinschliff.evaluation.reports import Form, Reports
+from feinschliff.evaluation.reports.reports import Form, Reports
 from feinschliff.evaluation.resources import PROJECT, RUN, Eval
-from feinschliff.evaluation.runs import Runs
-from feinschliff.evaluation.statistics import CONFIDENCE
+from feinschliff.evaluation.runs.comparisons import Comparisons, Family
+from feinschliff.evaluation.runs.runs import Runs
+from feinschliff.evaluation.statistics.intervals import CONFIDENCE
 from feinschliff.graders.grade import Sample
 from feinschliff.graders.grader import parse, parse_all
 from feinschliff.graders.protocol import Grader
@@ -42,13 +44,14 @@ FORMS = {pb.RenderReportRequest.FORMAT_HTML: Form.HTML, pb.RenderReportRequest.F
 Context = grpc.aio.ServicerContext[object, object]
 
 
-class EvaluationService(GateDoor, PromptCalls):
+class EvaluationService(GateDoor, PromptCalls, OptimizationCalls):
     def __init__(
         self,
         evaluations: Evaluations,
         runs: Runs,
         comparisons: Comparisons,
-        prompting: Prompting,
+        prompts: PromptBook,
+        optimizing: Optimizing,
         reports: Reports,
         grading: Grading,
         deciding: Deciding,
@@ -59,8 +62,8 @@ class EvaluationService(GateDoor, PromptCalls):
         self._evaluations = evaluations
         self._runs = runs
         self._comparisons = comparisons
-        self._prompting = prompting
-        self._sources, self._prompts = prompting.sources, prompting.prompts
+        self._prompts = prompts
+        self._optimizing, self._sources = optimizing, optimizing.sources
         self._reports = reports
         self._grading = grading
         self._clock = clock
@@ -180,7 +183,7 @@ class EvaluationService(GateDoor, PromptCalls):
 
 
 def _eval(eval_: Eval) -> pb.Eval:
-    return to_eval(eval_, parse_all(eval_.graders, path="graders"))
+    return to_eval(eval_, parse_all(eval_.graders, path="graders", is_stored=True))
 
 
 def _listing(

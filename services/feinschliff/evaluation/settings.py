@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, model_validator
 
-from feinschliff.evaluation.outside_headers import SecretHeaders
-from feinschliff.evaluation.outside_judges import OutsideJudge, parse_headers, parse_judges
+from feinschliff.evaluation.grading.headers import SecretHeaders
+from feinschliff.evaluation.grading.outside_judges import OutsideJudge, parse_headers, parse_judges
 from feinschliff.kit.settings import ENV_PREFIX, Settings
 from feinschliff.sandbox.call import MEMORY_BYTES_MAX, MEMORY_BYTES_MIN
 
@@ -20,7 +20,7 @@ class EvaluationSettings(Settings):
     evaluation_port: int = Field(50053, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
     evaluation_metrics_port: int = Field(9103, ge=0, le=65535, description="Metrics port; 0 takes a free one.")
     evaluation_concurrency: int = Field(
-        4, ge=1, le=256, description="Answers asked for at the same time by a run that does not say."
+        16, ge=1, le=256, description="Answers asked for at the same time by a run that does not say."
     )
     evaluation_runs_at_once: int = Field(2, ge=1, le=100, description="Runs that one process works on; others wait.")
     evaluation_answer_timeout_seconds: float = Field(

@@ -106,6 +106,7 @@ RUNS = Table(
     Column("tools", Json),
     Column("completions", Json),
     Column("examples", Json),
+    Column("judge_usage", Json),
 )
 
 ITEMS = Table(
@@ -132,6 +133,7 @@ ITEMS = Table(
     Column("error", Json),
     Column("created", UtcDateTime, nullable=False),
     Column("sample_index", Integer, nullable=False, server_default="0"),
+    Column("row_key", String(32), nullable=False, server_default=""),
     UniqueConstraint("run", "line", "sample_index"),
 )
 
@@ -154,6 +156,7 @@ GRADES = Table(
     ForeignKeyConstraint(["run", "position"], [ITEMS.c.run, ITEMS.c.position], ondelete="CASCADE"),
 )
 
+_AS_THEY_ARE = frozenset({bool, int, float, datetime, type(None)})
 EVAL_FIELDS = {
     "display_name": EVALS.c.display_name,
     "dataset_version": EVALS.c.dataset_version,
@@ -351,14 +354,23 @@ def run_of_row(row: Mapping[str, Any] | RowMapping) -> Run:
     return Run(**{**row, "state": State(row["state"]), "failure": failure, "results": results})
 
 
+def _text(value: str) -> str:
+    return value.replace("\x00", "\ufffd")
+
+
 def storable(values: Mapping[str, object]) -> dict[str, object]:
     return {name: _plain(value) for name, value in values.items()}
 
 
 def _plain(value: object) -> object:
     """JSON values; NUL, which PostgreSQL has no place for, becomes the sign for what cannot be shown."""
+    kind = type(value)
+    if kind in _AS_THEY_ARE:  # the common ones first: every value of every item comes by
+        return value
+    if kind is dict:
+        return {_text(str(key)): _plain(inner) for key, inner in value.items()}  # type: ignore[attr-defined]
     if isinstance(value, str):
-        return value.replace("\x00", "\ufffd")
+        return _text(value)
     if isinstance(value, State):
         return value.value
     if isinstance(value, Message | Failure):

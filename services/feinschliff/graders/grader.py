@@ -43,7 +43,7 @@ GRADERS: Mapping[str, Callable[[SpecReader], Grader]] = {
 }
 
 
-def parse(spec: Spec, *, path: str = "grader", nested: bool = False, depth: int = 0) -> Grader:
+def parse(spec: Spec, *, path: str = "grader", nested: bool = False, depth: int = 0, is_stored: bool = False) -> Grader:
     """Make a grader of its JSON definition.
 
     Args:
@@ -51,6 +51,7 @@ def parse(spec: Spec, *, path: str = "grader", nested: bool = False, depth: int 
         path: where the definition stands in the request; refusals point below it.
         nested: whether the request has a type's fields under the type's name, as gRPC does, or beside it.
         depth: how many graders it lies inside of.
+        is_stored: whether it was accepted once and is read again; what is refused only since then is left to the rows.
 
     Raises:
         Invalid: GRADER_FIELD_MISSING, GRADER_FIELD_UNKNOWN, GRADER_FIELD_TYPE, GRADER_FIELD_RANGE,
@@ -62,7 +63,7 @@ def parse(spec: Spec, *, path: str = "grader", nested: bool = False, depth: int 
     """
     kind = spec.get("type")
     if isinstance(kind, str) and kind in GRADERS:
-        return GRADERS[kind](SpecReader(spec, path, nested=nested, depth=depth))
+        return GRADERS[kind](SpecReader(spec, path, nested=nested, depth=depth, is_stored=is_stored))
     field = f"{path}.type" if path else "type"
     if kind is None:
         raise refused("GRADER_FIELD_MISSING", field, "A grader needs 'type'.", name="type")
@@ -70,8 +71,8 @@ def parse(spec: Spec, *, path: str = "grader", nested: bool = False, depth: int 
     raise refused("GRADER_TYPE_UNKNOWN", field, message, type=str(kind))
 
 
-def parse_all(specs: Sequence[Spec], *, path: str, nested: bool = False) -> list[Grader]:
-    """Make the graders of one eval, whose names must differ, since results are kept by name.
+def parse_all(specs: Sequence[Spec], *, path: str, nested: bool = False, is_stored: bool = False) -> list[Grader]:
+    """Make the graders of one eval, whose names must differ, since results are kept by name. Arguments as `parse`.
 
     Raises:
         Invalid: as `parse`; GRADERS_MISSING, GRADERS_TOO_MANY or GRADER_NAME_TAKEN.
@@ -82,7 +83,9 @@ def parse_all(specs: Sequence[Spec], *, path: str, nested: bool = False) -> list
     if len(specs) > GRADERS_MAX:
         message = f"An eval has at most {GRADERS_MAX} graders; these are {len(specs)}."
         raise refused("GRADERS_TOO_MANY", path, message, count=len(specs))
-    graders = [parse(spec, path=f"{path}[{index}]", nested=nested) for index, spec in enumerate(specs)]
+    graders = [
+        parse(spec, path=f"{path}[{index}]", nested=nested, is_stored=is_stored) for index, spec in enumerate(specs)
+    ]
     seen: set[str] = set()
     for index, grader in enumerate(graders):
         if grader.name in seen:

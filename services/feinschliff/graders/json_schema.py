@@ -16,6 +16,7 @@ from referencing.exceptions import Unresolvable
 
 from feinschliff.detectors.rule import PatternError, compiled
 from feinschliff.graders.grade import Fault, Grade, Item, Sample, quoted, ungraded
+from feinschliff.graders.references import first_dangling
 from feinschliff.graders.spec import ANSWER, Spec, SpecReader, refused
 from feinschliff.graders.template import Template, Unresolved, unresolved
 from feinschliff.kit.errors import Invalid
@@ -117,7 +118,7 @@ class JsonSchema:
     def from_spec(cls, reader: SpecReader) -> Self:
         reader.only("name", "input", "schema")
         schema = reader.mapping("schema")
-        _check(schema, reader.field("schema"))
+        _check(schema, reader.field("schema"), is_stored=reader.is_stored)
         return cls(reader.name(), reader.template("input", ANSWER), schema)
 
     def spec(self) -> Spec:
@@ -136,13 +137,18 @@ class JsonSchema:
             problem = next(_validator(self.schema, _Work()).iter_errors(value), None)
         except (_TooMuch, RecursionError):
             return ungraded(Fault.SAMPLE, "schema and text together are too much to go through")
+        except Exception:
+            found = first_dangling(self.schema)
+            if found is None:
+                raise
+            return ungraded(Fault.REFERENCE, f"the schema cannot be used: {found}")
         if problem is None:
             return Grade(1.0, "follows the schema")
         return Grade(0.0, f"{problem.json_path}: {problem.message[:500]}")
 
 
-def _check(schema: Mapping[str, object], field: str) -> None:
-    """Refuse at the definition what would fail at every row."""
+def _check(schema: Mapping[str, object], field: str, *, is_stored: bool) -> None:
+    """Refuse at the definition what would fail at rows; of a stored one only what would fail at every row."""
     try:
         size = len(orjson.dumps(schema))
     except (TypeError, orjson.JSONEncodeError):
@@ -152,6 +158,8 @@ def _check(schema: Mapping[str, object], field: str) -> None:
     _walk(schema, field, 0)
     try:
         Draft202012Validator.check_schema(schema)
+        if not is_stored:
+            _check_references(schema, field)
         next(_validator(schema, _Work()).iter_errors(None), None)
     except SchemaError as error:
         raise _wrong(field, f"{error.json_path}: {error.message[:500]}") from None
@@ -159,6 +167,15 @@ def _check(schema: Mapping[str, object], field: str) -> None:
         raise _wrong(field, "it refers to itself without end, or too often") from None
     except Unresolvable as error:
         raise _wrong(field, f"it refers to what is not in it: {str(error)[:200]}") from None
+    except ValueError as error:  # of `urllib`, for an $id that is no address
+        raise _wrong(field, f"an $id in it cannot be read: {error}") from None
+
+
+def _check_references(schema: Mapping[str, object], field: str) -> None:
+    found = first_dangling(schema)
+    if found is not None:
+        message = f"The schema cannot be used: {found}. Define what it names, under $defs, or correct the reference."
+        raise refused("GRADER_SCHEMA_INVALID", field, message, pointer=found.pointer, reference=found.reference[:200])
 
 
 def _walk(schema: object, field: str, depth: int, *, is_names: bool = False) -> None:

@@ -108,7 +108,9 @@ def _graders(reader: SpecReader, parse: Parse) -> Mapping[str, Grader]:
             raise refused("GRADER_NAME_INVALID", field_, message, name=name)
         if not isinstance(spec, Mapping):
             raise refused("GRADER_FIELD_TYPE", place, f"{quoted(name)} must be a grader.", name=name)
-        made[name] = parse({"name": name, **spec}, path=place, nested=reader.nested, depth=reader.depth + 1)
+        made[name] = parse(
+            {"name": name, **spec}, path=place, nested=reader.nested, depth=reader.depth + 1, is_stored=reader.is_stored
+        )
     return made
 
 

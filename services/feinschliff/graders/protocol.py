@@ -52,9 +52,14 @@ def is_pure(grader: Grader) -> TypeGuard[Pure]:
     return hasattr(grader, "grade")
 
 
+def is_asking(grader: Grader) -> TypeGuard[Asking]:
+    """By its one method: checking a whole protocol costs as much as a grade."""
+    return hasattr(grader, "ask")
+
+
 async def put(grader: Grader, item: Item, sample: Sample, outside: Outside) -> Grade:
     """The grade of any grader."""
     if is_pure(grader):
         return grader.grade(item, sample)
-    assert isinstance(grader, Asking)
+    assert is_asking(grader)
     return await grader.ask(item, sample, outside)

@@ -25,15 +25,16 @@ class SpecReader:
     """One definition; `path` is where it stands in the request, such as `eval.graders[0]`.
 
     `nested` says that the fields of a type stand under the type's name, as in the gRPC API; OpenAI's JSON is flat.
-    `depth` counts the graders that this one is inside of.
+    `depth` counts the graders that this one is inside of. `is_stored` says that it was accepted once already.
     """
 
-    def __init__(self, spec: Spec, path: str, *, nested: bool = False, depth: int = 0) -> None:
+    def __init__(self, spec: Spec, path: str, *, nested: bool = False, depth: int = 0, is_stored: bool = False) -> None:
         self._spec = spec
         self.type = str(spec.get("type", ""))
         self._path = path
         self.nested = nested
         self.depth = depth
+        self.is_stored = is_stored
 
     def field(self, name: str) -> str:
         if self.nested and name not in ("name", "type"):

@@ -102,6 +102,11 @@ def fail(name: str) -> None:
     time.sleep(fault.delay_seconds)
 
 
+def is_armed(name: str) -> bool:
+    """Whether a fault is wanted there: on an event loop a hop to a thread, for a delay, is worth it then alone."""
+    return name in _armed
+
+
 def _parse(text: str) -> Fault | None:
     act, _, turn = text.partition("@")
     act, _, delay = act.partition(":")

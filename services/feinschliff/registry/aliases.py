@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any
 
 from feinschliff.kit import names
 from feinschliff.kit.clock import Clock
 from feinschliff.kit.db import Database, Session
-from feinschliff.kit.errors import FieldViolation, Invalid, NotFound, Unserved, WrongState
+from feinschliff.kit.errors import FieldViolation, Invalid, NotFound, Refusal, Unserved, WrongState
 from feinschliff.kit.metrics import Metrics
 from feinschliff.registry import lineage, store
 from feinschliff.registry.models import MODEL, VERSION, Asked, check_etag
+from feinschliff.registry.protection import Binding, VerdictSeen, check_bound, check_passed
 from feinschliff.registry.store import LEDGER, Alias, AliasMove, Edge, Model, Version
 
 ALIAS = MODEL + "/aliases/{alias}"
-PASSED = "passed"
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,6 @@ class Wish:
     verdict: str = ""
     approval: str = ""
     etag: str = ""
-
-
-class VerdictSeen(NamedTuple):
-    """A gate's verdict as evaluation tells it: its state, its version, and whether its gate still demands the same."""
-
-    state: str
-    candidate: str
-    is_current: bool = True
 
 
 class Aliases:
@@ -60,17 +52,19 @@ class Aliases:
             NotFound: MODEL_NOT_FOUND, MODEL_VERSION_NOT_FOUND; VERDICT_NOT_FOUND, from evaluation.
             Invalid: ALIAS_CROSSES_MODELS, VERDICT_OF_ANOTHER_VERSION.
             WrongState: GATE_REQUIRED where the alias is protected and no verdict is named, VERDICT_NOT_PASSED,
-                VERDICT_OUTDATED.
+                VERDICT_OUTDATED; VERDICT_OF_ANOTHER_GATE, VERDICT_OF_ANOTHER_BASELINE where the alias names its gate.
             Unserved: APPROVALS_UNSERVED for a protected alias with an approval in place of a verdict.
             Unavailable: evaluation cannot be asked about the verdict.
             Conflict: ROW_CHANGED where the etag is not the alias's.
         """
         self._check(wish)
-        if wish.verdict:
-            self._check_verdict(wish)
+        seen = self._verdicts(wish.verdict) if wish.verdict else None
+        if seen is not None:
+            check_passed(wish.verdict, wish.model_version, seen)
         with self._database.transaction() as session:
-            self._check_rows(session, wish)
+            model = self._check_rows(session, wish)
             if validate_only:
+                self._check_bound(session, model, wish, seen)
                 now = self._clock.now()
                 known = store.find(session, Alias, wish.name)
                 created = known.created if known else now
@@ -79,6 +73,7 @@ class Aliases:
                 )
 
             def make() -> str:
+                self._check_bound(session, model, wish, seen)
                 self._point(session, wish, actor, rollback=False)
                 return wish.name
 
@@ -134,29 +129,26 @@ class Aliases:
             field = FieldViolation("alias.model_version", message, "ALIAS_CROSSES_MODELS")
             raise Invalid("ALIAS_CROSSES_MODELS", message, fields=[field])
 
-    def _check_rows(self, session: Session, wish: Wish) -> None:
+    def _check_rows(self, session: Session, wish: Wish) -> Model:
         model = store.find(session, Model, _model_of(wish.name))
         if model is None:
             raise NotFound("MODEL_NOT_FOUND", f"There is no model {_model_of(wish.name)}.", model=_model_of(wish.name))
         if store.find(session, Version, wish.model_version) is None:
             message = f"There is no model version {wish.model_version}."
             raise NotFound("MODEL_VERSION_NOT_FOUND", message, model_version=wish.model_version)
-        if wish.name.rsplit("/", 1)[1] in model.protected_aliases:
-            _check_protected(wish)
+        alias = wish.name.rsplit("/", 1)[1]
+        if not wish.verdict and (alias in model.protected_aliases or alias in model.alias_gates):
+            raise _unspoken_for(wish, _binding(session, model, wish))
+        return model
 
-    def _check_verdict(self, wish: Wish) -> None:
-        """A verdict that is given for good never changes, so it may be asked for before the transaction."""
-        seen = self._verdicts(wish.verdict)
-        if seen.candidate != wish.model_version:
-            message = f"{wish.verdict} is about {seen.candidate}, not about {wish.model_version}."
-            field = FieldViolation("alias.verdict", message, "VERDICT_OF_ANOTHER_VERSION")
-            raise Invalid("VERDICT_OF_ANOTHER_VERSION", message, fields=[field], candidate=seen.candidate)
-        if seen.state != PASSED:
-            message = f"{wish.verdict} is {seen.state}; only a passed one moves an alias."
-            raise WrongState("VERDICT_NOT_PASSED", message, verdict=wish.verdict, state=seen.state)
-        if not seen.is_current:
-            message = f"The gate of {wish.verdict} was changed or removed since; evaluate the gate as it is now."
-            raise WrongState("VERDICT_OUTDATED", message, verdict=wish.verdict)
+    def _check_bound(self, session: Session, model: Model, wish: Wish, seen: VerdictSeen | None) -> None:
+        """What the alias points to may change until the transaction, so only there it is known what to compare with."""
+        if seen is None:
+            return
+        alias = store.find(session, Alias, wish.name)
+        is_there = alias is not None and alias.model_version == wish.model_version  # and cannot be better than itself
+        compares = seen.compares and not is_there
+        check_bound(wish.verdict, wish.model_version, seen._replace(compares=compares), _binding(session, model, wish))
 
     def _point(self, session: Session, wish: Wish, actor: str, *, rollback: bool) -> None:
         now = self._clock.now()
@@ -191,15 +183,32 @@ class Aliases:
         self._metrics.counter("feinschliff_registry_alias_moves_total").labels(act).inc()
 
 
-def _check_protected(wish: Wish) -> None:
-    if wish.verdict:
-        return
+def _binding(session: Session, model: Model, wish: Wish) -> Binding:
+    """Who must speak for the move, and what they must have compared the version with.
+
+    That is what the alias points to; where it is gone, what it last pointed to; where it is new, the version's base.
+    """
+    alias = store.find(session, Alias, wish.name)
+    past = store.last_move(session, wish.name)
+    last = alias.model_version if alias else past.current if past else ""
+    baseline = last if last and last != wish.model_version and store.find(session, Version, last) else ""
+    if not baseline:
+        version = store.find(session, Version, wish.model_version)
+        baseline = version.base_model if version else ""
+    return Binding(model.alias_gates.get(wish.name.rsplit("/", 1)[1], ""), baseline)
+
+
+def _unspoken_for(wish: Wish, binding: Binding) -> Refusal:
     if wish.approval:
         message = f"{wish.name} is protected, and approvals are not served; name a passed verdict."
-        raise Unserved("APPROVALS_UNSERVED", message, alias=wish.name)
-    message = f"{wish.name} is protected: it points to {wish.model_version} only with a passed verdict about it."
-    advice = ["Measure the version with EvaluateGate, and name the verdict in the alias."]
-    raise WrongState("GATE_REQUIRED", message, advice=advice, alias=wish.name, model_version=wish.model_version)
+        return Unserved("APPROVALS_UNSERVED", message, alias=wish.name)
+    gate = f" of {binding.gate} against {binding.baseline}" if binding.gate else ""
+    message = f"{wish.name} is protected: it points to {wish.model_version} only with a passed verdict{gate} about it."
+    advice = binding.advice(wish.model_version)
+    values: dict[str, Any] = {"alias": wish.name, "model_version": wish.model_version}
+    if binding.gate:
+        values |= {"gate": binding.gate, "baseline": binding.baseline}
+    return WrongState("GATE_REQUIRED", message, advice=advice, **values)
 
 
 def _model_of(alias: str) -> str:

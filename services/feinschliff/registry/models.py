@@ -12,6 +12,7 @@ from feinschliff.kit.db import Database, Session
 from feinschliff.kit.errors import AlreadyExists, Conflict, FieldViolation, Invalid, NotFound, WrongState
 from feinschliff.kit.metrics import Metrics
 from feinschliff.registry import lineage, store
+from feinschliff.registry.protection import check_model
 from feinschliff.registry.store import LEDGER, Alias, Edge, Model, Version
 
 PROJECT = "projects/{project}"
@@ -77,8 +78,9 @@ class Models:
         self._clock = clock
 
     def create(self, parent: str, model_id: str, draft: Model, asked: Asked) -> ModelView:
-        """Raises AlreadyExists MODEL_EXISTS."""
+        """Raises AlreadyExists MODEL_EXISTS, and Invalid as `protection.check_model`."""
         project = names.parse(PROJECT, parent, field="parent")["project"]
+        check_model(parent, list(draft.protected_aliases), draft.alias_gates)
         name = names.build(MODEL, project=project, model=model_id or names.new_id("model-"))
         with self._database.transaction() as session:
             scope = f"CreateModel {parent}"
@@ -96,12 +98,15 @@ class Models:
             return _view(session, _model(session, name))
 
     def update(self, name: str, changes: Mapping[str, object], etag: str) -> ModelView:
-        """Raises Conflict ROW_CHANGED where the etag is not the model's."""
+        """Raises Conflict ROW_CHANGED where the etag is not the model's, and Invalid as `protection.check_model`."""
         names.parse(MODEL, name, field="model.name")
         with self._database.transaction() as session:
             model = _model(session, name)
             check_etag(etag, model.version, name)
-            return _view(session, store.save(session, model, **changes, updated=self._clock.now()))
+            model = store.save(session, model, **changes, updated=self._clock.now())
+            if {"protected_aliases", "alias_gates"} & changes.keys():
+                check_model(model.parent, list(model.protected_aliases), model.alias_gates)
+            return _view(session, model)
 
     def delete(self, name: str, etag: str) -> None:
         """Raises WrongState MODEL_IN_USE while it has versions."""

@@ -79,6 +79,7 @@ def from_model(message: pb.Model, now: datetime) -> Model:
         labels=dict(message.labels),
         annotations=dict(message.annotations),
         protected_aliases=list(message.protected_aliases),
+        alias_gates=dict(message.alias_gates),
     )
 
 
@@ -91,6 +92,7 @@ def to_model(view: ModelView) -> pb.Model:
         labels=model.labels,
         annotations=model.annotations,
         protected_aliases=model.protected_aliases,
+        alias_gates=model.alias_gates,
         latest_version=view.latest_version,
         version_count=view.version_count,
         create_time=stamp(model.created),

@@ -26,6 +26,7 @@ MODELS = Table(
     Column("labels", Json, nullable=False),
     Column("annotations", Json, nullable=False),
     Column("protected_aliases", Json, nullable=False),
+    Column("alias_gates", Json, nullable=False),
     Column("versions_made", Integer, nullable=False),
     Column("created", UtcDateTime, nullable=False),
     Column("updated", UtcDateTime, nullable=False),
@@ -128,6 +129,7 @@ class Model:
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     protected_aliases: Sequence[str] = ()
+    alias_gates: Mapping[str, str] = field(default_factory=dict)
     versions_made: int = 0
     version: int = 1
 

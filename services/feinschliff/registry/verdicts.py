@@ -9,7 +9,7 @@ import grpc
 from feinschliff.kit.client import sync_channel
 from feinschliff.kit.errors import NotFound, from_rpc_error
 from feinschliff.kit.metrics import Metrics
-from feinschliff.registry.aliases import VerdictSeen
+from feinschliff.registry.protection import VerdictSeen
 from feinschliff.registry.settings import RegistrySettings
 from feinschliff.v1 import evaluation_pb2 as pb
 from feinschliff.v1 import evaluation_pb2_grpc
@@ -35,7 +35,8 @@ def verdicts_of(settings: RegistrySettings, metrics: Metrics) -> Callable[[str],
             raise from_rpc_error(error) from error
         is_current = found.policy.rules == _rules(stub, found.policy.name)
         state = pb.Verdict.State.Name(found.state).removeprefix("STATE_").lower()
-        return VerdictSeen(state, found.candidate, is_current)
+        compares = any(outcome.baseline_run for outcome in found.outcomes)
+        return VerdictSeen(state, found.candidate, is_current, found.baseline, compares)
 
     return verdict
 

@@ -14,9 +14,10 @@ import yaml
 
 from tests.bench.environments import Environment, Failed, python_of
 
-ENVIRONMENT = Environment("lm-eval", ("lm-eval[api]==0.4.9.1",))
+ENVIRONMENT = Environment("lm-eval", ("lm-eval[api]==0.4.13",))
 SECONDS_MAX = 7200
 LAST_NUMBER = r"(-?[0-9][0-9,]*(?:\.[0-9]+)?)"
+LETTERS = (" A", " B", " C", " D")
 WORD_PROBLEM: Mapping[str, Any] = {
     "task": "local_gsm8k",
     "output_type": "generate_until",
@@ -41,6 +42,7 @@ MULTIPLE_CHOICE: Mapping[str, Any] = {
     "doc_to_text": "{{question}}",
     "doc_to_choice": "{{choices}}",
     "doc_to_target": "{{answer}}",
+    "target_delimiter": "",
     "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
 }
 
@@ -66,10 +68,17 @@ def word_problems(
 
 
 def choices(
-    peers: Path, folder: Path, rows: Sequence[Mapping[str, object]], url: str, model: str, *, tokenizer: Path
+    peers: Path,
+    folder: Path,
+    rows: Sequence[Mapping[str, object]],
+    url: str,
+    model: str,
+    *,
+    tokenizer: Path,
+    at_once: int,
 ) -> Evaluated:
     """Log-likelihoods of each choice by `local-completions`, which sends tokens and reads `echo` with `logprobs`."""
-    where = f"model={model},base_url={url}/completions,num_concurrent=1,max_retries=3"
+    where = f"model={model},base_url={url}/completions,num_concurrent={at_once},max_retries=3"
     limits = f"tokenizer={tokenizer},tokenizer_backend=huggingface,tokenized_requests=True,max_length=2048"
     return _evaluate(
         peers, folder, MULTIPLE_CHOICE, rows, ["--model", "local-completions", "--model_args", f"{where},{limits}"]

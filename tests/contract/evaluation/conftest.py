@@ -141,6 +141,7 @@ def settings(peers: Peers, tmp_path: Path) -> Settings:
             "evaluation_metrics_port": 0,
             "ingestion_address": f"127.0.0.1:{peers.ingestion_port}",
             "inference_address": f"127.0.0.1:{peers.inference_port}",
+            "evaluation_concurrency": 4,
             "evaluation_reconcile_seconds": 0.05,
             "evaluation_lease_seconds": 10,
             "drain_seconds": 0,

@@ -14,6 +14,8 @@ from tests.contract.evaluation.peers import Inference, Peers, conversations, ref
 from tests.support.ports import free_port
 
 CANDIDATE = "projects/default/models/router/versions/1"
+OLDER = "projects/default/models/router/versions/0"
+PRODUCTION, STAGING = (f"projects/default/models/router@{alias}" for alias in ("production", "staging"))
 BASE = "hf:tiny"
 Likelihood = Callable[[str], float]
 
@@ -67,16 +69,18 @@ class ScoringInference(Inference):
 
 @dataclass
 class Registry(registry_pb2_grpc.RegistryServiceServicer):
-    """Versions by name, with the base that each was made from."""
+    """Versions by name, with the base that each was made from, and aliases."""
 
-    bases: dict[str, str] = field(default_factory=lambda: {CANDIDATE: BASE})
+    bases: dict[str, str] = field(default_factory=lambda: {CANDIDATE: BASE, OLDER: BASE})
+    aliases: dict[str, str] = field(default_factory=lambda: {PRODUCTION: OLDER, STAGING: CANDIDATE})
 
     def GetModelVersion(
         self, request: registry_pb2.GetModelVersionRequest, context: grpc.ServicerContext
     ) -> registry_pb2.ModelVersion:
-        if request.name not in self.bases:
+        name = self.aliases.get(request.name, request.name)
+        if name not in self.bases:
             refuse(context, grpc.StatusCode.NOT_FOUND, "MODEL_VERSION_NOT_FOUND")
-        return registry_pb2.ModelVersion(name=request.name, base_model=self.bases[request.name])
+        return registry_pb2.ModelVersion(name=name, base_model=self.bases[name])
 
 
 class GatePeers(Peers):

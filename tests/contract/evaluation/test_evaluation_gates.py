@@ -14,14 +14,14 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from feinschliff.kit import names
 from feinschliff.kit.metrics import Metrics
-from feinschliff.registry.aliases import VerdictSeen
+from feinschliff.registry.protection import VerdictSeen
 from feinschliff.registry.settings import RegistrySettings
 from feinschliff.registry.verdicts import verdicts_of
 from feinschliff.v1 import common_pb2 as common
 from feinschliff.v1 import evaluation_pb2 as pb
 from feinschliff.v1 import evaluation_pb2_grpc, inference_pb2
 from tests.contract.evaluation.conftest import PARENT, Room, Settings, exact
-from tests.contract.evaluation.gate_peers import BASE, CANDIDATE, GatePeers, people
+from tests.contract.evaluation.gate_peers import BASE, CANDIDATE, OLDER, PRODUCTION, STAGING, GatePeers, people
 from tests.contract.evaluation.peers import VERSION, Reply, number_of, right_answer
 from tests.contract.evaluation.test_evaluation_api import refusal_of
 from tests.support.ports import free_port
@@ -293,7 +293,7 @@ async def test_a_verdict_counts_for_a_release_while_its_gate_demands_the_same(ro
     seen = verdicts_of(settings, Metrics("registry"))
     policy = await gate(room, rule(await room.eval(), "floor", floor=pb.FloorDemand(mean_min=0.0)))
     name = (await given(room, (await begin(room, policy)).name)).name
-    assert await asyncio.to_thread(seen, name) == VerdictSeen("passed", CANDIDATE, is_current=True)
+    assert await asyncio.to_thread(seen, name) == VerdictSeen("passed", CANDIDATE, is_current=True, baseline=BASE)
     patch = pb.GatePolicy(name=policy.name, labels={"team": "a"})
     request = pb.UpdateGatePolicyRequest(gate_policy=patch, update_mask=FieldMask(paths=["labels"]))
     await room.stub.UpdateGatePolicy(request)
@@ -303,7 +303,7 @@ async def test_a_verdict_counts_for_a_release_while_its_gate_demands_the_same(ro
     await room.stub.UpdateGatePolicy(request)
     assert not (await asyncio.to_thread(seen, name)).is_current
     await room.stub.DeleteGatePolicy(pb.DeleteGatePolicyRequest(name=policy.name))
-    assert await asyncio.to_thread(seen, name) == VerdictSeen("passed", CANDIDATE, is_current=False)
+    assert await asyncio.to_thread(seen, name) == VerdictSeen("passed", CANDIDATE, is_current=False, baseline=BASE)
 
 
 @pytest.mark.parametrize(
@@ -313,11 +313,15 @@ async def test_a_verdict_counts_for_a_release_while_its_gate_demands_the_same(ro
         ({"candidate": "projects/other/models/router/versions/1"}, "GATE_CANDIDATE_FOREIGN"),
         ({"candidate": "router"}, "NAME_MALFORMED"),
         ({"baseline": CANDIDATE}, "GATE_BASELINE_SAME"),
+        ({"baseline": STAGING}, "GATE_BASELINE_SAME"),
+        ({"baseline": f"{STAGING}s"}, "MODEL_VERSION_NOT_FOUND"),
     ],
 )
 async def test_what_cannot_be_measured_is_refused_at_once(room: Room, evaluate: dict[str, str], reason: str) -> None:
     policy = await gate(room, rule(await room.eval()))
     assert (await refusal_of(begin(room, policy, **evaluate))).reason == reason
+    pinned = await begin(room, policy, validate_only=True, baseline=PRODUCTION)
+    assert pinned.baseline == OLDER  # whatever the alias points to later
     checked = await begin(room, policy, validate_only=True)
     assert (checked.name, checked.progress.total) == ("", 2 * ROWS)
     listed = await room.stub.ListVerdicts(pb.ListVerdictsRequest(parent=policy.name))

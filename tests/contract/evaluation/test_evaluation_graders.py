@@ -190,6 +190,14 @@ async def test_a_run_keeps_what_judges_said_and_waits_for_them(room: Room, peers
         assert dict(grades["both"].parts) == {"style": 0.75, "exact": 1.0}
         assert json.loads(grades["both"].judge.answer)["result"] == 0.75
         assert grades["likely"].label == "no"
+    calls = [grade.judge.usage for item in items.output_items for grade in item.grades if grade.HasField("judge")]
+    used = measured.judge_usage
+    assert (used.prompt_tokens, used.completion_tokens) == (
+        sum(one.prompt_tokens for one in calls),
+        sum(one.completion_tokens for one in calls),
+    )
+    assert used.total_tokens > 0
+    assert dict(measured.judge_usage_by_model) == {"judge": used}
 
 
 async def test_a_run_whose_judge_stays_away_fails_and_keeps_only_what_was_judged(room: Room, peers: Peers) -> None:

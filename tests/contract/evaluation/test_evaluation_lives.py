@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from feinschliff.evaluation.evaluations import Evaluations
-from feinschliff.evaluation.runs import Runs
+from feinschliff.evaluation.runs.runs import Runs
 from feinschliff.kit.clock import SystemClock
 from feinschliff.kit.db import Database
 from feinschliff.kit.names import new_id

@@ -42,7 +42,15 @@ async def test_a_report_shows_runs_compared_as_markdown_page_and_table(room: Roo
 
     text = await rendered(pb.RenderReportRequest.FORMAT_UNSPECIFIED)
     assert text.media_type == "text/markdown"
-    for word in ("0.083", "overall", "better", "other sampling", "pass@k", "routing \\| all"):
+    for word in (
+        "0.083",
+        "overall",
+        "better",
+        "other sampling",
+        "pass@k",
+        "routing \\| all",
+        "24 answers to 12 different rows",
+    ):
         assert word in text.text
     assert "<b>" not in text.text
 

@@ -49,6 +49,8 @@ async def test_rows_may_come_with_the_run_and_stay_with_it(room: Room, peers: Pe
     again = await room.measured(eval_.name, rows=rows)
     comparison = await room.stub.CompareRuns(pb.CompareRunsRequest(baseline=run.name, candidate=again.name))
     assert (comparison.n, comparison.ties) == (3, 3)
+    twice = await room.measured(eval_.name, rows=[*rows, rows[0]])
+    assert (twice.overall.n, twice.overall.clusters, run.overall.clusters) == (4, 3, 3)
 
 
 async def test_stored_completions_are_graded_or_asked_again(room: Room, peers: Peers) -> None:

@@ -11,16 +11,19 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from feinschliff.evaluation import calibration_store, item_store, lease_store, store
-from feinschliff.evaluation.calibration_store import CALIBRATIONS, Calibration
-from feinschliff.evaluation.calibrations import Calibrations
+from feinschliff.evaluation import store
 from feinschliff.evaluation.drafts import EvalDraft, Once, RunDraft
 from feinschliff.evaluation.evaluations import Evaluations, Listing
-from feinschliff.evaluation.gate_store import VERDICTS, Gate
+from feinschliff.evaluation.gates.store import VERDICTS, Gate
+from feinschliff.evaluation.gates.verdicts import Verdicts
+from feinschliff.evaluation.judges import store as calibration_store
+from feinschliff.evaluation.judges.calibrations import Calibrations
+from feinschliff.evaluation.judges.store import CALIBRATIONS, Calibration
 from feinschliff.evaluation.life import State
 from feinschliff.evaluation.resources import DatasetFacts, GradeGiven, Identity, OutputItem, Run, Usage
-from feinschliff.evaluation.runs import Runs
-from feinschliff.evaluation.verdicts import Verdicts
+from feinschliff.evaluation.runs import item_store
+from feinschliff.evaluation.runs.runs import Runs
+from feinschliff.evaluation.work import lease_store
 from feinschliff.formats.records import Message
 from feinschliff.formats.report import Failure
 from feinschliff.graders.grade import Judgement

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from feinschliff.evaluation.clients import Answer
-from feinschliff.evaluation.grading import Grading
-from feinschliff.evaluation.outside import Installation, Paces, RoomOutside
-from feinschliff.evaluation.posting import Poster, Reach
-from feinschliff.evaluation.prompt_service import Prompting
+from feinschliff.evaluation.grading.grading import Grading
+from feinschliff.evaluation.grading.outside import Installation, Paces, RoomOutside
+from feinschliff.evaluation.grading.posting import Poster, Reach
+from feinschliff.evaluation.optimization.service import Optimizing
 from feinschliff.evaluation.resources import Identity, Usage
 from feinschliff.evaluation.service import EvaluationService
 from feinschliff.formats.records import Message
@@ -52,7 +52,8 @@ class Judges:
             evaluations=nothing,
             runs=nothing,
             comparisons=nothing,
-            prompting=Prompting(*[nothing] * len(Prompting._fields)),
+            prompts=nothing,
+            optimizing=Optimizing(*[nothing] * len(Optimizing._fields)),
             reports=nothing,
             grading=grading,
             deciding=nothing,

@@ -11,11 +11,12 @@ from feinschliff.kit.clock import ManualClock
 from feinschliff.kit.db import Database
 from feinschliff.kit.errors import AlreadyExists, Conflict, Invalid, NotFound, Refusal, Unserved, WrongState
 from feinschliff.kit.metrics import Metrics
-from feinschliff.registry.aliases import Aliases, VerdictSeen, Wish
+from feinschliff.registry.aliases import Aliases, Wish
 from feinschliff.registry.lineage import Lineage
 from feinschliff.registry.lists import Lists
 from feinschliff.registry.lists import Wish as ListWish
 from feinschliff.registry.models import Asked, Draft, Models
+from feinschliff.registry.protection import VerdictSeen
 
 MODEL = "projects/default/models/router"
 DATA = "projects/default/datasets/routing/versions/1"
@@ -203,6 +204,32 @@ def test_what_an_alias_pointed_to_before_it_was_protected_is_no_way_around_the_g
     registry.aliases.set(Wish(ALIAS, two, verdict="two"), ONCE, "me")
     refused(WrongState, "GATE_REQUIRED", lambda: registry.aliases.roll_back(ALIAS, "back", "", ONCE, "me"))
     assert registry.aliases.get(ALIAS).model_version == two
+
+
+def test_an_alias_that_names_its_gate_moves_only_by_that_gate_against_what_it_points_to(registry: Registry) -> None:
+    one, two = registry.version(), registry.version(replace(DRAFT, training_job=f"{JOB}1"))
+    release, easy = ("projects/default/gatePolicies/" + gate for gate in ("release", "easy"))
+    registry.models.update(MODEL, {"alias_gates": {"production": release}}, "")
+
+    def point(version: str, gate: str, baseline: str, name: str = ALIAS) -> None:
+        verdict = f"{gate}/verdicts/{baseline.rsplit('/', 1)[-1]}"
+        registry.verdicts[verdict] = VerdictSeen("passed", version, baseline=baseline, compares=True)
+        registry.aliases.set(Wish(name, version, verdict=verdict), ONCE, "me")
+
+    base = DRAFT.base_model
+    refused(WrongState, "GATE_REQUIRED", lambda: set_alias(registry, one))
+    refused(WrongState, "VERDICT_OF_ANOTHER_GATE", lambda: point(one, easy, base))
+    refused(WrongState, "VERDICT_OF_ANOTHER_BASELINE", lambda: point(one, release, two))
+    point(one, release, base)
+    refused(WrongState, "VERDICT_OF_ANOTHER_BASELINE", lambda: point(two, release, base))
+    registry.aliases.delete(ALIAS, "")
+    refused(WrongState, "VERDICT_OF_ANOTHER_BASELINE", lambda: point(two, release, base))  # no way around
+    point(two, release, one)
+    point(two, release, one)  # where it is already
+    refused(WrongState, "VERDICT_OF_ANOTHER_GATE", lambda: point(two, easy, one))
+    point(one, release, two)
+    assert registry.aliases.roll_back(ALIAS, "it is slow", "", ONCE, "me").model_version == two
+    point(two, easy, base, f"{MODEL}/aliases/staging")  # names no gate
 
 
 def test_lineage_goes_from_the_data_to_the_alias_and_back_without_siblings(registry: Registry) -> None:

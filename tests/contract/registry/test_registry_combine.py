@@ -24,13 +24,14 @@ from feinschliff.kit.threads import offload
 from feinschliff.kit.watch import Wake
 from feinschliff.registry import exports
 from feinschliff.registry.__main__ import committed
-from feinschliff.registry.aliases import Aliases, VerdictSeen
+from feinschliff.registry.aliases import Aliases
 from feinschliff.registry.combine import Combinations, Part, Wish
 from feinschliff.registry.exports import Exports
 from feinschliff.registry.lineage import Lineage
 from feinschliff.registry.lists import Lists
 from feinschliff.registry.lists import Wish as ListWish
 from feinschliff.registry.models import Asked, Draft, Models
+from feinschliff.registry.protection import VerdictSeen
 from feinschliff.registry.proto import to_combination, to_export, to_version
 from feinschliff.registry.service import RegistryService
 from feinschliff.registry.store import Export, Version

@@ -15,7 +15,8 @@ COMMANDS = (
     ("eval", "cancel"), ("prompt", "push"), ("prompt", "list"), ("prompt", "optimize"), ("compare",), ("deploy",),
     ("gate", "create"), ("gate", "evaluate"), ("gate", "show"), ("gate", "list"),
     ("deployments",), ("chat",), ("classify",), ("models",), ("models", "list"), ("models", "show"),
-    ("models", "lineage"), ("models", "alias"), ("models", "combine"), ("demo",),
+    ("models", "lineage"), ("models", "alias"), ("models", "combine"), ("models", "protect"),
+    ("demo",),
 )  # fmt: skip
 
 

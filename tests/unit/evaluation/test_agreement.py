@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from feinschliff.evaluation.agreement import Judged, doubts, kappa, kappa_interval, measure, spearman
+from feinschliff.evaluation.judges.agreement import Judged, doubts, kappa, kappa_interval, measure, spearman
 
 
 def rows(human: str, judge: str, count: int, *, characters: int = 100, flips: bool | None = None) -> list[Judged]:

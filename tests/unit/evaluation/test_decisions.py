@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from feinschliff.evaluation.failures import PAUSE_LONGEST_SECONDS, Fate, failure_of, fate_of, pause_seconds
 from feinschliff.evaluation.life import MOVES, UNFINISHED, Act, Seen, State, decide, move
-from feinschliff.evaluation.patience import Halt, Patience
+from feinschliff.evaluation.work.failures import PAUSE_LONGEST_SECONDS, Fate, failure_of, fate_of, pause_seconds
+from feinschliff.evaluation.work.patience import Halt, Patience
 from feinschliff.kit.clock import ManualClock
 from feinschliff.kit.errors import (
     Conflict,

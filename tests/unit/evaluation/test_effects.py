@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feinschliff.evaluation import effects, statistics
-from feinschliff.evaluation.statistics import ALPHA, Interval, Verdict, compare, mcnemar, newcombe, wilson
+from feinschliff.evaluation.statistics import effects, intervals, paired
+from feinschliff.evaluation.statistics.intervals import Interval, wilson
+from feinschliff.evaluation.statistics.paired import ALPHA, Verdict, compare, mcnemar, newcombe
 
 ROUNDS = 10_000
 
@@ -73,7 +74,7 @@ def test_the_power_promised_is_the_power_had() -> None:
     n, difference, spread = 60, 0.2, 0.5
     promised = effects.power(spread, difference, n)
     draws = random.normal(difference, spread, size=(400, n))
-    found = np.mean([statistics.sign_flip(row, resamples=500) < ALPHA for row in draws])
+    found = np.mean([paired.sign_flip(row, resamples=500) < ALPHA for row in draws])
     assert promised is not None
     assert found == pytest.approx(promised, abs=0.06)
 
@@ -111,9 +112,9 @@ def test_of_10000_graded_comparisons_of_equal_models_few_say_better_and_interval
     better = covered = 0
     for _ in range(ROUNDS):
         skewed = random.beta(2, 5, size=40) - random.beta(2, 5, size=40)
-        if statistics.sign_flip(skewed, resamples=199) < ALPHA:
+        if paired.sign_flip(skewed, resamples=199) < ALPHA:
             better += skewed.mean() > 0
-        interval, _ = statistics.mean_interval(skewed, within=Interval(-1, 1), resamples=200)
+        interval, _ = intervals.mean_interval(skewed, within=Interval(-1, 1), resamples=200)
         covered += interval.low <= 0 <= interval.high
     assert better / ROUNDS <= ALPHA / 2 + 0.01
     assert 0.93 <= covered / ROUNDS <= 0.97

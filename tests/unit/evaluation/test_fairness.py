@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from feinschliff.evaluation import fairness
-from feinschliff.evaluation.fairness import (
+from feinschliff.evaluation.gates import fairness
+from feinschliff.evaluation.gates.fairness import (
     PairScores,
     SwapGrades,
     group_gap,
@@ -15,7 +15,7 @@ from feinschliff.evaluation.fairness import (
     swapper,
     term_swaps,
 )
-from feinschliff.evaluation.statistics import Interval
+from feinschliff.evaluation.statistics.intervals import Interval
 
 
 def pairs(more: int, less: int, group: str = "") -> list[PairScores | None]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from feinschliff.evaluation.fairness import PairScores, SwapGrades, group_gap, minimal_pairs, term_swaps
-from feinschliff.evaluation.gate_evidence import compare_strictly, counted, result_strictly
-from feinschliff.evaluation.gate_judging import Cost, Evidence, judge
-from feinschliff.evaluation.gate_rules import (
+from feinschliff.evaluation.gates.evidence import compare_strictly, counted, result_strictly
+from feinschliff.evaluation.gates.fairness import PairScores, SwapGrades, group_gap, minimal_pairs, term_swaps
+from feinschliff.evaluation.gates.judging import Cost, Evidence, judge
+from feinschliff.evaluation.gates.rules import (
     Bound,
     Demand,
     Floor,
@@ -19,7 +19,7 @@ from feinschliff.evaluation.gate_rules import (
     TermSwaps,
 )
 from feinschliff.evaluation.resources import GradedLine, GradeGiven
-from feinschliff.evaluation.results import results_of
+from feinschliff.evaluation.runs.results import results_of
 
 
 def graded(values: list[float | None], fault: str = "sample") -> list[GradedLine]:

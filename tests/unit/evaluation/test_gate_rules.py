@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from feinschliff.evaluation.fairness import BiasNumbers, GroupNumbers
-from feinschliff.evaluation.gate_judging import Cost, Evidence, Outcome, judge
-from feinschliff.evaluation.gate_rules import (
+from feinschliff.evaluation.gates.fairness import BiasNumbers, GroupNumbers
+from feinschliff.evaluation.gates.judging import Cost, Evidence, Outcome, judge
+from feinschliff.evaluation.gates.rules import (
     Bound,
     Demand,
     Floor,
@@ -23,7 +23,8 @@ from feinschliff.evaluation.gate_rules import (
     check_rules,
 )
 from feinschliff.evaluation.resources import GraderResult
-from feinschliff.evaluation.statistics import Interval, compare
+from feinschliff.evaluation.statistics.intervals import Interval
+from feinschliff.evaluation.statistics.paired import compare
 from feinschliff.kit.errors import Invalid
 
 PROJECT = "projects/default"

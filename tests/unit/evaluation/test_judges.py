@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 
 import pytest
 
-from feinschliff.evaluation.calibration_store import Calibration
-from feinschliff.evaluation.calibration_worker import Judgement, human_of, identity_of, judged
-from feinschliff.evaluation.judges import Credential, calibrated, check_judgements, judges_in, require_calibrated
-from feinschliff.evaluation.keeping import Halted
+from feinschliff.evaluation.judges.store import Calibration
+from feinschliff.evaluation.judges.trust import Credential, calibrated, check_judgements, judges_in, require_calibrated
+from feinschliff.evaluation.judges.worker import Judgement, human_of, identity_of, judged
+from feinschliff.evaluation.work.keeping import Halted
 from feinschliff.graders.grade import Item, Sample
 from feinschliff.graders.grade import Judgement as GradeJudgement
 from feinschliff.graders.spec import Spec

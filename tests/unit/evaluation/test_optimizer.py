@@ -9,7 +9,7 @@ from unittest.mock import Mock
 import pytest
 
 from feinschliff.evaluation.life import State
-from feinschliff.evaluation.optimizer import Optimizer
+from feinschliff.evaluation.optimization.worker import Optimizer
 from feinschliff.kit.errors import Conflict
 
 

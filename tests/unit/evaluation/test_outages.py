@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from feinschliff.evaluation.failures import failure_of
-from feinschliff.evaluation.outside import Installation, Paces, RoomOutside
-from feinschliff.evaluation.posting import Post, PostFailed, Reach
-from feinschliff.evaluation.worker import Halt
+from feinschliff.evaluation.grading.outside import Installation, Paces, RoomOutside
+from feinschliff.evaluation.grading.posting import Post, PostFailed, Reach
+from feinschliff.evaluation.runs.worker import Halt
+from feinschliff.evaluation.work.failures import failure_of
 from feinschliff.graders.outside import Call, CannotAsk
 from feinschliff.kit.errors import Refusal
 from feinschliff.sandbox import call as sandbox
@@ -67,8 +67,8 @@ def outside(script: Script, waiting: Waits | None) -> RoomOutside:
 
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("feinschliff.evaluation.outside.PAUSE_SECONDS", 0)
-    monkeypatch.setattr("feinschliff.evaluation.outside.pause_seconds", lambda refusal, attempt: 0)
+    monkeypatch.setattr("feinschliff.evaluation.grading.outside.PAUSE_SECONDS", 0)
+    monkeypatch.setattr("feinschliff.evaluation.grading.outside.pause_seconds", lambda refusal, attempt: 0)
 
 
 DOWN = PostFailed("host does not answer", again=True, is_outage=True)

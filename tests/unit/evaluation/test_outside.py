@@ -14,10 +14,10 @@ from dataclasses import replace
 
 import pytest
 
-from feinschliff.evaluation import posting
-from feinschliff.evaluation.outside import PACES_KEPT, Installation, Paces, sampling_of
-from feinschliff.evaluation.outside_headers import SecretHeaders
-from feinschliff.evaluation.outside_judges import (
+from feinschliff.evaluation.grading import posting
+from feinschliff.evaluation.grading.headers import SecretHeaders
+from feinschliff.evaluation.grading.outside import PACES_KEPT, Installation, Paces, sampling_of
+from feinschliff.evaluation.grading.outside_judges import (
     OutsideJudge,
     Unreadable,
     from_answer,
@@ -25,7 +25,7 @@ from feinschliff.evaluation.outside_judges import (
     parse_judges,
     to_post,
 )
-from feinschliff.evaluation.posting import Post, Poster, PostFailed, Reach, is_public
+from feinschliff.evaluation.grading.posting import Post, Poster, PostFailed, Reach, is_public
 from feinschliff.evaluation.settings import EvaluationSettings
 from feinschliff.graders.outside import Question
 

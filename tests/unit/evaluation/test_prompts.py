@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from feinschliff.evaluation.prompts import Prompt, item_of
+from feinschliff.evaluation.prompts.prompt import Prompt, item_of
 from feinschliff.formats.records import Message
 from feinschliff.graders.template import Unresolved
 from feinschliff.kit.errors import Invalid, Refusal

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from feinschliff.evaluation.plots import Bar, curves, intervals
-from feinschliff.evaluation.rendering import BYTES_MAX, CUT, _plain, csv_of, cut
+from feinschliff.evaluation.reports.plots import Bar, curves, intervals
+from feinschliff.evaluation.reports.rendering import BYTES_MAX, CUT, _plain, csv_of, cut
 from feinschliff.evaluation.resources import GradeGiven, OutputItem
 from feinschliff.formats.report import Failure
 

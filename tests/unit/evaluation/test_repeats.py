@@ -6,9 +6,9 @@ from itertools import combinations
 
 import pytest
 
-from feinschliff.evaluation.repeats import NONE, mean_by_line, passes_by_k
 from feinschliff.evaluation.resources import GradedLine, GradeGiven
-from feinschliff.evaluation.results import compare_lines, results_of
+from feinschliff.evaluation.runs.results import compare_lines, results_of
+from feinschliff.evaluation.statistics.repeats import NONE, mean_by_line, passes_by_k
 from feinschliff.graders.grader import parse_all
 
 GRADER = {"type": "string_check", "name": "g", "input": "{{ item.a }}", "reference": "x", "operation": "eq"}

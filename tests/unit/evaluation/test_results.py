@@ -7,9 +7,11 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from feinschliff.evaluation.resources import GradedLine, GradeGiven, GraderResult, passes
-from feinschliff.evaluation.results import OVERALL, compare_lines, results_of
-from feinschliff.evaluation.statistics import Verdict
+from feinschliff.evaluation.resources import OVERALL, GradedLine, GradeGiven, GraderResult, passes
+from feinschliff.evaluation.runs.item_store import judged_by, summed
+from feinschliff.evaluation.runs.results import compare_lines, results_of
+from feinschliff.evaluation.statistics.paired import Verdict
+from feinschliff.graders.grade import Judgement
 from feinschliff.graders.grader import parse
 
 CHECK = {"input": "{{sample.output_text}}", "reference": "{{item.completion}}"}
@@ -77,3 +79,11 @@ def test_runs_are_paired_by_line_and_the_rest_is_named() -> None:
     assert (numbers.n, numbers.wins, numbers.losses) == (2, 2, 0)
     assert left_out == [3, 4, 5]
     assert numbers.verdict is Verdict.NOT_ENOUGH_EVIDENCE
+
+
+def test_tokens_of_judges_are_counted_by_model() -> None:
+    said = [Judgement("a", "", (), "", prompt_tokens=10, completion_tokens=2), Judgement("b", "", (), "")]
+    once = judged_by([*said, said[0]])
+    assert once == {"a": [20, 4], "b": [0, 0]}
+    assert summed(once, {"b": [1, 1], "c": [3, 0]}) == {"a": [20, 4], "b": [1, 1], "c": [3, 0]}
+    assert judged_by([]) == {}

@@ -10,12 +10,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from feinschliff.evaluation import item_store, store
+from feinschliff.evaluation import store
 from feinschliff.evaluation.drafts import EvalDraft, Once, RunDraft
 from feinschliff.evaluation.evaluations import Evaluations
 from feinschliff.evaluation.life import MOVES, UNFINISHED, State
 from feinschliff.evaluation.resources import DatasetFacts, GradeGiven, OutputItem, Run
-from feinschliff.evaluation.runs import Runs
+from feinschliff.evaluation.runs import item_store
+from feinschliff.evaluation.runs.runs import Runs
 from feinschliff.formats.report import Failure
 from feinschliff.kit.clock import ManualClock
 from feinschliff.kit.db import Database

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from feinschliff.evaluation.sandboxed import processors, workers_for
+from feinschliff.evaluation.grading.sandboxed import processors, workers_for
 
 
 @pytest.mark.parametrize(("seen", "workers"), [(0.5, 2), (1, 2), (3, 3), (3.6, 4), (64, 8)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from feinschliff.evaluation.search import (
+from feinschliff.evaluation.optimization.search import (
     Ask,
     HillClimb,
     Miss,

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from feinschliff.evaluation import statistics
-from feinschliff.evaluation.statistics import Interval, Method, Verdict, compare, summarise
+from feinschliff.evaluation.statistics import intervals, paired
+from feinschliff.evaluation.statistics.intervals import Interval, Method
+from feinschliff.evaluation.statistics.paired import Verdict, compare
+from feinschliff.evaluation.statistics.summary import summarise
 
 counts = st.integers(min_value=0, max_value=300)
 binary_grades = st.lists(st.sampled_from([0.0, 1.0]), min_size=2, max_size=80)
@@ -34,15 +36,15 @@ binary_pairs = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), st.sampled_from([
     ],
 )
 def test_wilson_equals_the_published_interval(successes: int, n: int, low: float, high: float) -> None:
-    assert statistics.wilson(successes, n) == pytest.approx((low, high), abs=6e-5)
+    assert intervals.wilson(successes, n) == pytest.approx((low, high), abs=6e-5)
 
 
 @given(n=st.integers(1, 500), data=st.data())
 def test_wilson_holds_the_proportion_within_0_and_1(n: int, data: st.DataObject) -> None:
     successes = data.draw(st.integers(0, n))
-    low, high = statistics.wilson(successes, n)
+    low, high = intervals.wilson(successes, n)
     assert 0 <= low <= successes / n <= high <= 1
-    mirrored = statistics.wilson(n - successes, n)
+    mirrored = intervals.wilson(n - successes, n)
     assert (1 - mirrored.high, 1 - mirrored.low) == pytest.approx((low, high), abs=1e-12)
 
 
@@ -60,20 +62,20 @@ def test_wilson_holds_the_proportion_within_0_and_1(n: int, data: st.DataObject)
     ],
 )
 def test_mcnemar_equals_the_reference(wins: int, losses: int, p: float) -> None:
-    assert statistics.mcnemar(wins, losses) == pytest.approx(p, rel=1e-12)
-    assert statistics.mcnemar(losses, wins) == pytest.approx(p, rel=1e-12)
+    assert paired.mcnemar(wins, losses) == pytest.approx(p, rel=1e-12)
+    assert paired.mcnemar(losses, wins) == pytest.approx(p, rel=1e-12)
 
 
 def test_mcnemar_neither_overflows_nor_vanishes_on_many_pairs() -> None:
-    assert statistics.mcnemar(5_000, 5_000) == 1.0
-    assert 0 < statistics.mcnemar(4_800, 5_200) < 1e-4
+    assert paired.mcnemar(5_000, 5_000) == 1.0
+    assert 0 < paired.mcnemar(4_800, 5_200) < 1e-4
 
 
 @given(wins=counts, losses=counts)
 def test_mcnemar_is_a_probability_and_falls_as_the_sides_part(wins: int, losses: int) -> None:
-    p = statistics.mcnemar(wins, losses)
+    p = paired.mcnemar(wins, losses)
     assert 0 < p <= 1
-    further = statistics.mcnemar(wins + 1, losses) if wins >= losses else statistics.mcnemar(wins, losses + 1)
+    further = paired.mcnemar(wins + 1, losses) if wins >= losses else paired.mcnemar(wins, losses + 1)
     assert further <= p
 
 
@@ -89,7 +91,7 @@ def test_mcnemar_is_a_probability_and_falls_as_the_sides_part(wins: int, losses:
 def test_newcombe_equals_the_published_interval(
     both: int, wins: int, losses: int, neither: int, low: float, high: float
 ) -> None:
-    assert statistics.newcombe(both, wins, losses, neither) == pytest.approx((low, high), abs=6e-4)
+    assert paired.newcombe(both, wins, losses, neither) == pytest.approx((low, high), abs=6e-4)
 
 
 @given(both=counts, wins=counts, losses=counts, neither=counts)
@@ -99,19 +101,19 @@ def test_newcombe_holds_the_difference_and_mirrors_when_the_runs_swap(
     n = both + wins + losses + neither
     if n == 0:
         return
-    low, high = statistics.newcombe(both, wins, losses, neither)
+    low, high = paired.newcombe(both, wins, losses, neither)
     assert -1 <= low <= (wins - losses) / n + 1e-12
     assert (wins - losses) / n - 1e-12 <= high <= 1
-    swapped = statistics.newcombe(both, losses, wins, neither)
+    swapped = paired.newcombe(both, losses, wins, neither)
     assert (-swapped.high, -swapped.low) == pytest.approx((low, high), abs=1e-12)
 
 
 def test_bootstrap_agrees_with_the_reference_on_skewed_values() -> None:
     values = [1 - (k / 40) ** 3 for k in range(40)]
-    interval = statistics.bca(np.asarray(values), confidence=0.95, resamples=10_000, seed=0)
+    interval = intervals.bca(np.asarray(values), confidence=0.95, resamples=10_000, seed=0)
     # scipy 1.16, bootstrap(method="BCa", n_resamples=200_000)
     assert interval == pytest.approx((0.6664, 0.8373), abs=3e-3)
-    wider, method = statistics.mean_interval(values, within=Interval(0, 1))
+    wider, method = intervals.mean_interval(values, within=Interval(0, 1))
     assert method is Method.BOOTSTRAP_BCA
     assert wider.low < interval.low < interval.high < wider.high
     assert wider == pytest.approx(interval, abs=0.01)
@@ -122,13 +124,13 @@ def test_intervals_of_few_rows_cover_the_truth_too(n: int, lowest: float) -> Non
     random, hits = np.random.default_rng(n), 0
     for _ in range(1500):
         values = random.beta(2, 5, size=n) - random.beta(2, 5, size=n)
-        (low, high), _ = statistics.mean_interval(values, within=Interval(-1, 1), resamples=400)
+        (low, high), _ = intervals.mean_interval(values, within=Interval(-1, 1), resamples=400)
         hits += low <= 0 <= high
     assert lowest <= hits / 1500 <= 0.97
 
 
 def test_the_confidence_asked_of_a_bootstrap_falls_to_the_one_wanted_as_rows_grow() -> None:
-    asked = [statistics.widened(0.95, n) for n in (2, 5, 20, 100, 10_000)]
+    asked = [intervals.widened(0.95, n) for n in (2, 5, 20, 100, 10_000)]
     assert asked == sorted(asked, reverse=True)
     assert asked[0] < 1
     assert asked[-1] == pytest.approx(0.95, abs=1e-4)
@@ -137,8 +139,8 @@ def test_the_confidence_asked_of_a_bootstrap_falls_to_the_one_wanted_as_rows_gro
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=60))
 def test_bootstrap_stays_within_the_values_and_repeats_itself(values: list[float]) -> None:
-    first, method = statistics.mean_interval(values, within=Interval(0, 1), resamples=500)
-    again, _ = statistics.mean_interval(values, within=Interval(0, 1), resamples=500)
+    first, method = intervals.mean_interval(values, within=Interval(0, 1), resamples=500)
+    again, _ = intervals.mean_interval(values, within=Interval(0, 1), resamples=500)
     assert first == again
     assert first.low <= first.high
     if method is Method.BOOTSTRAP_BCA:
@@ -147,11 +149,11 @@ def test_bootstrap_stays_within_the_values_and_repeats_itself(values: list[float
 
 
 def test_equal_values_do_not_claim_certainty() -> None:
-    interval, method = statistics.mean_interval([1.0] * 10, within=Interval(0, 1))
+    interval, method = intervals.mean_interval([1.0] * 10, within=Interval(0, 1))
     assert method is Method.ALL_ALIKE
     assert interval.low == pytest.approx(0.05 ** (1 / 10))
     assert interval.high == 1.0
-    narrower, _ = statistics.mean_interval([1.0] * 100, within=Interval(0, 1))
+    narrower, _ = intervals.mean_interval([1.0] * 100, within=Interval(0, 1))
     assert interval.low < narrower.low < 1.0
 
 
@@ -161,30 +163,30 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(n: int) -> None:
     rounds, wilson_hits, bootstrap_hits = 400, 0, 0
     for _ in range(rounds):
         binary = sum(draw.random() < 0.8 for _ in range(n))
-        low, high = statistics.wilson(binary, n)
+        low, high = intervals.wilson(binary, n)
         wilson_hits += low <= 0.8 <= high
         values = [draw.betavariate(4, 2) for _ in range(n)]
-        (low, high), _ = statistics.mean_interval(values, within=Interval(0, 1), resamples=600)
+        (low, high), _ = intervals.mean_interval(values, within=Interval(0, 1), resamples=600)
         bootstrap_hits += low <= 4 / 6 <= high
     assert 0.92 <= wilson_hits / rounds <= 0.99
     assert 0.91 <= bootstrap_hits / rounds <= 0.98
 
 
 def test_sign_flip_is_exact_where_few_rows_differ() -> None:
-    assert statistics.sign_flip([0.5, 0.25, 0.125]) == pytest.approx(2 / 8)
-    assert statistics.sign_flip([1.0, -1.0]) == 1.0
-    assert statistics.sign_flip([0.0, 0.0, 0.0]) == 1.0
+    assert paired.sign_flip([0.5, 0.25, 0.125]) == pytest.approx(2 / 8)
+    assert paired.sign_flip([1.0, -1.0]) == 1.0
+    assert paired.sign_flip([0.0, 0.0, 0.0]) == 1.0
 
 
 def test_sign_flip_by_chance_agrees_with_the_exact_answer() -> None:
     differences = [0.3] * 14 + [-0.3] * 6
-    exact = statistics.mcnemar(14, 6)  # equal steps make both tests the same
-    assert statistics.sign_flip(differences) == pytest.approx(exact, abs=0.015)
-    assert statistics.sign_flip(differences) == statistics.sign_flip(differences)
+    exact = paired.mcnemar(14, 6)  # equal steps make both tests the same
+    assert paired.sign_flip(differences) == pytest.approx(exact, abs=0.015)
+    assert paired.sign_flip(differences) == paired.sign_flip(differences)
 
 
 def test_sign_flip_is_never_zero() -> None:
-    assert 0 < statistics.sign_flip([0.5 + k / 1000 for k in range(200)]) <= 1e-3
+    assert 0 < paired.sign_flip([0.5 + k / 1000 for k in range(200)]) <= 1e-3
 
 
 @given(binary_grades, st.integers(0, 5))
@@ -256,7 +258,7 @@ def test_a_verdict_needs_evidence_and_has_the_sign_of_the_difference(pairs: list
     assert result.p is not None
     assert result.difference is not None
     expected = Verdict.NOT_ENOUGH_EVIDENCE
-    if result.p < statistics.ALPHA:
+    if result.p < paired.ALPHA:
         expected = Verdict.BETTER if result.difference > 0 else Verdict.WORSE
     assert result.verdict is expected
 
@@ -270,6 +272,6 @@ def test_equal_models_are_seldom_called_different() -> None:
         second = [float(draw.random() < 0.7) for _ in range(40)]
         false_binary += compare(first, second, is_binary=True).verdict is not Verdict.NOT_ENOUGH_EVIDENCE
         graded = [draw.gauss(0, 0.2) for _ in range(25)]
-        false_graded += statistics.sign_flip(graded, resamples=400) < statistics.ALPHA
+        false_graded += paired.sign_flip(graded, resamples=400) < paired.ALPHA
     assert false_binary / rounds <= 0.06
     assert false_graded / rounds <= 0.08

@@ -1,13 +1,12 @@
 """Alembic's entry to the tables of evaluation."""
 
-from feinschliff.evaluation import (  # their tables are in METADATA too
-    calibration_store,
-    gate_store,
-    optimization_store,
-    prompt_store,
-    row_store,
-)
+from feinschliff.evaluation.gates import store as gate_store
+from feinschliff.evaluation.judges import store as calibration_store
+from feinschliff.evaluation.optimization import store as optimization_store
+from feinschliff.evaluation.prompts import store as prompt_store
+from feinschliff.evaluation.runs import row_store
 from feinschliff.evaluation.store import METADATA
+from feinschliff.evaluation.work import measured_store
 from feinschliff.kit.db import run_env
 
 OTHERS = {
@@ -16,6 +15,7 @@ OTHERS = {
     optimization_store.OPTIMIZATIONS,
     prompt_store.PROMPTS,
     row_store.ROWS,
+    measured_store.MEASURED,
 }
 assert {*METADATA.tables.values()} >= OTHERS
 run_env(METADATA)

@@ -1,0 +1,1 @@
+"""What decides releases: gates, the measuring, and verdicts."""

@@ -1,0 +1,1 @@
+"""Judges held to people's judgement, and which of them may gate."""

@@ -1,0 +1,1 @@
+"""Runs of an eval: made, worked on, stored, read and compared."""

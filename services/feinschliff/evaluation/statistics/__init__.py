@@ -1,0 +1,1 @@
+"""What grades say: intervals, paired tests, many comparisons at once; all pure."""
