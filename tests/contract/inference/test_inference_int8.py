@@ -21,8 +21,11 @@ from feinschliff.lm import kernels
 from feinschliff.lm.kernels import Kernels
 from feinschliff.lm.load import Precision, load_base, load_model
 from feinschliff.lm.quantised import Quantisation, QuantisedLinear, quantise, quantise_head, widen
+from feinschliff.v1 import inference_pb2 as pb
 from tests.contract.inference.generating import generate, texts
 from tests.contract.inference.kinds import Made
+from tests.contract.inference.site import Site, chat_request, refusing
+from tests.contract.inference.test_inference_deployments import delete, gone
 from tests.contract.inference.test_inference_families import FAMILIES, make
 
 INT8 = Quantisation("int8")
@@ -125,3 +128,21 @@ def test_a_base_in_bytes_says_so_and_computes_with_this_machine_s_numbers(tiny_m
     assert {layer.quantisation for _, layer in layers_in_bytes(loaded.model) if isinstance(layer, QuantisedLinear)} == {
         INT8
     }
+
+
+async def test_weights_are_kept_as_the_deployment_says_and_two_ways_stand_beside_each_other(
+    site: Site, adapters: dict[str, Path]
+) -> None:
+    version = site.register(adapters["one"])
+    small = await site.create("small", precision=pb.Deployment.PRECISION_INT8, routes={"a": version})
+    assert small.precision == pb.Deployment.PRECISION_INT8
+    assert [route.state for route in small.routes] == [pb.Route.STATE_READY]
+    assert (await site.get("small")).precision == pb.Deployment.PRECISION_INT8
+    answer = await site.chats.Chat(chat_request(version))
+    assert answer.identity.adapter_digest == site.digest_of(version)
+    await site.create("d")
+    await delete(site, "small")
+    await gone(site, "small")
+    with pytest.raises(WrongState):
+        await refusing(site.chats.Chat(chat_request(version)))
+    assert (await site.chats.Chat(chat_request(site.base))).usage.completion_tokens
