@@ -128,6 +128,8 @@ def test_nothing_answers_before_it_is_deployed_and_the_advice_helps(cli: Cli, tr
     deployed = cli.json("deploy", "intents/1")
     assert deployed["state"] == "STATE_READY"
     assert deployed["base_model"] == base
+    assert "DEPLOYMENT_OF_OTHER_PRECISION" in cli("deploy", "intents/1", "--precision", "int8", expect=1).stderr
+    assert "none of auto" in cli("deploy", "intents/1", "--precision", "int3", expect=2).stderr
     answer = cli.json("chat", "intents", "hello", "--max-tokens", "4", "--temperature", "0")
     assert answer["identity"]["model_version"] == trained["job"]["model_version"]
     assert answer["identity"]["adapter_digest"] == deployed["routes"][0]["adapter_digest"]

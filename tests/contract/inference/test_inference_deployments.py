@@ -397,3 +397,21 @@ async def test_a_room_without_deployments_starts_without_torch(tmp_path: Path, t
     async with open_site(tmp_path, tiny_model) as site:
         assert (await site.refused(site.base)).reason == "MODEL_NOT_LOADED"
         assert site.metric("loaded_bases") == 0
+
+
+async def test_weights_are_kept_as_the_deployment_says_and_two_ways_stand_beside_each_other(
+    site: Site, adapters: dict[str, Path]
+) -> None:
+    version = site.register(adapters["one"])
+    small = await site.create("small", precision=pb.Deployment.PRECISION_INT8, routes={"a": version})
+    assert small.precision == pb.Deployment.PRECISION_INT8
+    assert [route.state for route in small.routes] == [pb.Route.STATE_READY]
+    assert (await site.get("small")).precision == pb.Deployment.PRECISION_INT8
+    answer = await site.chats.Chat(chat_request(version))
+    assert answer.identity.adapter_digest == site.digest_of(version)
+    await site.create("d")
+    await delete(site, "small")
+    await gone(site, "small")
+    with pytest.raises(WrongState):
+        await refusing(site.chats.Chat(chat_request(version)))
+    assert (await site.chats.Chat(chat_request(site.base))).usage.completion_tokens
