@@ -138,6 +138,15 @@ SERVING = Dashboard(
                     ),
                 ),
                 Panel(
+                    "Drafts",
+                    "How many tokens are looked up in the text of their answer, and how many of them save a step?",
+                    "tokens/s",
+                    (
+                        Query(rate("feinschliff_inference_drafted_tokens_total"), "looked up"),
+                        Query(rate("feinschliff_inference_accepted_tokens_total"), "said by the model too"),
+                    ),
+                ),
+                Panel(
                     "Keys and values",
                     "How much of the memory for attention is taken?",
                     "bytes",

@@ -155,7 +155,9 @@ def engine_options(settings: InferenceSettings, answers: Answers) -> EngineOptio
         kv_cache_bytes_max=settings.inference_kv_cache_bytes_max,
         prefix_cache_bytes_max=settings.inference_prefix_cache_bytes_max,
         threads=settings.inference_threads,
+        lookup_tokens_max=settings.inference_lookup_tokens_max,
         on_batch=answers.observe_batch,
+        on_drafts=answers.count_drafts,
         vllm=vllm_options(settings),
     )
 

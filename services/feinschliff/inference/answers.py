@@ -130,6 +130,10 @@ class Answers:
     def observe_batch(self, rows: int) -> None:
         self.metrics.histogram("feinschliff_inference_batch_size_sequences").observe(rows)
 
+    def count_drafts(self, drafted: int, held: int) -> None:
+        self.metrics.counter("feinschliff_inference_drafted_tokens_total").inc(drafted)
+        self.metrics.counter("feinschliff_inference_accepted_tokens_total").inc(held)
+
     def _count_end(self, request: GenerationRequest, done: Done) -> None:
         metrics = self.metrics
         metrics.counter("feinschliff_inference_prompt_tokens_total").inc(len(request.prompt_ids))

@@ -34,6 +34,13 @@ class InferenceSettings(Settings):
     inference_prefix_cache_bytes_max: int = Field(
         256 * 1024**2, ge=0, description="Memory of a base for what prompts of a project begin with; 0 keeps nothing."
     )
+    inference_lookup_tokens_max: int = Field(
+        16,
+        ge=0,
+        le=64,
+        description="Most tokens of an answer that are looked up in its own text and checked in one step; it changes"
+        " speed and nothing else. 0 looks none up.",
+    )
     inference_answer_tokens_default: int = Field(
         2048,
         ge=0,

@@ -241,6 +241,10 @@ _INFERENCE = {
     "prompt_tokens_total": _counter("Tokens of prompts."),
     "cached_prompt_tokens_total": _counter("Tokens of prompts that were known from the beginning of another one."),
     "completion_tokens_total": _counter("Tokens of answers."),
+    "drafted_tokens_total": _counter(
+        "Tokens of answers that were looked up in their own text, to be checked in one step."
+    ),
+    "accepted_tokens_total": _counter("Drafted tokens that the model said: each saved a step."),
     "request_prompt_tokens": _histogram("Tokens of one prompt.", TOKENS),
     "request_completion_tokens": _histogram("Tokens of one answer.", TOKENS),
     "batch_size_sequences": _histogram("Sequences in one forward pass.", BATCH),

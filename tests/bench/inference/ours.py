@@ -34,6 +34,7 @@ PRECISIONS = {
     "int8": pb.Deployment.PRECISION_INT8,
 }
 ROWS_MAX = 32
+LOOKUP_TOKENS = 16  # as the service has it
 QUEUE_MAX = 2000
 KEYS = ("bench-access-key", "bench-secret-key")
 READY_SECONDS_MAX = 120.0
@@ -133,8 +134,15 @@ def _turn(text: str) -> common_pb2.Message:
 class Alone:
     """The engine in this process, without a door."""
 
-    def __init__(self, base: BaseFiles, precision: str, home: Path) -> None:
-        options = EngineOptions(home / "cache" / "bases", rows_max=ROWS_MAX, queue_max=QUEUE_MAX)
+    def __init__(self, base: BaseFiles, precision: str, home: Path, *, lookup_tokens_max: int = LOOKUP_TOKENS) -> None:
+        self.drafted = self.accepted = 0
+        options = EngineOptions(
+            home / "cache" / "bases",
+            rows_max=ROWS_MAX,
+            queue_max=QUEUE_MAX,
+            lookup_tokens_max=lookup_tokens_max,
+            on_drafts=self._count,
+        )
         kind: Precision = "bf16" if precision == "bf16" else "fp32"
         # In a thread that ends, as the service loads it: a thread that has computed keeps workers that spin.
         with ThreadPoolExecutor(1) as loader:
@@ -148,6 +156,21 @@ class Alone:
         ]
         rss_mib = psutil.Process().memory_info().rss / 2**20
         return measured([one.stream() for one in asked], rss_mib=rss_mib, load_average=os.getloadavg()[0])
+
+    def ask_in_turn(self, prompts: Sequence[Sequence[int]], *, at_once: int, tokens: int) -> Measured:
+        """So many at once; where one ends the next one begins."""
+
+        def ask(prompt: Sequence[int]) -> Stream:
+            return _Answer(self.engine, GenerationRequest(prompt, max_tokens=tokens)).stream()
+
+        with ThreadPoolExecutor(at_once) as clients:
+            streams = list(clients.map(ask, prompts))
+        rss_mib = psutil.Process().memory_info().rss / 2**20
+        return measured(streams, rss_mib=rss_mib, load_average=os.getloadavg()[0])
+
+    def _count(self, drafted: int, accepted: int) -> None:
+        self.drafted += drafted
+        self.accepted += accepted
 
 
 class _Answer:

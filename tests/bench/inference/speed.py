@@ -22,13 +22,13 @@ from feinschliff.formats.records import Message
 from feinschliff.lm.chat import Chat
 from feinschliff.lm.load import load_tokenizer, prepare
 from tests.bench.environments import Failed
-from tests.bench.inference import ours, peers
+from tests.bench.inference import drafting, ours, peers
 from tests.bench.inference.measured import Measured, median, metrics, say
 from tests.bench.inference.prompts import conversations
 from tests.contract.inference.adapters import make_adapter
 
 SUBJECTS = ("feinschliff", "feinschliff-int8", "serve-batching", "serve", "generate", "llamacpp")
-SECTIONS = ("service", "adapters", "overhead", "streams")
+SECTIONS = ("service", "adapters", "overhead", "streams", "lookup")
 CONCURRENCY = (1, 8, 32)
 STREAMS = 1000
 STREAM_TOKENS = 8
@@ -55,7 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = DirectoryStore(Path(folder, "store"))
         base = bases.resolve(ours.BASE, store, options.home / "cache" / "bases", offline=True)
-        parts = {"service": service, "adapters": adapters, "overhead": overhead, "streams": streams}
+        parts = {"service": service, "adapters": adapters, "overhead": overhead, "streams": streams, "lookup": lookup}
         for section in options.only:
             parts[section](options, base, Path(folder))
 
@@ -148,6 +148,19 @@ def streams(options: argparse.Namespace, base: BaseFiles, folder: Path) -> None:
     say(bench=bench, subject="feinschliff", metric="rss_mib_before", value=round(before, 1))
     ended = len(found.first_token_seconds)
     _goal(bench, f"streams that ended well == {STREAMS}", ended, ended == STREAMS)
+
+
+def lookup(options: argparse.Namespace, base: BaseFiles, folder: Path) -> None:
+    """The engine with drafts and without, in turn."""
+    plain = prepare(base, options.home / "cache" / "bases")
+    drafting.measure(
+        base,
+        lambda text: _ids(plain, text),
+        precision=options.precision,
+        home=options.home,
+        rounds=options.rounds,
+        concurrency=options.concurrency,
+    )
 
 
 def _measures(

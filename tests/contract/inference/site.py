@@ -107,6 +107,7 @@ class Site:
             "inference_turn_seconds": 0.2,
             "inference_alias_seconds": 0.0,
             "inference_threads": 2,
+            "inference_lookup_tokens_max": 0,  # a long answer takes its time: tests end it, or wait behind it
             "drain_seconds": 0,
             "grace_seconds": 2,
         }

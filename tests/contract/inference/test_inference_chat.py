@@ -272,3 +272,14 @@ async def test_metrics_count_what_was_answered(site: Site) -> None:
     assert site.metric("queue_wait_seconds_count") == 1
     assert site.metric("batch_size_sequences_count") == passes + 5
     assert site.metric("requests_in_flight") == 0
+
+
+async def test_drafts_are_counted_and_save_steps(tmp_path: Path, tiny_model: Path) -> None:
+    async with open_site(tmp_path, tiny_model, inference_lookup_tokens_max=8) as site:
+        await site.create()
+        passes = site.metric("batch_size_sequences_count")
+        answer = await site.chat(site.base, max_tokens=100)
+        saved = site.metric("accepted_tokens_total")
+        assert answer.usage.completion_tokens == 100
+        assert 0 <= saved <= site.metric("drafted_tokens_total")
+        assert site.metric("batch_size_sequences_count") == passes + 99 - saved

@@ -6,43 +6,83 @@ import importlib.util
 import random
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from itertools import count, takewhile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from feinschliff.artifacts import bases
 from feinschliff.artifacts.bases import DEFAULT_BASE, BaseFiles
 from feinschliff.artifacts.directory import DirectoryStore
-from feinschliff.inference.engine import Delta, Done, Engine, GenerationRequest
+from feinschliff.formats.schemas import in_order
+from feinschliff.inference.engine import Delta, Done, Engine, Event, Finish, GenerationRequest
 from feinschliff.inference.engines import ENGINES, EngineOptions
+from feinschliff.inference.forms import Schema, form_of
 from feinschliff.inference.scores import TokenScore
 from feinschliff.kit.errors import WrongState
+from feinschliff.lm import kernels
 from tests.contract.inference.adapters import make_adapter
 from tests.contract.inference.generating import Generation, generate
+from tests.contract.inference.schemas import thing
 
 MIXED = 200
 REQUESTS = 5000
 ADAPTERS = [f"adapter-{number}" for number in range(6)]
+Crowd = tuple[Engine, dict[str, Path]]
 PROMPTS = 4
 IN_FLIGHT = 48
 BF16_NEAR = 0.25
 """Log-probabilities: rounding of logits around 30 in bf16, on either side, and what layers before add to it."""
 
 
+@dataclass
+class Drafts:
+    """What an engine told of its drafts."""
+
+    drafted: int = 0
+    held: int = 0
+
+    def note(self, drafted: int, held: int) -> None:
+        self.drafted += drafted
+        self.held += held
+
+
 @pytest.fixture(scope="module")
-def crowd(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, dict[str, Path]]]:
+def drafts() -> Drafts:
+    return Drafts()
+
+
+@pytest.fixture(scope="module")
+def crowd(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory, drafts: Drafts) -> Iterator[Crowd]:
     """An engine in fp32 with six adapters."""
     folder = tmp_path_factory.mktemp("crowd")
-    base = BaseFiles(f"file:{tiny_model}", "sha256:tiny", "folder", tiny_model)
-    options = EngineOptions(folder, rows_max=24, queue_max=MIXED, prefill_tokens_per_step=128)
-    engine = ENGINES["transformers"](base, "fp32", options)
     made = {name: make_adapter(tiny_model, folder / name, seed=n, rank=2 + n % 3) for n, name in enumerate(ADAPTERS)}
-    for name, one in made.items():
-        engine.load_adapter(name, one)
+    engine = engine_with(tiny_model, made, EngineOptions(folder, lookup_tokens_max=16, on_drafts=drafts.note))
     yield engine, made
     engine.close()
+
+
+@pytest.fixture(scope="module")
+def undrafted(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, crowd: Crowd) -> Iterator[Engine]:
+    """The same, and every token has a step of its own."""
+    built = kernels.load("fp32", tmp_path_factory.getbasetemp(), threads=2)
+    if built is None or not built.multiplies:
+        pytest.skip("nothing is drafted where the library computes the products")
+    engine = engine_with(tiny_model, crowd[1], EngineOptions(tmp_path_factory.mktemp("undrafted")))
+    yield engine
+    engine.close()
+
+
+def engine_with(tiny_model: Path, adapters: dict[str, Path], options: EngineOptions) -> Engine:
+    base = BaseFiles(f"file:{tiny_model}", "sha256:tiny", "folder", tiny_model)
+    limits = {"rows_max": 24, "queue_max": MIXED, "prefill_tokens_per_step": 128}
+    engine = ENGINES["transformers"](base, "fp32", replace(options, **limits))
+    for name, folder in adapters.items():
+        engine.load_adapter(name, folder)
+    return engine
 
 
 def drawn(number: int) -> GenerationRequest:
@@ -77,7 +117,7 @@ def scores_of(generation: Generation) -> list[TokenScore]:
 
 
 @pytest.mark.timeout(600)
-def test_two_hundred_mixed_requests_get_what_each_gets_alone(crowd: tuple[Engine, dict[str, Path]]) -> None:
+def test_two_hundred_mixed_requests_get_what_each_gets_alone(crowd: Crowd) -> None:
     engine, _ = crowd
     requests = [drawn(number) for number in range(MIXED)]
     together = [told(generation) for generation in generate(engine, requests)]
@@ -86,9 +126,130 @@ def test_two_hundred_mixed_requests_get_what_each_gets_alone(crowd: tuple[Engine
     assert engine.capacity().kv_cache_bytes == 0
 
 
+def repeating(number: int, **more: Any) -> GenerationRequest:
+    """Greedy, the tiny model soon says the same again and again."""
+    chosen = random.Random(number)
+    prompt = [chosen.randrange(3, 400) for _ in range(chosen.randrange(1, 60))]
+    return GenerationRequest(prompt, **{"max_tokens": 24, "seed": number, **more})
+
+
+FAVOURED = {5: 9.0, 7: 9.0}
+SORTS: dict[str, list[GenerationRequest]] = {
+    "greedy": [repeating(number) for number in range(12)],
+    "drawn": [repeating(number, temperature=0.9, top_p=0.9, logit_bias=FAVOURED) for number in range(12)],
+    "penalised": [
+        repeating(n, repetition_penalty=1.05, presence_penalty=0.1, frequency_penalty=0.02, logit_bias={5: 3.0, 7: 3.0})
+        for n in range(12)
+    ],
+    "scored": [repeating(number, logprobs=number % 4) for number in range(12)],
+    "ended anywhere": [repeating(7, max_tokens=tokens) for tokens in range(1, 25)],
+    "with adapters": [repeating(n, adapter_digest=["", *ADAPTERS][n % 7]) for n in range(21)],
+    "of every sort": [replace(drawn(n), max_tokens=24) for n in range(24)],
+}
+
+
+@pytest.mark.parametrize("sort", SORTS)
+def test_drafts_change_nothing_that_is_told(crowd: Crowd, undrafted: Engine, drafts: Drafts, sort: str) -> None:
+    check_same(crowd[0], undrafted, SORTS[sort], drafts)
+
+
+def test_an_answer_stops_inside_a_draft_where_it_stops_without(crowd: Crowd, undrafted: Engine, drafts: Drafts) -> None:
+    told_before = [generation.text for generation in generate(undrafted, SORTS["greedy"])]
+    stops = [text[at : at + 3] for at, text in enumerate(told_before, start=8)]
+    requests = [replace(one, stop=(stop,)) for one, stop in zip(SORTS["greedy"], stops, strict=True)]
+    answers = check_same(crowd[0], undrafted, requests, drafts)
+    assert sum(answer.done.finish is Finish.STOP for answer in answers) > len(answers) / 2  # no text of half characters
+    scored = generate(undrafted, SORTS["scored"])
+    ends = [scores_of(generation)[16].token_id for generation in scored]
+    requests = [replace(one, stop_token_ids=(end,)) for one, end in zip(SORTS["scored"], ends, strict=True)]
+    answers = check_same(crowd[0], undrafted, requests, drafts)
+    assert {answer.done.finish for answer in answers} == {Finish.STOP}
+
+
+def test_drafts_keep_to_the_form_of_an_answer(crowd: Crowd, undrafted: Engine, drafts: Drafts) -> None:
+    things = {"type": "array", "items": thing({"name": {"const": "one"}, "is_it": {"type": "boolean"}}), "minItems": 4}
+    asked = form_of(Schema.of(in_order(things), "schema", strict=True))
+    heats = [{"temperature": 0.0}, {"temperature": 1.0}]
+    drafts.held = 0
+    said = [
+        generate(
+            engine,
+            [repeating(n, max_tokens=160, grammar=engine.grammar(asked), **heat) for heat in heats for n in range(4)],
+        )
+        for engine in (crowd[0], undrafted)
+    ]
+    with_drafts, without = ([generation.events for generation in answers] for answers in said)
+    assert with_drafts == without
+    assert drafts.held > 0
+
+
+def test_nothing_is_drafted_beside_an_adapter_that_takes_parts(
+    tiny_model: Path, tmp_path: Path, crowd: Crowd, undrafted: Engine, drafts: Drafts
+) -> None:
+    folder = make_adapter(tiny_model, tmp_path / "dora", seed=9, use_dora=True)
+    for engine in (crowd[0], undrafted):
+        engine.load_adapter("dora", folder)
+    requests = [repeating(number, adapter_digest="dora" if number % 2 else "") for number in range(4)]
+    drafts.drafted = 0
+    with_dora, without = ([one.events for one in generate(engine, requests)] for engine in (crowd[0], undrafted))
+    for engine in (crowd[0], undrafted):
+        engine.unload_adapter("dora")
+    assert with_dora == without
+    assert drafts.drafted == 0
+
+
+class Leaver:
+    """Asks, and is gone after so many tokens."""
+
+    def __init__(self, engine: Engine, request: GenerationRequest, tokens: int) -> None:
+        self.events: list[Event] = []
+        self._tokens = tokens
+        self._done: Future[Done] = Future()
+        engine.generate(request, self._take)
+
+    def _take(self, event: Event) -> None:
+        self.events.append(event)
+        if isinstance(event, Done):
+            self._done.set_result(event)
+        elif sum(isinstance(one, Delta) for one in self.events) >= self._tokens:
+            raise ConnectionError("gone")
+
+    @property
+    def done(self) -> Done:
+        return self._done.result(60)
+
+
+def test_who_leaves_inside_a_draft_hears_no_more_and_takes_nothing_from_the_others(
+    crowd: Crowd, undrafted: Engine, drafts: Drafts
+) -> None:
+    drafts.held = 0
+    told_all = []
+    for engine in (crowd[0], undrafted):
+        leaving = [Leaver(engine, repeating(number, max_tokens=400), 9 + number) for number in range(6)]
+        staying = Generation(engine, repeating(3, max_tokens=100))
+        assert [one.done.completion_tokens for one in leaving] == [9 + number for number in range(6)]
+        assert {one.done.finish for one in leaving} == {Finish.CANCELLED}
+        assert staying.done.finish is Finish.LENGTH
+        told_all.append([one.events for one in (*leaving, staying)])
+        assert engine.capacity().kv_cache_bytes == 0
+    assert told_all[0] == told_all[1]
+    assert drafts.held > 0
+
+
+def check_same(
+    engine: Engine, undrafted: Engine, requests: Sequence[GenerationRequest], drafts: Drafts
+) -> list[Generation]:
+    """Every event is the same, its text, its numbers and its tokens, and tokens came by drafts."""
+    drafts.held = 0
+    answers = generate(engine, requests)
+    assert [one.events for one in answers] == [one.events for one in generate(undrafted, requests)]
+    assert drafts.held > 0
+    return answers
+
+
 @pytest.mark.timeout(600)
 def test_five_thousand_answers_are_each_of_their_own_adapter_while_adapters_come_and_go(
-    crowd: tuple[Engine, dict[str, Path]],
+    crowd: Crowd,
 ) -> None:
     engine, folders = crowd
     asked, known = list[GenerationRequest](), dict[int, str]()

@@ -159,7 +159,8 @@ def test_one_call_gives_the_bits_of_its_parts_and_a_row_s_bits_are_its_own(
         row.request = dataclasses.replace(row.request, adapter_digest=digest)
         row.last_token = chosen.randrange(3, 500)
 
-    def logits(count: int, *, whole: bool) -> Tensor:
+    def logits(count: int, *, whole: bool, drafted: int = 0) -> Tensor:
+        """Of three tokens of each row, (3, B, V): in as many steps, or drafted in two."""
         decoder = NativeDecoder.of(model, built, Products(), PrefixCache(0))
         assert decoder is not None
         assert decoder._stepper is not None
@@ -169,7 +170,16 @@ def test_one_call_gives_the_bits_of_its_parts_and_a_row_s_bits_are_its_own(
             decoder.read(row, 0, len(row.request.prompt_ids))
             decoder.join(row)
         decoder._stepper = decoder._stepper if whole else None
-        return torch.stack([decoder.decode(rows[:count]) for _ in range(3)])
+        if not drafted:
+            return torch.stack([decoder.decode(rows[:count]) for _ in range(3)])
+        wrong = [(row.last_token + 1) % 500 for row in rows]
+        drafts = [
+            [row.last_token] * drafted + [other] * n for n, (row, other) in enumerate(zip(rows, wrong, strict=True))
+        ]
+        found = decoder.decode_drafts(rows[:count], drafts[:count])
+        decoder.hold([drafted] * count)
+        right = [logits_TV[: 1 + drafted] for logits_TV in found.split([1 + len(draft) for draft in drafts[:count]])]
+        return torch.cat([torch.stack(right, dim=1), *(decoder.decode(rows[:count])[None] for _ in range(2 - drafted))])
 
     with torch.inference_mode():
         adapters = {
@@ -179,4 +189,6 @@ def test_one_call_gives_the_bits_of_its_parts_and_a_row_s_bits_are_its_own(
         together = logits(5, whole=True)
         assert torch.equal(together, logits(5, whole=False))
         assert torch.equal(together[:, :2], logits(2, whole=True))
+        assert torch.equal(together, logits(5, whole=True, drafted=2))
+        assert torch.equal(together[:, :2], logits(2, whole=True, drafted=1))
         assert torch.isfinite(together).all()

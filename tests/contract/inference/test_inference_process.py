@@ -69,6 +69,7 @@ async def apart(
         "FEINSCHLIFF_INFERENCE_METRICS_PORT": str(free_port()),
         "FEINSCHLIFF_REGISTRY_ADDRESS": await site.start_registry(),
         "FEINSCHLIFF_DRAIN_SECONDS": "0.2",
+        "FEINSCHLIFF_INFERENCE_LOOKUP_TOKENS_MAX": "0",  # a long answer takes its time
         "FEINSCHLIFF_OFFLINE": "true",
     }
     made = Apart(site, room_process("inference", port, environment, tmp_path, is_forked=True))

@@ -24,7 +24,10 @@ class EngineOptions:
         prefix_cache_bytes_max: beside it, for those of what prompts begin with; 0 computes all anew.
         threads: CPU threads of the engine; 0 leaves the choice to torch.
         native: decode by the hand-written pass where the model has one; False takes the model's own always.
+        lookup_tokens_max: most tokens of an answer that are drafted at once, as they stand elsewhere in its text, and
+            checked in one step; 0 drafts none. Only where the hand-written pass decodes.
         on_batch: told the number of rows of every decode step; where a server computes, of every change.
+        on_drafts: told of every step with drafts how many tokens were drafted, and how many of them held.
         vllm: what is said of vLLM servers.
     """
 
@@ -36,7 +39,9 @@ class EngineOptions:
     prefix_cache_bytes_max: int = 0
     threads: int = 0
     native: bool = True
+    lookup_tokens_max: int = 0
     on_batch: Callable[[int], None] = lambda rows: None
+    on_drafts: Callable[[int, int], None] = lambda drafted, held: None
     vllm: VllmOptions = field(default_factory=VllmOptions)
 
 

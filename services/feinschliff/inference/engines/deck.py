@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from feinschliff.inference.engines.adapters import AdapterBank
 from feinschliff.inference.engines.decoder import Decoder, PlainDecoder
+from feinschliff.inference.engines.drafting import draft
 from feinschliff.inference.engines.forward import Forward
 from feinschliff.inference.engines.native import NativeDecoder
 from feinschliff.inference.engines.parts import Adapter, Opening
@@ -86,6 +87,27 @@ class Deck:
     def decode(self) -> Tensor:
         """One more token read by every row; the logits after each, (B, V)."""
         return self._decoder.decode(self.rows)
+
+    def can_draft(self, row: Row) -> bool:
+        """Whether several tokens of a row can be read in one step with the numbers that each has alone."""
+        return self._decoder.can_draft([row])
+
+    def draft(self, tokens_max: int) -> list[list[int]] | None:
+        """What each row may say behind its next token, at most so many; None where nothing is worth reading."""
+        if not tokens_max or not self._decoder.can_draft(self.rows):
+            return None
+        return draft(self.rows, tokens_max, fixed=self._decoder.fixed_tokens)
+
+    def decode_drafts(self, drafts: Sequence[Sequence[int]]) -> Tensor:
+        """As `decode`, with drafts behind the rows' tokens; see `Decoder`. `hold` must follow."""
+        return self._decoder.decode_drafts(self.rows, drafts)
+
+    def hold(self, drafts: Sequence[Sequence[int]], counts: Sequence[int]) -> None:
+        """The first so many tokens of each draft are what its row said."""
+        self._decoder.hold(counts)
+        for row, drafted, held in zip(self.rows, drafts, counts, strict=True):
+            if drafted and row.lookup is not None:
+                row.lookup.note(len(drafted), held)
 
     def likeliest(self, logits_BV: Tensor) -> list[int]:
         """As `sampling.likeliest`."""

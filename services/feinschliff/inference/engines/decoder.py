@@ -41,6 +41,26 @@ class Decoder(Protocol):
         """One more token read by every row that joined, in their order; the logits after each, (B, V)."""
         ...
 
+    @property
+    def fixed_tokens(self) -> float:
+        """What a step costs beside its tokens; see `drafting.fixed_tokens`."""
+        ...
+
+    def can_draft(self, rows: Sequence[Row]) -> bool:
+        """Whether `decode_drafts` can be asked of all rows that joined."""
+        ...
+
+    def decode_drafts(self, rows: Sequence[Row], drafts: Sequence[Sequence[int]]) -> Tensor:
+        """As `decode`, with each row's draft read behind its token; the logits after each, (B + drafted, V).
+
+        Those behind what a row really says are the same bits as without drafts. `hold` must follow.
+        """
+        ...
+
+    def hold(self, counts: Sequence[int]) -> None:
+        """Of what was drafted for each row last, the first so many tokens are what it said; the rest was never read."""
+        ...
+
     def fit(self) -> None:
         """Gives back room that no row needs any more."""
         ...
@@ -77,6 +97,19 @@ class PlainDecoder:
     def decode(self, rows: Sequence[Row]) -> Tensor:
         self._bank.select([row.request.adapter_digest for row in rows])
         return self._forward.decode([row.last_token for row in rows], self._cache)
+
+    @property
+    def fixed_tokens(self) -> float:
+        return 0.0
+
+    def can_draft(self, rows: Sequence[Row]) -> bool:
+        return False
+
+    def decode_drafts(self, rows: Sequence[Row], drafts: Sequence[Sequence[int]]) -> Tensor:
+        raise NotImplementedError("nobody drafts where `can_draft` says no")
+
+    def hold(self, counts: Sequence[int]) -> None:
+        raise NotImplementedError("nobody drafts where `can_draft` says no")
 
     def fit(self) -> None:
         self._cache.fit()

@@ -51,6 +51,7 @@ class Linears:
         self._kernels = kernels
         self._adapters: dict[str, Adapter] = {}
         self._tables = PairTables(names)
+        self._with_extras: set[str] = set()
         self._extras: dict[str, list[Side]] = {}
         self._rows: tuple[str, ...] | None = None
 
@@ -71,10 +72,13 @@ class Linears:
     def add(self, digest: str, adapter: Adapter) -> None:
         self._adapters[digest] = adapter
         self._tables.add(digest, adapter)
+        if _without_pairs(adapter):
+            self._with_extras.add(digest)
 
     def remove(self, digest: str) -> None:
         self._adapters.pop(digest, None)
         self._tables.remove(digest)
+        self._with_extras.discard(digest)
         self._rows = None
 
     def adapter(self, digest: str) -> Adapter | None:
@@ -100,6 +104,10 @@ class Linears:
     def pairs(self) -> Gathered | None:
         """All that the adapters of the selected rows do, one token of each; None where no row has an adapter."""
         return self._tables.all
+
+    def are_pairs(self, rows: Sequence[str]) -> bool:
+        """Whether none of these adapters does more than pairs do."""
+        return self._with_extras.isdisjoint(rows)
 
     @property
     def has_extras(self) -> bool:

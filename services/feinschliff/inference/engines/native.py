@@ -19,6 +19,8 @@ from transformers import PreTrainedModel
 
 from feinschliff.inference.engines import architecture, steps
 from feinschliff.inference.engines.architecture import Architecture, Norm
+from feinschliff.inference.engines.blocks import Angles, Block
+from feinschliff.inference.engines.drafting import TIMED_TOKENS, fixed_tokens
 from feinschliff.inference.engines.linears import Linears, Place
 from feinschliff.inference.engines.parts import Adapter, Opening
 from feinschliff.inference.engines.prefixes import PrefixCache
@@ -34,40 +36,10 @@ _PROOF_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """Largest difference of the proof's logits from the model's own, relative to the largest of them."""
 
 _PROOF_TOKENS = 9
-_TABLE_STEP = 1024  # positions
 _READ_BY_TOKEN_MAX = 1024
 """Positions up to which tokens of a prompt attend one by one; beyond, reading keys once for all of them is faster."""
 
 _HEAD = "lm_head"
-
-
-@dataclasses.dataclass
-class Block:
-    """Keys and values of one row: (layers, 2, groups, capacity, size)."""
-
-    tensor: Tensor
-    length: int = 0
-
-    @property
-    def capacity(self) -> int:
-        return self.tensor.shape[3]
-
-
-class _Angles:
-    """Cosines and sines of every position so far asked for, (positions, size) each, in fp32."""
-
-    def __init__(self, rotary: nn.Module) -> None:
-        self._rotary = rotary
-        self._grow(_TABLE_STEP)
-
-    def reach(self, positions: int) -> None:
-        if positions > self.cosines.shape[0]:
-            self._grow(max(-(-positions // _TABLE_STEP) * _TABLE_STEP, 2 * self.cosines.shape[0]))
-
-    def _grow(self, positions: int) -> None:
-        at_1T = torch.arange(positions)[None]
-        cosines, sines = self._rotary(torch.empty(1, dtype=torch.float32), at_1T)
-        self.cosines, self.sines = cosines[0].contiguous(), sines[0].contiguous()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +80,8 @@ class NativeDecoder:
             steps.Linears(*(self._linears[name].product for name in _linears_of(layer))) for layer in shape.layers
         ]
         self._stepper = Stepper.of(shape, by_layer, self._head.product, kernels)
-        self._angles = _Angles(cast(Any, model.base_model).rotary_emb)
+        self._angles = Angles(cast(Any, model.base_model).rotary_emb)
+        self.fixed_tokens = 0.0
         self._rows: list[Block] = []
         self._addresses_B = self._capacities_B = torch.empty(0, dtype=torch.long)
 
@@ -133,6 +106,7 @@ class NativeDecoder:
         if not off <= _PROOF_TOLERANCE[model.dtype]:
             logger.warning("the hand-written pass differs from the model's own by %.2g and is not used", off)
             return None
+        decoder.fixed_tokens = decoder._timed()
         page_out(product.held for product in decoder._linears.products if product.packed_bytes)
         return decoder
 
@@ -185,6 +159,26 @@ class NativeDecoder:
         self._linears.select([row.request.adapter_digest for row in rows])
         return self._decode([row.last_token for row in rows])
 
+    def can_draft(self, rows: Sequence[Row]) -> bool:
+        return self._stepper is not None and self._linears.are_pairs([row.request.adapter_digest for row in rows])
+
+    def decode_drafts(self, rows: Sequence[Row], drafts: Sequence[Sequence[int]]) -> Tensor:
+        assert self._stepper is not None
+        tokens = [(row.last_token, *draft) for row, draft in zip(rows, drafts, strict=True)]
+        self._linears.select([row.request.adapter_digest for row, ids in zip(rows, tokens, strict=True) for _ in ids])
+        counts_B = torch.tensor([len(ids) for ids in tokens])
+        positions = [block.length + at for block, ids in zip(self._rows, tokens, strict=True) for at in range(len(ids))]
+        addresses_N, capacities_N = (one.repeat_interleave(counts_B) for one in (self._addresses_B, self._capacities_B))
+        placed = self._places(addresses_N, capacities_N, torch.tensor(positions))
+        states_NH = self._embed([token for ids in tokens for token in ids])
+        logits_NV = self._stepper.step(states_NH, placed, self._linears.pairs)
+        self.hold([1] * len(rows))
+        return logits_NV
+
+    def hold(self, counts: Sequence[int]) -> None:
+        for block, count in zip(self._rows, counts, strict=True):
+            block.length += count
+
     def likeliest(self, logits_BV: Tensor) -> list[int]:
         """As `sampling.likeliest`, in a tenth of a framework's time."""
         tokens_B, logits_BV = torch.empty(len(logits_BV), dtype=torch.long), logits_BV.contiguous()
@@ -203,16 +197,14 @@ class NativeDecoder:
         else:
             attend = functools.partial(self._attend_one_each, rows)
             logits_BV = self._linears.through(self._head, self._by_parts(states_BH, rows, attend))
-        for block in self._rows:
-            block.length += 1
+        self.hold([1] * len(self._rows))
         return logits_BV
 
     def _read(self, token_ids: Sequence[int], block: Block, digest: str) -> Tensor:
         self._linears.select([digest])
         tokens, start = len(token_ids), block.length
         stop = start + tokens
-        address, capacity = (torch.full((tokens,), one) for one in (block.tensor.data_ptr(), block.capacity))
-        rows = self._places(address, capacity, torch.arange(start, stop))
+        rows = self._in_order(block, start, stop)
         states_TH = self._embed(token_ids)
         alters = self._linears.has_extras or self._linears.pairs is not None
         if self._stepper is not None and not alters and stop <= _READ_BY_TOKEN_MAX:
@@ -222,6 +214,11 @@ class NativeDecoder:
             logits_1V = self._linears.through(self._head, self._by_parts(states_TH, rows, attend)[-1:])
         block.length = stop
         return logits_1V[0]
+
+    def _in_order(self, block: Block, start: int, stop: int) -> Rows:
+        """Tokens [start, stop) of one row."""
+        addresses, capacities = (torch.full((stop - start,), one) for one in (block.tensor.data_ptr(), block.capacity))
+        return self._places(addresses, capacities, torch.arange(start, stop))
 
     def _places(self, addresses_N: Tensor, capacities_N: Tensor, positions_N: Tensor) -> Rows:
         assert bool((positions_N < capacities_N).all()), "C does not look"
@@ -333,6 +330,17 @@ class NativeDecoder:
     def _note_rows(self) -> None:
         self._addresses_B = torch.tensor([block.tensor.data_ptr() for block in self._rows], dtype=torch.long)
         self._capacities_B = torch.tensor([block.capacity for block in self._rows], dtype=torch.long)
+
+    @torch.inference_mode()
+    def _timed(self) -> float:
+        if self._stepper is None:
+            return 0.0
+        stepper, block = self._stepper, self._block(1 + TIMED_TOKENS, None)
+
+        def step(tokens: int) -> Tensor:
+            return stepper.step(self._embed([0] * tokens), self._in_order(block, 0, tokens), None)
+
+        return fixed_tokens(step)
 
     @torch.inference_mode()
     def _difference(self) -> float:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from feinschliff.inference.engine import Delta, Done, Emit, Event, Finish, GenerationRequest
 from feinschliff.inference.engines.grammars import Grammar, Writing
+from feinschliff.inference.engines.lookup import Lookup
 from feinschliff.inference.scores import TokenScore
 from feinschliff.lm.penalties import Weights
 from feinschliff.lm.sampling import Sampler, TextStream
@@ -28,6 +29,7 @@ class Row:
     virtual_tokens: int = 0  # positions that its adapter has in use before the prompt
     cache: object | None = None  # of its prompt, the decoder's affair, until it has joined the batch
     cached_tokens: int = 0  # of the prompt, that were read for another one
+    lookup: Lookup | None = None  # where its next tokens may be drafted
     last_token: int = -1
     completion_tokens: int = 0
     is_aborted: bool = False
@@ -61,6 +63,10 @@ class Row:
     def tokens_max(self) -> int:
         return self.virtual_tokens + self.prompt_tokens + self.request.max_tokens
 
+    def look_up(self) -> None:
+        """From now on its next tokens may be drafted."""
+        self.lookup = Lookup([*self.request.prompt_ids, self.last_token])
+
     def forget_cache(self) -> None:
         """Its keys and values are the batch's now, or are not needed any more."""
         self.cache = None
@@ -69,6 +75,8 @@ class Row:
         """Takes the next token and tells what it means to the one who asked."""
         self.last_token = token
         self.completion_tokens += 1
+        if self.lookup is not None:
+            self.lookup.add(token)
         if token in self.stop_ids:
             self.finish(Finish.STOP, self.text.flush().text, score=score)
             return

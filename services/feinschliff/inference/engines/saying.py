@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,34 @@ def say(rows: Sequence[Row], logits_BV: Tensor, likeliest_B: Sequence[int]) -> N
         except Exception as error:
             logger.exception("a token could not be told")
             row.finish(Finish.FAILED, error=type(error).__name__)
+
+
+def say_drafted(
+    rows: Sequence[Row], drafts: Sequence[Sequence[int]], logits_NV: Tensor, likeliest_N: Sequence[int]
+) -> list[int]:
+    """As `say`, and each row goes on saying while what it takes is what was drafted: its logits are there already.
+
+    Args:
+        logits_NV: of each row those behind its last token, then those behind each token of its draft.
+
+    Returns:
+        How many tokens of each draft held: the row said them, and something behind them.
+    """
+    starts = list(accumulate((1 + len(draft) for draft in drafts), initial=0))
+    held, going, depth = [0] * len(rows), list(range(len(rows))), 0
+    while going:
+        at = [starts[place] + depth for place in going]
+        say([rows[place] for place in going], logits_NV[at], [likeliest_N[token] for token in at])
+        going = [place for place in going if _goes_on(rows[place], drafts[place], depth)]
+        depth += 1
+        for place in going:
+            held[place] = depth
+    return held
+
+
+def _goes_on(row: Row, draft: Sequence[int], depth: int) -> bool:
+    """Whether what a row has just said stands in its draft at `depth`, and the next token can be said."""
+    return depth < len(draft) and row.last_token == draft[depth] and not (row.is_done or row.is_aborted)
 
 
 def _allowed(row: Row, vocabulary: int) -> NDArray[np.bool_] | None:

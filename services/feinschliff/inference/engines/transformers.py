@@ -37,7 +37,7 @@ from feinschliff.inference.engines.decks import Decks
 from feinschliff.inference.engines.grammars import Grammar, Grammars, showing
 from feinschliff.inference.engines.packed import pack
 from feinschliff.inference.engines.row import Row
-from feinschliff.inference.engines.saying import say
+from feinschliff.inference.engines.saying import say, say_drafted
 from feinschliff.inference.engines.sizes import give_back_memory, memory_of
 from feinschliff.inference.engines.texts import Scorings, dimensions_of, vectors
 from feinschliff.inference.engines.words import Words
@@ -359,12 +359,21 @@ class TransformersEngine:
         self._say([row], logits_V[None], deck)
         if not row.is_done:
             deck.join(row)
+            if self._options.lookup_tokens_max and deck.can_draft(row):
+                row.look_up()
             self._decks.keep_within(self._options.kv_cache_bytes_max)
         row.forget_cache()
 
     def _decode(self, deck: Deck) -> None:
         self._options.on_batch(len(deck.rows))
-        self._say(deck.rows, deck.decode(), deck)
+        drafts = deck.draft(self._options.lookup_tokens_max)
+        if drafts is None:
+            self._say(deck.rows, deck.decode(), deck)
+        else:
+            logits_NV = deck.decode_drafts(drafts)
+            held = say_drafted(deck.rows, drafts, logits_NV, deck.likeliest(logits_NV))
+            deck.hold(drafts, held)
+            self._options.on_drafts(sum(map(len, drafts)), sum(held))
         self._decks.keep_within(self._options.kv_cache_bytes_max)
 
     def _say(self, rows: Sequence[Row], logits_BV: Tensor, deck: Deck) -> None:
