@@ -104,3 +104,12 @@ def test_every_problem_is_told_and_nothing_is_armed() -> None:
 def test_a_place_that_is_not_in_the_table_fails_at_once() -> None:
     with pytest.raises(KeyError, match="nowhere"):
         fail("nowhere")
+
+
+def test_only_what_is_wanted_is_armed() -> None:
+    assert not failpoints.is_armed("test.here")
+    failpoints.configure("test.here=raise@2")
+    assert failpoints.is_armed("test.here")
+    assert not failpoints.is_armed("step.after")
+    failpoints.configure("")
+    assert not failpoints.is_armed("test.here")
