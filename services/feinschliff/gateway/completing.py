@@ -168,7 +168,7 @@ class TextEnvelope:
         choices: list[JsonValue] = []
         for choice in (choice for answer in answers for choice in answer.choices):
             told = TextLikelihoods() if logprobs else None
-            likely = told.push(choice.text, choice.logprobs, choice.prompt_logprobs) if told else None
+            likely = told.push(choice.text, choice.logprobs, choice.prompt_logprobs, is_last=True) if told else None
             choices.append(text_choice(len(choices), choice.text, finish_of(choice.finish_reason), likely))
         total = sum_of([answer.usage for answer in answers])
         return self.of(choices, answers[0].identity) | {"usage": usage_of(total)}
@@ -189,19 +189,27 @@ def text_choice(place: int, text: str, finish: str | None, logprobs: JsonValue =
 
 
 class TextLikelihoods:
-    """Follows one continuation: how likely its shown tokens were, as arrays side by side."""
+    """Follows one continuation: how likely its shown tokens were, as arrays side by side.
+
+    Behind an echoed prompt every token that was generated is told, the one that ended the answer too: programs that
+    measure texts so (lm-eval) ask for one token more than the text and leave out the last.
+    """
 
     def __init__(self) -> None:
         self._shown = ShownTokens()
         self._offset = 0  # characters of the tokens told
+        self._echoes = False
 
     def push(
         self,
         text: str,
         logprobs: Sequence[common_pb2.TokenLogprob],
         prompt_logprobs: Sequence[common_pb2.TokenLogprob] = (),
+        *,
+        is_last: bool = False,
     ) -> JsonValue:
         """Of the tokens that this piece shows; an echoed prompt's come first, its very first without a number."""
+        self._echoes = self._echoes or bool(prompt_logprobs)
         arrays = _Arrays([], [], [], [])
         for one in prompt_logprobs:
             self._tell(one, arrays)
@@ -209,6 +217,8 @@ class TextLikelihoods:
             arrays.token_logprobs[0] = arrays.top_logprobs[0] = None
             text = text.encode()[sum(len(one.utf8) for one in prompt_logprobs) :].decode(errors="ignore")
         for one in self._shown.push(text, logprobs):
+            self._tell(one, arrays)
+        for one in self._shown.rest() if is_last and self._echoes else ():
             self._tell(one, arrays)
         return cast(dict[str, JsonValue], arrays._asdict())
 

@@ -37,6 +37,12 @@ class ShownTokens:
             shown.append(self._held.popleft()[1])
         return shown
 
+    def rest(self) -> list[common_pb2.TokenLogprob]:
+        """Those that the text never came to."""
+        rest = [logprob for _, logprob in self._held]
+        self._held.clear()
+        return rest
+
     def _drops_first_space(self, text: str) -> bool:
         """Some tokenizers write the space before the first word into its token and leave it out of the text."""
         return bool(self._held) and self._held[0][1].utf8.startswith(b" ") and not text.startswith(" ")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from feinschliff.gateway.completing import TextLikelihoods
 from feinschliff.gateway.likelihoods import ShownTokens
 from feinschliff.v1.common_pb2 import TokenLogprob
 
@@ -34,3 +35,15 @@ def test_a_character_of_several_tokens_tells_all_of_them() -> None:
     shown = ShownTokens()
     assert shown.push("", [token("?", b"")]) == []
     assert len(shown.push("\u00fc", [token("?", "\u00fc".encode())])) == 2
+
+
+def test_behind_an_echoed_prompt_the_token_that_ends_the_answer_is_told_too() -> None:
+    prompt, ended = [token("Is it"), token(" A")], [token("<|im_end|>")]
+    told = TextLikelihoods().push("Is it A", ended, prompt, is_last=True)
+    assert isinstance(told, dict)
+    assert told["tokens"] == ["Is it", " A", "<|im_end|>"]
+    assert told["text_offset"] == [0, 5, 7]
+    pieces = TextLikelihoods()
+    pieces.push("Is it A", [], prompt)
+    assert pieces.push("", ended, is_last=True)["tokens"] == ["<|im_end|>"]  # type: ignore[index,call-overload]
+    assert TextLikelihoods().push("", ended, is_last=True)["tokens"] == []  # type: ignore[index,call-overload]

@@ -145,7 +145,8 @@ async def _events(
                 finish = finish_of(delta.finish_reason) if delta.finish_reason else None
                 logprobs: JsonValue = None
                 if body.logprobs is not None:
-                    logprobs = likely[index].push(delta.text, delta.logprobs, delta.prompt_logprobs)
+                    told = (delta.text, delta.logprobs, delta.prompt_logprobs)
+                    logprobs = likely[index].push(*told, is_last=finish is not None)
                 choice = text_choice(index, delta.text, finish, logprobs)
                 yield data_event(orjson.dumps(envelope.of([choice], begun[place].identity) | unsaid))
                 sent.inc()
