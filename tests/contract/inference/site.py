@@ -202,6 +202,10 @@ class Site:
         raise AssertionError(f"{model} was answered by {answer.identity}")
 
 
+LINGERING = {"max_tokens": 400, "logprobs": True, "top_logprobs": 20}
+"""Wishes whose answer takes a quarter of a second or more, where one of a few tokens takes milliseconds."""
+
+
 def chat_request(model: str, text: str = "hello", **sampling: Any) -> pb.ChatRequest:
     """Greedy and 8 tokens unless said otherwise."""
     params = {"temperature": 0.0, "max_tokens": 8, **sampling}

@@ -21,7 +21,7 @@ from feinschliff.kit.errors import (
 )
 from feinschliff.v1 import inference_pb2 as pb
 from feinschliff.v1 import registry_pb2
-from tests.contract.inference.site import PARENT, Site, chat_request, open_site, refusing
+from tests.contract.inference.site import LINGERING, PARENT, Site, chat_request, open_site, refusing
 from tests.support.waiting import eventually_async
 
 D = f"{PARENT}/deployments/d"
@@ -190,13 +190,13 @@ async def test_two_deployments_of_one_base_share_it_and_the_last_one_frees_it(si
 
 async def test_deleting_lets_running_answers_end(site: Site) -> None:
     await site.create()
-    call = site.chats.ChatStream(pb.ChatStreamRequest(chat=chat_request(site.base, max_tokens=200)))
+    call = site.chats.ChatStream(pb.ChatStreamRequest(chat=chat_request(site.base, **LINGERING)))
     events = aiter(call)
     assert (await anext(events)).identity.model_version == site.base
     await delete(site)
     assert (await site.refused(site.base)).reason == "MODEL_NOT_LOADED"
     rest = [event async for event in events]
-    assert rest[-1].end.usage.completion_tokens == 200
+    assert rest[-1].end.usage.completion_tokens == LINGERING["max_tokens"]
     await gone(site)
 
 

@@ -8,7 +8,7 @@ from feinschliff.kit.errors import (
     Exhausted,
 )
 from feinschliff.v1 import inference_pb2 as pb
-from tests.contract.inference.site import PARENT, Site, chat_request, open_site
+from tests.contract.inference.site import LINGERING, PARENT, Site, chat_request, open_site
 from tests.contract.inference.test_inference_deployments import holds, replica
 from tests.support.waiting import eventually_async
 
@@ -42,7 +42,7 @@ async def test_on_demand_keeps_the_latest_and_lets_the_oldest_go(site: Site, ada
 async def test_on_demand_with_all_places_in_use_is_refused_with_a_delay(site: Site, adapters: dict[str, Path]) -> None:
     one, two = (site.register(adapters[name], model=name) for name in ("one", "two"))
     await site.create(on_demand=True, on_demand_max=1)
-    call = site.chats.ChatStream(pb.ChatStreamRequest(chat=chat_request(one, max_tokens=400)))
+    call = site.chats.ChatStream(pb.ChatStreamRequest(chat=chat_request(one, **LINGERING)))
     await call.read()
     refusal = await site.refused(two)
     assert isinstance(refusal, Exhausted)

@@ -12,7 +12,7 @@ from feinschliff.artifacts.s3 import S3Store
 from feinschliff.kit.errors import Refusal, Unavailable
 from feinschliff.v1 import inference_pb2 as pb
 from feinschliff.v1 import inference_pb2_grpc
-from tests.contract.inference.site import Site, chat_request
+from tests.contract.inference.site import LINGERING, Site, chat_request
 from tests.support.processes import RoomProcess, room_process
 from tests.support.s3 import S3Server
 from tests.support.waiting import eventually_async
@@ -85,7 +85,7 @@ async def test_kill_9_in_the_middle_of_an_answer_loads_all_again(apart: Apart, a
     version = apart.site.register(adapters["one"])
     await apart.site.create(routes={"a": version})
     before = await apart.site.chat(version)
-    call = apart.site.chats.ChatStream(pb.ChatStreamRequest(chat=chat_request(version, max_tokens=400)))
+    call = apart.site.chats.ChatStream(pb.ChatStreamRequest(chat=chat_request(version, **LINGERING)))
     await call.read()
     apart.process.kill()
     await apart.channel.close()
@@ -101,13 +101,13 @@ async def test_kill_9_in_the_middle_of_an_answer_loads_all_again(apart: Apart, a
 async def test_sigterm_lets_a_running_answer_end(apart: Apart) -> None:
     await apart.start()
     await apart.site.create()
-    call = apart.site.chats.ChatStream(pb.ChatStreamRequest(chat=chat_request(apart.site.base, max_tokens=300)))
+    call = apart.site.chats.ChatStream(pb.ChatStreamRequest(chat=chat_request(apart.site.base, n=8, **LINGERING)))
     events = aiter(call)
     await anext(events)
     assert apart.process.running is not None
     apart.process.running.terminate()
     rest = [event async for event in events]
-    assert rest[-1].end.usage.completion_tokens == 300
+    assert rest[-1].end.usage.completion_tokens == 8 * LINGERING["max_tokens"]
     with pytest.raises(Refusal):
         await apart.site.chat(apart.site.base)
     assert apart.process.running.wait(20) == 0

@@ -11,7 +11,7 @@ import pytest
 
 from feinschliff.kit.errors import Conflict, Exhausted, Invalid, NotFound, Unavailable
 from feinschliff.v1 import inference_pb2 as pb
-from tests.contract.inference.site import PARENT, Site, chat_request, open_site, refusing
+from tests.contract.inference.site import LINGERING, PARENT, Site, chat_request, open_site, refusing
 from tests.contract.inference.test_inference_deployments import replica
 from tests.support.waiting import eventually_async
 
@@ -55,7 +55,7 @@ async def test_shares_move_at_once_with_their_reason_in_history_and_log(
 async def test_a_drained_copy_lets_answers_end_and_takes_no_more_until_it_is_put_back(site: Site) -> None:
     await site.create()
     await site.create("e")
-    call = site.chats.ChatStream(pb.ChatStreamRequest(chat=chat_request(D, max_tokens=300)))
+    call = site.chats.ChatStream(pb.ChatStreamRequest(chat=chat_request(D, **LINGERING)))
     events = aiter(call)
     await anext(events)
     with pytest.raises(NotFound) as unknown:
@@ -68,7 +68,7 @@ async def test_a_drained_copy_lets_answers_end_and_takes_no_more_until_it_is_put
     assert (refusal.reason, refusal.retry_after_seconds) == ("REPLICA_DRAINING", 1.0)
     assert await site.chat(f"{PARENT}/deployments/e")
     rest = [event async for event in events]
-    assert rest[-1].end.usage.completion_tokens == 300
+    assert rest[-1].end.usage.completion_tokens == LINGERING["max_tokens"]
     assert (await replica(site)).running_calls == 0
     held = (await drain(site, undo=True)).replicas[0]
     assert (held.serving, held.draining) == (True, False)

@@ -13,7 +13,7 @@ from feinschliff.kit.errors import Invalid
 from feinschliff.v1 import inference_pb2 as pb
 from tests.contract.inference.adapters import Oracle
 from tests.contract.inference.generating import generate, texts
-from tests.contract.inference.site import Site, chat_request, text_of
+from tests.contract.inference.site import LINGERING, Site, chat_request, text_of
 from tests.support.waiting import eventually_async
 
 PROMPT = list(range(3, 40))
@@ -131,7 +131,7 @@ async def test_more_answers_than_places_wait_for_each_other(site: Site) -> None:
 
 async def test_a_caller_who_goes_ends_all_answers(site: Site) -> None:
     await site.create()
-    request = chat_request(site.base, n=3, max_tokens=400, temperature=1.5)
+    request = chat_request(site.base, n=3, **LINGERING)
     call = site.chats.ChatStream(pb.ChatStreamRequest(chat=request))
     for _ in range(6):
         await call.read()
