@@ -153,12 +153,12 @@ def test_log_probabilities_come_as_arrays_of_the_tokens_that_are_shown(openai: O
     assert [offset for piece in pieces for offset in piece.text_offset] == [0, 4]
 
 
-def test_an_echoed_prompt_has_log_probabilities_but_for_its_first_token(openai: OpenAI) -> None:
+def test_an_echoed_prompt_has_log_probabilities_but_for_its_first_token_and_so_has_the_end(openai: OpenAI) -> None:
     likely = complete(openai, "schön!", echo=True, logprobs=1).choices[0].logprobs
-    assert likely.tokens == ["schö", "n!", " aga", "in"]
-    assert likely.token_logprobs == [None, -0.5, 0.0, -0.5]
+    assert likely.tokens == ["schö", "n!", " aga", "in", "<end>"]
+    assert likely.token_logprobs[:4] == [None, -0.5, 0.0, -0.5]
     assert likely.top_logprobs[0] is None
-    assert likely.text_offset == [0, 4, 6, 10]
+    assert likely.text_offset == [0, 4, 6, 10, 12]
 
 
 def test_penalties_and_biases_go_on_as_they_are(openai: OpenAI, gateway: Gateway) -> None:
