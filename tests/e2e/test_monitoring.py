@@ -87,7 +87,8 @@ def turn(platform: Platform, base: str) -> None:
     watch(platform, job)
     done = platform.wait_job(job)
     assert done.state == training_pb2.TrainingJob.STATE_SUCCEEDED, done.failure
-    compare(platform, test.name, base, done.model_version)
+    measured = compare(platform, test.name, base, done.model_version)
+    decide(platform, measured, done.model_version)
     release(platform, done.model_version, train.name)
     for _ in range(2):  # Prometheus sees no rise in a series that it first sees at 1
         over_http(base, platform.gateway_url)
@@ -105,7 +106,8 @@ def watch(platform: Platform, job: str) -> None:
         pass
 
 
-def compare(platform: Platform, dataset_version: str, base: str, tuned: str) -> None:
+def compare(platform: Platform, dataset_version: str, base: str, tuned: str) -> str:
+    """The eval's name."""
     grader = evaluation_pb2.Grader(
         name="exact",
         string_check=evaluation_pb2.StringCheckGrader(
@@ -119,6 +121,23 @@ def compare(platform: Platform, dataset_version: str, base: str, tuned: str) -> 
     before, after = evaluate(platform, name, base), evaluate(platform, name, tuned)
     request = evaluation_pb2.CompareRunsRequest(baseline=before.name, candidate=after.name)
     assert platform.evaluation.CompareRuns(request).n == 12
+    return name
+
+
+def decide(platform: Platform, eval_name: str, version: str) -> None:
+    bound = evaluation_pb2.BoundDemand(latency_p95_seconds_max=60)
+    policy = evaluation_pb2.GatePolicy(rules=[evaluation_pb2.GateRule(id="quick", eval=eval_name, bound=bound)])
+    gate = platform.evaluation.CreateGatePolicy(
+        evaluation_pb2.CreateGatePolicyRequest(parent=PARENT, gate_policy=policy)
+    )
+    request = evaluation_pb2.EvaluateGateRequest(gate_policy=gate.name, candidate=version)
+    name = platform.evaluation.EvaluateGate(request).name
+
+    def is_over() -> bool:
+        verdict = platform.evaluation.GetVerdict(evaluation_pb2.GetVerdictRequest(name=name))
+        return verdict.state != evaluation_pb2.Verdict.STATE_RUNNING
+
+    eventually(is_over, 60, "the verdict")
 
 
 def release(platform: Platform, version: str, dataset_version: str) -> None:
