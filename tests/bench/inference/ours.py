@@ -43,7 +43,7 @@ READY_SECONDS_MAX = 120.0
 class Service:
     """The room with one deployment of the base."""
 
-    def __init__(self, home: Path, precision: str) -> None:
+    def __init__(self, home: Path, precision: str, *, lookup_tokens_max: int = LOOKUP_TOKENS) -> None:
         self._folder = tempfile.TemporaryDirectory()
         folder, self._precision = Path(self._folder.name), precision
         self._s3: RunningS3 = start_s3(folder / "s3", port=free_port(), access_key=KEYS[0], secret_key=KEYS[1])
@@ -57,6 +57,7 @@ class Service:
             "FEINSCHLIFF_INFERENCE_PORT": str(port),
             "FEINSCHLIFF_INFERENCE_METRICS_PORT": str(free_port()),
             "FEINSCHLIFF_INFERENCE_ROWS_MAX": str(ROWS_MAX),
+            "FEINSCHLIFF_INFERENCE_LOOKUP_TOKENS_MAX": str(lookup_tokens_max),
             "FEINSCHLIFF_INFERENCE_QUEUE_MAX": str(QUEUE_MAX),
             "FEINSCHLIFF_OFFLINE": "true",
         }

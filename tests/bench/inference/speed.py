@@ -87,9 +87,9 @@ def service(options: argparse.Namespace, base: BaseFiles, folder: Path) -> None:
 
 
 def adapters(options: argparse.Namespace, base: BaseFiles, folder: Path) -> None:
-    """Eight requests on the engine alone: the base, one adapter, and four in turn."""
+    """Eight requests on the engine alone: the base, one adapter, and four in turn; without drafts, as texts differ."""
     plain = prepare(base, options.home / "cache" / "bases")
-    alone = ours.Alone(base, options.precision, options.home)
+    alone = ours.Alone(base, options.precision, options.home, lookup_tokens_max=0)
     names = [f"adapter-{number}" for number in range(ADAPTERS)]
     for number, name in enumerate(names):
         alone.engine.load_adapter(name, make_adapter(plain, folder / name, seed=number, rank=16))
@@ -110,11 +110,11 @@ def adapters(options: argparse.Namespace, base: BaseFiles, folder: Path) -> None
 
 
 def overhead(options: argparse.Namespace, base: BaseFiles, folder: Path) -> None:
-    """One request at a time, through the door and on the engine alone, in turn."""
+    """One request at a time, through the door and on the engine alone, in turn; without drafts, tokens come evenly."""
     plain = prepare(base, options.home / "cache" / "bases")
     through, without = [], []
-    with ours.Service(options.home, options.precision) as served:
-        alone = ours.Alone(base, options.precision, options.home)
+    with ours.Service(options.home, options.precision, lookup_tokens_max=0) as served:
+        alone = ours.Alone(base, options.precision, options.home, lookup_tokens_max=0)
         texts = conversations(4 * options.rounds, lambda text: len(_ids(plain, text)), seed=99)
         served.ask(texts[:1])
         alone.ask([_ids(plain, texts[0])], [""])
