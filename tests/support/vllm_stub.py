@@ -20,6 +20,7 @@ import orjson
 Say = Callable[[int, dict[int, float]], None]  # a token, and log-probabilities: its own and the likeliest ones
 End = Callable[[str], None]  # vLLM's finish_reason
 RANK_MAX = 64
+ACCEPTING_TURNS = 10
 
 
 class Brain(Protocol):
@@ -345,7 +346,8 @@ class Running:
         asyncio.run_coroutine_threadsafe(crash(), self._loop).result(30)
 
     def stop(self) -> None:
-        self.crash()
+        for _ in range(ACCEPTING_TURNS):  # who was being accepted is there some turns of the loop later
+            self.crash()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
