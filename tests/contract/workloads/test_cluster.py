@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -32,8 +34,10 @@ def a_secret(name: str, **meta: object) -> Object:
 
 
 @pytest.fixture
-def api(cluster: Cluster) -> Api:
-    return Api.at(cluster.url, NAMESPACE)
+def api(cluster: Cluster) -> Iterator[Api]:
+    made = Api.at(cluster.url, NAMESPACE)
+    yield made
+    made.close()
 
 
 @pytest.fixture
@@ -45,9 +49,8 @@ def test_the_official_client_makes_reads_and_watches(official: client.ApiClient)
     batch = client.BatchV1Api(official)
     batch.create_namespaced_job(NAMESPACE, a_job())
 
-    ends = watch.Watch().stream(batch.list_namespaced_job, NAMESPACE, timeout_seconds=10)
-
-    assert any((event["object"].status.succeeded or 0) == 1 for event in ends)
+    with closing(watch.Watch().stream(batch.list_namespaced_job, NAMESPACE, timeout_seconds=10)) as ends:
+        assert any((event["object"].status.succeeded or 0) == 1 for event in ends)
     assert batch.read_namespaced_job("one", NAMESPACE).spec.completion_mode == "NonIndexed"
     (pod,) = client.CoreV1Api(official).list_namespaced_pod(NAMESPACE, label_selector="job-name=one").items
     assert pod.metadata.owner_references[0].kind == "Job"
