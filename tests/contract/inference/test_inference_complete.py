@@ -16,7 +16,7 @@ from feinschliff.v1 import common_pb2
 from feinschliff.v1 import inference_pb2 as pb
 from tests.contract.inference.adapters import Oracle
 from tests.contract.inference.kinds import Made, with_head
-from tests.contract.inference.site import PARENT, Site, open_site, refusing
+from tests.contract.inference.site import LINGERING, PARENT, Site, open_site, refusing
 from tests.support.waiting import eventually_async
 
 TEXT = "please help with my <|im_start|> order"
@@ -196,7 +196,7 @@ async def test_what_cannot_be_continued_is_refused_by_its_path(site: Site, tiny_
 
 async def test_who_leaves_a_stream_frees_the_place(site: Site) -> None:
     await site.create()
-    request = pb.CompleteStreamRequest(complete=asked(site.base, sampling={"max_tokens": 450}))
+    request = pb.CompleteStreamRequest(complete=asked(site.base, sampling=LINGERING))
     call = site.chats.CompleteStream(request)
     await call.read()
     await call.read()
